@@ -1,0 +1,31 @@
+"""How a command of this project says that its input is bad.
+
+Every `python -m …` wraps its work in `exits_with_one_sentence`: an `InputError` raised anywhere below becomes
+one line on stderr and exit status 2, without a traceback.  Any other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class InputError(ValueError):
+    """The user's data, flags or files are wrong.
+
+    The message is one sentence for the user: what was expected, what was found, where, and what to do.
+    """
+
+
+@contextmanager
+def exits_with_one_sentence() -> Iterator[None]:
+    """Turn an `InputError` into `error: <sentence>` on stderr and exit status 2; Ctrl-C into status 130."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,146 @@
+"""Graph → `Batch` of torch tensors, zero copy.
+
+    for batch in Loader(table, batch_size=32, device="cpu", shuffle=False):
+        batch.rgb, batch.polyline, batch.padding, batch.length, batch.height, batch.sample
+
+One iteration is one epoch; the next one continues with the next epoch's order, already prefetched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.dlpack import from_dlpack
+
+from .errors import InputError
+from .graph import build
+from .plan import Plan, TrainingPlan, ValidationPlan
+from .samples import SampleTable, Statistics
+from .source import Source
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B letterboxed samples on one device.
+
+    `rgb`: (B, S, S, 3) uint8; `polyline`, `padding`: (B, S, S, 1) uint8, 255 is foreground; `length`: (B, 1)
+    float32 and `height`: (B,) float32, z-normalised if the loader was given statistics, else the normalised length
+    and metres; `sample`: (B,) int64, rows of the table.
+    """
+
+    rgb: torch.Tensor
+    polyline: torch.Tensor
+    padding: torch.Tensor
+    length: torch.Tensor
+    height: torch.Tensor
+    sample: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+
+class Loader:
+    """Epochs of batches from a table of samples.
+
+    `batch_size`: samples a step, over all ranks; `device`: "cpu", "cuda" or "cuda:N"; `shuffle`: a training epoch
+    (a new order each epoch from `seed`, equal batches, the remainder dropped) or a validation epoch (the table's
+    order, each sample once, the last batch partial); `size`: S, the frame's side in pixels; `statistics`:
+    z-normalises length and height; `threads`: DALI's, default all cores this process may use; `prefetch`: batches
+    made ahead.  Raises InputError where the table is too small for a batch or an image cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        table: SampleTable,
+        batch_size: int,
+        *,
+        device: str | torch.device = "cpu",
+        shuffle: bool = False,
+        seed: int = 0,
+        size: int = 224,
+        statistics: Statistics | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int | None = None,
+        prefetch: int = 2,
+    ) -> None:
+        self.table = table
+        self.device = torch.device(device)
+        self.size = size
+        self.plan = _plan(len(table), batch_size, shuffle, seed, rank, world_size)
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._prefetch = prefetch
+        stats = statistics or Statistics(0.0, 1.0, 0.0, 1.0)
+        length = (table.length - stats.length_mean) / stats.length_std
+        height = (table.height - stats.height_mean) / stats.height_std
+        self._length = torch.from_numpy(length).to(self.device, torch.float32)
+        self._height = torch.from_numpy(height).to(self.device, torch.float32)
+        self._pipeline: Any = None
+        self._next_step = 0
+
+    def __len__(self) -> int:
+        """Batches in an epoch of this rank."""
+        return self.plan.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The next epoch that has not been begun."""
+        return self.epoch(-(-self._next_step // max(1, len(self))))
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches `first`, `first` + 1, … of `epoch`; going on where the last epoch ended costs nothing."""
+        for step in range(epoch * len(self) + first, (epoch + 1) * len(self)):
+            yield self._batch(step)
+
+    def close(self) -> None:
+        """Free the pipeline's threads and buffers; the next epoch builds it anew."""
+        self._pipeline = None
+
+    def _batch(self, step: int) -> Batch:
+        if self._pipeline is None or step != self._next_step:
+            self._pipeline = self._build(step)
+        self._next_step = step + 1
+        try:
+            outputs = self._pipeline.run(*self._stream())
+        except RuntimeError as error:
+            self.close()  # DALI's state is undefined after an exception
+            raise InputError(self._undecodable(step, error)) from error
+        rgb, polyline, padding, sample = (from_dlpack(output.as_tensor()) for output in outputs)
+        sample = sample.flatten()
+        return Batch(rgb, polyline, padding, self._length[sample, None], self._height[sample], sample)
+
+    def _build(self, step: int) -> Any:
+        source = Source(self.table, self.plan, self.size, first_step=step, ahead=self._prefetch + 4)
+        on_gpu = self.device.type == "cuda"
+        return build(
+            source,
+            batch_size=self.plan.largest_batch,
+            device="gpu" if on_gpu else "cpu",
+            device_id=(self.device.index or 0) if on_gpu else None,
+            threads=self._threads,
+            prefetch=self._prefetch,
+        )
+
+    def _stream(self) -> tuple[int, ...]:
+        """On a GPU the outputs are ordered after the stream that trains, so that nobody waits on the host."""
+        return (torch.cuda.current_stream(self.device).cuda_stream,) if self.device.type == "cuda" else ()
+
+    def _undecodable(self, step: int, error: RuntimeError) -> str:
+        tiles = sorted(set(self.table.tile[self.plan.ids(step)].tolist()))
+        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        return (
+            f"expected JPEGs that decode, but DALI failed on one of the {len(tiles)} tiles {', '.join(tiles[:4])}, …:"
+            f" {reason.strip()}; check the release with `python -m dali_pipes`"
+        )
+
+
+def _plan(samples: int, batch_size: int, shuffle: bool, seed: int, rank: int, world_size: int) -> Plan:
+    try:
+        if shuffle:
+            return TrainingPlan(samples, batch_size, seed, rank, world_size)
+        return ValidationPlan(samples, batch_size, rank, world_size)
+    except ValueError as error:
+        raise InputError(str(error)) from None

@@ -1,0 +1,129 @@
+"""One VIA label → polylines, or the reason why not.
+
+A label file is the JSON of the VGG Image Annotator: an object of images, each with its `regions` and its
+`file_attributes`.  All values are text but `size` and the coordinates.  What a region lacks makes it a `Rejected`
+with a reason from the closed set `Reason`, never an exception.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_POINTS = 64  # a chimney has two; the table keeps room for the longest polyline in every row
+
+
+class Reason(str, Enum):
+    """Why a label, a tile or one of its regions is left out."""
+
+    BROKEN_LABEL = "the label is not VIA JSON"
+    NO_REGIONS = "the tile has no regions"
+    NOT_A_POLYLINE = "the region is not a polyline"
+    TOO_FEW_POINTS = "the polyline has fewer than two points"
+    TOO_MANY_POINTS = f"the polyline has more than {MOST_POINTS} points"
+    ZERO_LENGTH = "the polyline has no length"
+    BAD_HEIGHT = "the height is not a finite positive number"
+    NO_IMAGE = "the image is missing"
+    NOT_A_JPEG = "the image is not a JPEG"
+    TRUNCATED = "the JPEG is cut short"
+    ROTATED = "the JPEG's EXIF orientation is not upright"
+    COLOURS = "the JPEG has neither one nor three components"
+    OUTSIDE = "the polyline leaves the image"
+
+
+@dataclass(frozen=True)
+class Region:
+    """One polyline: `points` (P, 2) float64 px, base first; `height` in metres; `index` in the tile's list."""
+
+    index: int
+    points: NDArray[np.float64]
+    height: float
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A region (or with index -1 a whole tile) that cannot be used."""
+
+    index: int
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class TileLabel:
+    """What one label says of one image; `gsd` is metres a pixel, `roll` and `pitch` are degrees, NaN if absent."""
+
+    filename: str
+    gsd: float
+    roll: float
+    pitch: float
+    regions: tuple[Region, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def parse(data: bytes) -> list[TileLabel]:
+    """Parse the UTF-8 bytes of one label file (a BOM is allowed) into its images.
+
+    Raises ValueError if it is not a JSON object of VIA images.
+    """
+    document = json.loads(data.decode("utf-8-sig"))
+    if not isinstance(document, dict):
+        raise ValueError("expected a JSON object of images")
+    return [_tile(image) for image in document.values()]
+
+
+def _tile(image: Any) -> TileLabel:
+    if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
+        raise ValueError("expected images with a filename")
+    attributes = image.get("file_attributes")
+    attributes = attributes if isinstance(attributes, dict) else {}
+    regions = image.get("regions")
+    regions = list(regions.values()) if isinstance(regions, dict) else regions  # VIA 1 writes an object
+    read = [_region(i, region) for i, region in enumerate(regions if isinstance(regions, list) else [])]
+    return TileLabel(
+        filename=image["filename"].replace("\\", "/").rsplit("/", 1)[-1],
+        gsd=_number(attributes.get("img_resolution")),
+        roll=_number(attributes.get("img_roll_tilt")),
+        pitch=_number(attributes.get("img_pitch_tilt")),
+        regions=tuple(region for region in read if isinstance(region, Region)),
+        rejected=tuple(region for region in read if isinstance(region, Rejected))
+        or (() if read else (Rejected(-1, Reason.NO_REGIONS),)),
+    )
+
+
+def _region(index: int, region: Any) -> Region | Rejected:
+    shape = region.get("shape_attributes") if isinstance(region, dict) else None
+    if not isinstance(shape, dict) or shape.get("name") != "polyline":
+        return Rejected(index, Reason.NOT_A_POLYLINE)
+    xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
+    if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
+        return Rejected(index, Reason.NOT_A_POLYLINE)
+    if len(xs) < 2:
+        return Rejected(index, Reason.TOO_FEW_POINTS)
+    if len(xs) > MOST_POINTS:
+        return Rejected(index, Reason.TOO_MANY_POINTS)
+    points = np.array([[_number(x), _number(y)] for x, y in zip(xs, ys, strict=True)])
+    if not np.isfinite(points).all():
+        return Rejected(index, Reason.NOT_A_POLYLINE)
+    if not np.any(points[1:] != points[:-1]):
+        return Rejected(index, Reason.ZERO_LENGTH)
+    attributes = region.get("region_attributes")
+    height = _number(attributes.get("chi_height_m") if isinstance(attributes, dict) else None)
+    if not (math.isfinite(height) and height > 0):
+        return Rejected(index, Reason.BAD_HEIGHT)
+    return Region(index, points, height)
+
+
+def _number(value: Any) -> float:
+    """A number or its text → float; NaN for anything else, so that the caller has one case to test."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
