@@ -1,0 +1,49 @@
+"""A timm ConvNeXt with five input channels and no classifier, with random or pretrained weights.
+
+timm does the loading: it downloads the file or takes a local one, widens the stem to five channels and drops the
+classifier.  Here is said, in a sentence, why weights cannot be had and what to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+
+CHANNELS = 5  # RGB, polyline mask, padding mask
+IMAGENET = "imagenet"
+
+
+class WeightsError(ValueError):
+    """Weights are missing, damaged or those of another network; the message is a sentence for the user."""
+
+
+def create_backbone(name: str, drop_path: float, layer_scale: float | None, weights: str | Path | None) -> Any:
+    """A module (B, 5, S, S) float → (B, num_features).  Arguments and errors are `HeightRegressor`'s."""
+    if not name.startswith("convnext") or not timm.is_model(name):
+        raise ValueError(f"expected a ConvNeXt that timm knows, such as convnext_base, found {name!r}")
+    options: dict[str, Any] = {} if layer_scale is None else {"ls_init_value": layer_scale}
+    if weights is not None and weights != IMAGENET:
+        if not Path(weights).is_file():
+            raise WeightsError(f"no weights at {weights}; put timm's model.safetensors of {name} there")
+        options["pretrained_cfg_overlay"] = {"file": str(weights)}
+    try:
+        return timm.create_model(
+            name, pretrained=weights is not None, in_chans=CHANNELS, num_classes=0, drop_path_rate=drop_path, **options
+        )
+    except Exception as error:  # timm and the hub raise a dozen unrelated types for "not there" and "does not fit"
+        if weights is None:
+            raise
+        raise WeightsError(_why_not(name, weights, error)) from error
+
+
+def _why_not(backbone: str, weights: str | Path, error: Exception) -> str:
+    detail = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    if weights == IMAGENET:
+        return (
+            f"the ImageNet weights of {backbone} could not be downloaded from the Hugging Face hub ({detail});"
+            f" fetch timm's model.safetensors of {backbone} elsewhere and pass --weights FILE, or train from random"
+            " weights by --weights none"
+        )
+    return f"expected timm weights of {backbone} in {weights}, found something else ({detail})"

@@ -1,0 +1,91 @@
+"""Reading and writing weights in the reference's layout: `{"model": state dict, "stats": tuple}` and, for us, more.
+
+A file is written whole or not at all.  A file is read as untrusted: tensors and plain values only, each tensor
+checked against the network before it is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Stats = tuple[float, float, float, float]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message is a sentence for the user."""
+
+
+def save(path: Path, contents: dict[str, Any]) -> None:
+    """Write `contents` (tensors and plain values) to `path` by temporary file, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(contents, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU and check its layout.
+
+    Raises CheckpointError if it is missing, is no checkpoint, holds anything but tensors and plain values, or has
+    statistics that are not four finite numbers with positive deviations.
+    """
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile pickle can make the unpickler raise anything
+        detail = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise CheckpointError(
+            f"expected a checkpoint at {path}, found none that can be read safely: {detail}"
+        ) from None
+    if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict) or "stats" not in contents:
+        raise CheckpointError(f'expected a checkpoint with "model" and "stats" at {path}, found another kind of file')
+    contents["stats"] = _stats(contents["stats"], path)
+    return contents
+
+
+def load_into(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load the state dict `state`, read from `path`, into `model`, or raise CheckpointError and change nothing."""
+    expected = model.state_dict()
+    for name, mine in expected.items():
+        found = state.get(name)
+        if not isinstance(found, Tensor):
+            raise CheckpointError(f"{path} has no parameter {name}; was another --backbone trained?")
+        if found.shape != mine.shape:
+            raise CheckpointError(
+                f"{path}: expected {name} of shape {tuple(mine.shape)}, found {tuple(found.shape)};"
+                " was another --backbone trained?"
+            )
+        # A file of a kilobyte may claim 2³³ elements by zero strides, and integers would be cast in silence.
+        if found.dtype.is_floating_point != mine.dtype.is_floating_point or not found.is_contiguous():
+            raise CheckpointError(f"{path}: expected {name} as plain {mine.dtype}, found {found.dtype}; it is damaged")
+        if not bool(torch.isfinite(found).all()):
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite numbers; the training that wrote it diverged")
+    unknown = sorted(set(state) - set(expected))
+    if unknown:
+        raise CheckpointError(f"{path} has a parameter {unknown[0]} that the network lacks; was another one trained?")
+    model.load_state_dict(state)
+
+
+def _stats(stats: Any, path: Path) -> Stats:
+    try:
+        length_mean, length_std, height_mean, height_std = (float(value) for value in stats)
+    except (TypeError, ValueError):
+        raise CheckpointError(f"{path}: expected four statistics, found {str(stats)[:80]!r}") from None
+    numbers = torch.tensor([length_mean, length_std, height_mean, height_std])
+    if not bool(torch.isfinite(numbers).all()) or length_std <= 0 or height_std <= 0:
+        raise CheckpointError(f"{path}: expected finite statistics with positive deviations, found {stats}")
+    return length_mean, length_std, height_mean, height_std

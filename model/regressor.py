@@ -1,0 +1,69 @@
+"""The network: a ConvNeXt sees the picture, the polyline's length modulates what it saw, a head gives a Gaussian.
+
+    f = backbone(image)                                          (B, d)
+    gamma, beta = len_to_film(length)                            (B, d) each
+    gate = 1 + 0.5 · tanh(gate_mlp([f, length]))                 (B, 1)
+    mu, log_var = head([f · (1 + gamma) + beta, length · gate])  (B,) each
+
+Parameter names and defaults are the reference system's, so that its checkpoints load here and ours load there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .backbone import create_backbone
+
+LOG_VAR_RANGE = (-6.0, 4.0)
+HIDDEN = 128
+
+
+class HeightRegressor(nn.Module):
+    """Regress a chimney's z-normalised height as a Gaussian.
+
+    `backbone`: the name of any timm ConvNeXt; `drop_path`: its stochastic depth; `layer_scale`: its initial layer
+    scale, None for timm's 1e-6; `weights`: None for random weights, "imagenet" to let timm download them, or a
+    local file of the backbone's timm weights (.safetensors or .pth).
+    Raises WeightsError if the weights cannot be had or do not fit, ValueError if the backbone is unknown.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "convnext_base",
+        *,
+        drop_path: float = 0.1,
+        layer_scale: float | None = None,
+        weights: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = create_backbone(backbone, drop_path, layer_scale, weights)
+        features: int = self.backbone.num_features
+        film = nn.Linear(HIDDEN, 2 * features)
+        self.len_to_film = nn.Sequential(nn.Linear(1, HIDDEN), nn.ReLU(), film)
+        gate = nn.Linear(features + 1, 1)
+        self.gate_mlp = nn.Sequential(gate)
+        self.head = nn.Sequential(
+            nn.Linear(features + 1, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 64), nn.ReLU(), nn.Linear(64, 2)
+        )
+        for parameter in (film.weight, film.bias, gate.bias):
+            nn.init.zeros_(parameter)
+
+    def forward(self, image: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 5, S, S) normalised image, (B, 1) z-normalised length → `mu`, `log_var`, both (B,) float32.
+
+        Under autocast the backbone alone runs in the lower precision: bf16 keeps three digits of a height, and the
+        fusion costs nothing beside the backbone.
+        """
+        features = self.backbone(image)
+        with torch.autocast(image.device.type, enabled=False):
+            return self.fuse(features.float(), length.float())
+
+    def fuse(self, features: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, d) float32 features of the picture, (B, 1) float32 length → `mu`, `log_var`, both (B,) float32."""
+        gamma, beta = self.len_to_film(length).chunk(2, dim=1)
+        gate = 1 + 0.5 * torch.tanh(self.gate_mlp(torch.cat([features, length], dim=1)))
+        mu, log_var = self.head(torch.cat([features * (1 + gamma) + beta, length * gate], dim=1)).unbind(dim=1)
+        return mu, log_var.clamp(*LOG_VAR_RANGE)
