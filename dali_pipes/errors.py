@@ -19,13 +19,15 @@ class InputError(ValueError):
 
 
 @contextmanager
-def exits_with_one_sentence() -> Iterator[None]:
-    """Turn an `InputError` into `error: <sentence>` on stderr and exit status 2; Ctrl-C into status 130."""
+def exits_with_one_sentence(*also: type[Exception]) -> Iterator[None]:
+    """Turn an `InputError`, or one of `also`, into `error: <sentence>` on stderr and exit status 2; Ctrl-C into 130."""
     try:
         yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except Exception as error:
+        if not isinstance(error, (InputError, *also)):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

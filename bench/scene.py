@@ -1,0 +1,256 @@
+"""Where a rendered chimney stands, and where the satellite and the sun put its top and its shadow.
+
+A *scene* is one acquisition: one sensor, one line of sight, one sun, one stretch of country.  All tiles of a
+scene share them, and with them the one number that the learned task has to find, the scene's *scale*
+
+    scale = height / length_px = gsd / sqrt(tan² roll + tan² pitch)        metres a pixel.
+
+This module is geometry only: it draws scenes and chimneys from a random generator and knows no pixels' colours
+(`bench.landscape` paints them) and no files (`bench.render` writes them).  Image coordinates are pixels, x to
+the east and y to the south; heights and sizes are metres.
+
+Two vectors carry all of the geometry, both in pixels for each metre of height:
+
+- `Scene.layover`: a point at height z appears z · layover from its foot.  On the published labels the vector
+  is (tan roll, tan pitch) / gsd, turned by −7° to −8.5° (the inclination of the orbit's ground track) and for
+  some passes reversed; so it is here.
+- `Scene.shadow`: its shadow falls z · shadow from its foot, 1 / tan(sun's elevation) / gsd long, away from the
+  sun of the scene's latitude and date at 13:30 local solar time, when KOMPSAT-3 and -3A pass.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import date, timedelta
+from statistics import NormalDist
+
+import numpy as np
+
+TILE = 512  # pixels a side
+SCALE_LIMITS = (0.8, 3.6)  # metres a pixel
+HEIGHT_LIMITS = (40.0, 298.0)  # metres
+LENGTH_LIMITS = (17.0, 319.0)  # pixels
+MARGIN = 4  # pixels between a labelled point and the tile's edge
+
+# ln(1+h) of the release has mean 4.60 and standard deviation 0.43; cut off at 40 and 298 m it keeps these
+# moments, and a mean of 109 m, when the uncut distribution is a little narrower.
+LOG_HEIGHT = (4.57, 0.48)
+# ln(scale) has a standard deviation of .30 about ln 1.5; the two sensors' GSDs give .12 of it, the tilt the rest.
+LOG_TAN_TILT = (math.log(0.414), 0.275)
+CHIMNEYS_A_TILE = (0.76, 0.165, 0.075)  # probability of 1, 2, 3: mean 1.315 = 10,590 / 8,052
+
+# Country code of the file name → latitude and longitude in degrees, of its industrial regions.
+COUNTRIES = {
+    "CHN": (36.0, 116.0),
+    "KOR": (36.5, 127.5),
+    "JPN": (35.0, 137.0),
+    "IND": (22.0, 80.0),
+    "VNM": (19.0, 106.0),
+    "POL": (51.0, 19.0),
+    "USA": (38.0, -84.0),
+}
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """What the two cameras do differently to the same ground."""
+
+    name: str
+    """Prefix of the file names."""
+    gsd: float
+    """Ground sampling distance in metres a pixel, printed as `img_resolution`."""
+    gain: tuple[float, float, float]
+    """Relative response in red, green and blue."""
+    blur: float
+    """Standard deviation of the point spread function in pixels (MTF)."""
+    noise: float
+    """Standard deviation of the noise, of full scale 1."""
+
+
+SENSORS = (
+    Sensor("K3", gsd=0.7, gain=(1.06, 0.98, 0.97), blur=0.85, noise=0.010),
+    Sensor("K3A", gsd=0.55, gain=(0.99, 0.97, 1.07), blur=0.60, noise=0.015),
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One acquisition: everything that its tiles have in common."""
+
+    name: str
+    """`SENSOR_COUNTRY_YYYYMMDDhhmmss`, UTC."""
+    sensor: Sensor
+    roll: float
+    """Degrees, rounded to the eight decimals that the label prints."""
+    pitch: float
+    """Degrees, rounded likewise."""
+    layover: tuple[float, float]
+    """Pixels of displacement for each metre of height, away from the satellite."""
+    shadow: tuple[float, float]
+    """Pixels of shadow for each metre of height, away from the sun."""
+    haze: float
+    """Path radiance over tan(tilt), of full scale 1."""
+    exposure: float
+    """Brightness of the whole scene, relative to the mean scene."""
+    greenness: float
+    """0 (bare soil, winter) to 1 (full vegetation)."""
+    warmth: float
+    """Colour of soil and roofs, −1 (grey) to 1 (red)."""
+    grid_angle: float
+    """Direction of the streets in radians."""
+    block_m: float
+    """Distance between streets in metres."""
+    storeys: float
+    """Typical number of storeys of the apartment buildings."""
+    land_use: tuple[float, ...]
+    """Probability of each of `bench.landscape.LAND_USES`."""
+
+    @property
+    def tan_tilt(self) -> float:
+        """sqrt(tan² roll + tan² pitch)."""
+        return math.hypot(math.tan(math.radians(self.roll)), math.tan(math.radians(self.pitch)))
+
+    @property
+    def scale(self) -> float:
+        """Metres of height for each pixel of polyline."""
+        return self.sensor.gsd / self.tan_tilt
+
+
+@dataclass(frozen=True)
+class Chimney:
+    """One chimney of a tile."""
+
+    base: tuple[float, float]
+    """Centre of its foot in pixels."""
+    height: float
+    """Metres."""
+    radius: tuple[float, float]
+    """At the foot and at the top, metres."""
+    banded: bool
+    """Painted in the red and white bands of an obstacle to aviation."""
+    albedo: float
+    """Brightness of its concrete, of full scale 1."""
+
+    def polyline(self, scene: Scene) -> np.ndarray:
+        """(2, 2) int64: base and top as an annotator clicks them, in whole pixels x, y."""
+        base = np.array(self.base)
+        return np.rint(np.stack([base, base + self.height * np.array(scene.layover)])).astype(np.int64)
+
+
+def labelled_height(polyline: np.ndarray, scene: Scene) -> float:
+    """`chi_height_m` of a (2, 2) polyline in pixels: length · gsd / sqrt(tan² roll + tan² pitch), in metres.
+
+    The formula reproduces every published label to its printed rounding.
+    """
+    (x0, y0), (x1, y1) = polyline.tolist()
+    return math.hypot(x1 - x0, y1 - y0) * scene.scale
+
+
+def draw_scenes(count: int, rng: np.random.Generator) -> list[Scene]:
+    """Draw `count` scenes with different names.
+
+    The tilts are stratified, one from each of `count` equally probable strata, so that a release of sixty scenes
+    already has the distribution of scales of the real one.
+    """
+    strata = (rng.permutation(count) + rng.random(count)) / count
+    sensors = rng.permutation(np.arange(count) % len(SENSORS))
+    scenes: dict[str, Scene] = {}
+    for quantile, sensor in zip(strata, sensors, strict=True):
+        scene = _draw_scene(SENSORS[sensor], float(quantile), rng)
+        while scene.name in scenes:
+            scene = _draw_scene(SENSORS[sensor], float(quantile), rng)
+        scenes[scene.name] = scene
+    return list(scenes.values())
+
+
+def _draw_scene(sensor: Sensor, tilt_quantile: float, rng: np.random.Generator) -> Scene:
+    tilts = NormalDist(*LOG_TAN_TILT)
+    low, high = (tilts.cdf(math.log(sensor.gsd / limit)) for limit in reversed(SCALE_LIMITS))
+    tan_tilt = math.exp(tilts.inv_cdf(low + tilt_quantile * (high - low)))
+    direction = rng.uniform(0, 2 * math.pi)
+    roll = round(math.degrees(math.atan(tan_tilt * math.cos(direction))), 8)
+    pitch = round(math.degrees(math.atan(tan_tilt * math.sin(direction))), 8)
+    track = math.radians(rng.normal(-7.7, 0.6)) + math.pi * rng.integers(2)
+    across, along = math.tan(math.radians(roll)), math.tan(math.radians(pitch))
+    layover = (
+        (across * math.cos(track) - along * math.sin(track)) / sensor.gsd,
+        (across * math.sin(track) + along * math.cos(track)) / sensor.gsd,
+    )
+
+    country = str(rng.choice(list(COUNTRIES)))
+    latitude, longitude = (x + rng.normal(0, 2) for x in COUNTRIES[country])
+    day = date(2015, 6, 1) + timedelta(days=int(rng.integers(0, 7 * 365)))
+    seconds = int((13.5 - longitude / 15 + rng.normal(0, 0.2)) % 24 * 3600)
+    clock = f"{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}"
+    year_angle = 2 * math.pi * (day.timetuple().tm_yday - 81) / 365  # 0 at the spring equinox
+    summer = math.sin(year_angle)  # −1 in December, 1 in June
+    cot_elevation, sunward = _sun(math.radians(latitude), math.radians(23.44) * summer)
+    shadow = (-sunward[0] * cot_elevation / sensor.gsd, -sunward[1] * cot_elevation / sensor.gsd)
+
+    return Scene(
+        name=f"{sensor.name}_{country}_{day:%Y%m%d}{clock}",
+        sensor=sensor,
+        roll=roll,
+        pitch=pitch,
+        layover=layover,
+        shadow=shadow,
+        haze=0.30 * math.exp(rng.normal(0, 0.11)),
+        exposure=math.exp(rng.normal(0, 0.07)),
+        greenness=float(np.clip(0.5 + 0.3 * summer + rng.normal(0, 0.15), 0, 1)),
+        warmth=float(np.clip(rng.normal(0, 0.4), -1, 1)),
+        grid_angle=rng.uniform(0, math.pi / 2),
+        block_m=100 * math.exp(rng.normal(0, 0.08)),
+        storeys=15 * math.exp(rng.normal(0, 0.12)),
+        land_use=tuple(rng.dirichlet((3.0, 3.0, 3.0, 2.0, 2.0)).tolist()),
+    )
+
+
+def _sun(latitude: float, declination: float) -> tuple[float, tuple[float, float]]:
+    """Cotangent of the sun's elevation (at most 2.5) and the unit vector (east, south) towards it at 13:30."""
+    hour_angle = math.radians(15 * 1.5)
+    east = -math.cos(declination) * math.sin(hour_angle)
+    north = math.cos(latitude) * math.sin(declination)
+    north -= math.sin(latitude) * math.cos(declination) * math.cos(hour_angle)
+    horizontal = math.hypot(east, north)
+    up = math.sqrt(1 - horizontal**2)
+    return min(horizontal / up, 2.5), (east / horizontal, -north / horizontal)
+
+
+def draw_chimneys(scene: Scene, rng: np.random.Generator) -> list[Chimney]:
+    """Draw the one to three chimneys of a tile, their labels within every published limit and inside the tile."""
+    wanted = 1 + int(rng.choice(len(CHIMNEYS_A_TILE), p=CHIMNEYS_A_TILE))
+    chimneys: list[Chimney] = []
+    while len(chimneys) < wanted:
+        chimney = _draw_chimney(scene, rng)
+        feet_apart = [math.dist(chimney.base, other.base) * scene.sensor.gsd for other in chimneys]
+        if _is_publishable(chimney, scene) and min(feet_apart, default=math.inf) > 25:
+            chimneys.append(chimney)
+    return chimneys
+
+
+def _draw_chimney(scene: Scene, rng: np.random.Generator) -> Chimney:
+    height = math.expm1(rng.normal(*LOG_HEIGHT))
+    reach = height * np.array(scene.layover)
+    lowest = MARGIN + np.maximum(0, -reach)
+    highest = TILE - 1 - MARGIN - np.maximum(0, reach)
+    x, y = (lowest + (highest - lowest) * rng.random(2)).tolist()  # off the tile when it is too high to fit
+    foot = height / math.exp(rng.normal(math.log(17), 0.18)) / 2  # slenderness h/12 to h/25, 2 σ
+    return Chimney(
+        base=(x, y),
+        height=height,
+        radius=(foot, foot * rng.uniform(0.6, 0.85)),
+        banded=bool(rng.random() < 0.45),
+        albedo=rng.uniform(0.6, 0.85),
+    )
+
+
+def _is_publishable(chimney: Chimney, scene: Scene) -> bool:
+    polyline = chimney.polyline(scene)
+    length = math.dist(*polyline.tolist())
+    return bool(
+        HEIGHT_LIMITS[0] <= labelled_height(polyline, scene) <= HEIGHT_LIMITS[1]
+        and LENGTH_LIMITS[0] <= length <= LENGTH_LIMITS[1]
+        and polyline.min() >= MARGIN
+        and polyline.max() <= TILE - 1 - MARGIN
+    )
