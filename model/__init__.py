@@ -1,8 +1,8 @@
 """The network that regresses chimney heights, its loss and its checkpoints."""
 
-from .backbone import WeightsError
+from .backbone import BackboneError
 from .checkpoint import CheckpointError
 from .loss import gaussian_nll
 from .regressor import HeightRegressor
 
-__all__ = ["CheckpointError", "HeightRegressor", "WeightsError", "gaussian_nll"]
+__all__ = ["BackboneError", "CheckpointError", "HeightRegressor", "gaussian_nll"]

@@ -15,18 +15,18 @@ CHANNELS = 5  # RGB, polyline mask, padding mask
 IMAGENET = "imagenet"
 
 
-class WeightsError(ValueError):
-    """Weights are missing, damaged or those of another network; the message is a sentence for the user."""
+class BackboneError(ValueError):
+    """The backbone is unknown, or its weights are missing or another's; the message is a sentence for the user."""
 
 
 def create_backbone(name: str, drop_path: float, layer_scale: float | None, weights: str | Path | None) -> Any:
     """A module (B, 5, S, S) float → (B, num_features).  Arguments and errors are `HeightRegressor`'s."""
     if not name.startswith("convnext") or not timm.is_model(name):
-        raise ValueError(f"expected a ConvNeXt that timm knows, such as convnext_base, found {name!r}")
+        raise BackboneError(f"expected a ConvNeXt that timm knows, such as convnext_base, found {name!r}")
     options: dict[str, Any] = {} if layer_scale is None else {"ls_init_value": layer_scale}
     if weights is not None and weights != IMAGENET:
         if not Path(weights).is_file():
-            raise WeightsError(f"no weights at {weights}; put timm's model.safetensors of {name} there")
+            raise BackboneError(f"no weights at {weights}; put timm's model.safetensors of {name} there")
         options["pretrained_cfg_overlay"] = {"file": str(weights)}
     try:
         return timm.create_model(
@@ -35,7 +35,7 @@ def create_backbone(name: str, drop_path: float, layer_scale: float | None, weig
     except Exception as error:  # timm and the hub raise a dozen unrelated types for "not there" and "does not fit"
         if weights is None:
             raise
-        raise WeightsError(_why_not(name, weights, error)) from error
+        raise BackboneError(_why_not(name, weights, error)) from error
 
 
 def _why_not(backbone: str, weights: str | Path, error: Exception) -> str:

@@ -27,7 +27,7 @@ class HeightRegressor(nn.Module):
     `backbone`: the name of any timm ConvNeXt; `drop_path`: its stochastic depth; `layer_scale`: its initial layer
     scale, None for timm's 1e-6; `weights`: None for random weights, "imagenet" to let timm download them, or a
     local file of the backbone's timm weights (.safetensors or .pth).
-    Raises WeightsError if the weights cannot be had or do not fit, ValueError if the backbone is unknown.
+    Raises BackboneError if the backbone is unknown, or if its weights cannot be had or do not fit.
     """
 
     def __init__(

@@ -1,0 +1,60 @@
+"""The GPU's graph, checked as far as a machine without a GPU allows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import nvidia.dali
+import pytest
+import torch
+from nvidia.dali import backend
+
+from dali_pipes import Loader, SampleTable
+from dali_pipes.graph import build
+from dali_pipes.plan import ValidationPlan
+from dali_pipes.source import Source
+
+DEVICES = {"cpu": "CPU", "gpu": "GPU", "mixed": "Mixed"}
+
+
+def test_every_operator_of_the_gpu_graph_is_registered_for_its_device(release: Path) -> None:
+    table = SampleTable.from_release(release, split="validation")
+    source = Source(table, ValidationPlan(len(table), 8), size=224)
+    pipeline = build(source, batch_size=8, device="gpu", device_id=None, threads=1)
+    assert pipeline.serialize()
+    if not hasattr(pipeline, "_ops"):
+        pytest.skip(f"DALI {nvidia.dali.__version__} does not show its operators")
+    pipeline._build_graph()
+    registered = {device: getattr(backend, f"Registered{name}Ops")() for device, name in DEVICES.items()}
+    specs = [str(operator.spec) for operator in pipeline._ops]
+    found = {(re.findall(r"device: (\w+)", spec)[0], re.findall(r"OpSpec for (\w+)", spec)[0]) for spec in specs}
+    assert found == {("cpu", "ExternalSource"), ("mixed", "decoders__Image"), ("gpu", "Resize"), ("gpu", "Crop")}
+    for device, operator in found:
+        assert operator in registered[device]
+
+
+def test_the_callback_can_be_called_with_any_step(release: Path) -> None:
+    table = SampleTable.from_release(release, split="validation")
+    plan = ValidationPlan(len(table), 16)
+    source = Source(table, plan, size=64, first_step=1)
+    for call in (0, 5, 1000):
+        batch = source(call)
+        rows = plan.ids(1 + call)
+        assert batch.sample[:, 0].tolist() == rows.tolist()
+        assert batch.polyline.shape == batch.padding.shape == (len(rows), 64, 64, 1)
+        assert batch.resized.dtype == np.float32
+        assert [bytes(jpeg[:2]) for jpeg in batch.jpeg] == [b"\xff\xd8"] * len(rows)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: none here")
+def test_the_gpu_gives_what_the_cpu_gives(release: Path) -> None:
+    table = SampleTable.from_release(release, split="validation")
+    for cpu, gpu in zip(Loader(table, 16, device="cpu"), Loader(table, 16, device="cuda"), strict=True):
+        assert torch.equal(cpu.sample, gpu.sample.cpu())
+        assert torch.equal(cpu.polyline, gpu.polyline.cpu())
+        assert torch.equal(cpu.padding, gpu.padding.cpu())
+        difference = (cpu.rgb.int() - gpu.rgb.cpu().int()).abs().float()
+        assert difference.mean() < 1, "nvJPEG's IDCT may differ by a level, the picture may not"

@@ -1,0 +1,62 @@
+"""Predictions and what is made of them: their rows for a console, and the CSV file read again."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from train.metrics import Baselines
+from train.report import Predictions, score_rows, write_predictions
+
+from .reported import predict, sample_table
+
+
+@pytest.fixture
+def official() -> Predictions:
+    return predict("validation", sample_table(80, without_metadata=6), noise=4.0, seen=True)
+
+
+@pytest.fixture
+def unseen() -> Predictions:
+    return predict("held-out scenes", sample_table(60, seed=1), noise=20.0, seen=False)
+
+
+def test_predictions_are_written_with_all_that_is_known_of_a_sample(
+    tmp_path: Path, official: Predictions, unseen: Predictions
+) -> None:
+    write_predictions(tmp_path / "predictions.csv", [official, unseen])
+    with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert len(written) == len(official) + len(unseen)
+    first, last = written[0], written[-1]
+    table = official.table
+    assert (first["tile"], first["scene"], first["group"]) == (table.tile[0], table.scene[0], "validation")
+    points = [[float(number) for number in point.split()] for point in first["polyline"].split(";")]
+    assert points == table.polyline[0, :2].tolist()  # without the padding
+    assert float(first["length"]) == pytest.approx(table.length[0], abs=1e-6)
+    assert float(first["height_m"]) == pytest.approx(table.height[0], rel=1e-9)
+    assert (float(first["mu_m"]), float(first["sigma_m"])) == pytest.approx((official.mu[0], 4.0), abs=1e-4)
+    assert (first["scene_seen"], last["scene_seen"]) == ("true", "false")
+    assert first["closed_form_m"] == ""
+    table = unseen.table
+    length = math.dist(table.polyline[-1, 0], table.polyline[-1, 1])
+    tilt = math.hypot(math.tan(math.radians(table.roll[-1])), math.tan(math.radians(table.pitch[-1])))
+    assert float(last["closed_form_m"]) == pytest.approx(length * 0.7 / tilt, abs=1e-4)
+
+
+def test_predictions_of_the_wrong_length_are_refused(official: Predictions) -> None:
+    with pytest.raises(ValueError, match=r"expected mu of shape \(80,\) for validation, found \(79,\)"):
+        Predictions("validation", "", official.table, official.mu[1:], official.sigma, official.seen)
+
+
+def test_the_rows_for_the_console_are_those_of_the_page(official: Predictions, unseen: Predictions) -> None:
+    table = score_rows([official, unseen], Baselines.fit([0.1, 0.2], [50.0, 90.0]))
+    assert [(row.group, row.n, row.scenes, row.seen, row.metadata) for row in table] == [
+        *[("validation", 80, 20, "all", False)] * 3,
+        ("validation", 74, 20, "all", True),
+        *[("held-out scenes", 60, 20, "none", False)] * 3,
+        ("held-out scenes", 60, 20, "none", True),
+    ]

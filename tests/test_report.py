@@ -1,0 +1,266 @@
+"""The report as its reader gets it: parsed as HTML, its figures computed again from the samples."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dali_pipes.geometry import closed_form_height, polyline_length_px
+from dali_pipes.samples import SampleTable
+from train.metrics import CLOSED_FORM, NETWORK
+from train.report import Predictions, write_predictions
+
+from .reported import Page, predict, sample_table, write
+
+HOSTILE = "<script>alert(1)</script>.jpg"
+
+
+@pytest.fixture
+def official() -> Predictions:
+    return predict("validation", sample_table(80, without_metadata=6), noise=4.0, seen=True)
+
+
+@pytest.fixture
+def unseen() -> Predictions:
+    return predict("held-out scenes", sample_table(60, seed=1), noise=20.0, seen=False)
+
+
+def test_the_page_is_balanced_and_asks_nothing_of_the_network(
+    tmp_path: Path, official: Predictions, unseen: Predictions
+) -> None:
+    text = write(tmp_path / "report.html", official, unseen)
+    page = Page(text)
+    for tag, attributes in page.elements:
+        assert tag not in ("script", "link", "iframe", "object", "embed")
+        for name in ("src", "href", "xlink:href", "action", "data", "srcset"):
+            if address := attributes.get(name):
+                assert address.startswith(("#", "data:image/jpeg;base64,"))
+    assert "@import" not in text
+    assert all(address.startswith(("#", '"#')) for address in text.replace("url (", "url(").split("url(")[1:])
+    assert len(text) < 3_000_000
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(
+    tmp_path: Path, official: Predictions, unseen: Predictions
+) -> None:
+    text = write(tmp_path / "report.html", official, unseen)
+    page = Page(text)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    wanted = {part.split(")")[0] for part in text.split("url(#")[1:]}
+    wanted |= {(value or "")[1:] for _, a in page.elements if (value := a.get("xlink:href") or "").startswith("#")}
+    assert wanted <= set(ids)
+
+
+def test_figures_have_a_text_and_table_headers_a_scope(tmp_path: Path, official: Predictions) -> None:
+    page = Page(write(tmp_path / "report.html", official))
+    figures = [attributes for tag, attributes in page.elements if tag == "svg"]
+    assert len(figures) == 1 + 2 + 12
+    assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in figures)
+    assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
+
+
+def test_hostile_names_stay_text(tmp_path: Path, official: Predictions) -> None:
+    hostile = HOSTILE, '"><img src=x onerror=alert(1)>.jpg', "'-{{ 7 * 7 }}-$\\frac{1}$.jpg"
+    table = official.table
+    tile = np.array([hostile[i % 3] + str(i) for i in range(len(table))])
+    table = SampleTable(**{**vars(table), "tile": tile, "scene": tile})
+    attacked = Predictions(HOSTILE, HOSTILE, table, official.mu, official.sigma, official.seen)
+    page = Page(
+        write(
+            tmp_path / "report.html",
+            attacked,
+            title=HOSTILE,
+            config={HOSTILE: HOSTILE},
+            environment={HOSTILE: HOSTILE},
+            training={"release": HOSTILE, "left_out": {HOSTILE: 1}},
+        )
+    )
+    assert not {"script", "img"} & {tag for tag, _ in page.elements}
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert page.text.count("<script>alert(1)</script>.jpg") > 10
+    assert "{{ 7 * 7 }}" in page.text
+
+
+def test_the_tables_figures_are_those_of_the_samples(
+    tmp_path: Path, official: Predictions, unseen: Predictions
+) -> None:
+    page = Page(write(tmp_path / "report.html", official, unseen))
+    networks = [row for row in page.rows if row[0] == NETWORK]
+    formulas = [row for row in page.rows if row[0].startswith(CLOSED_FORM)]
+
+    def told(value: float) -> str:
+        return f"{value:.2f}".replace("-", "−")
+
+    for group, network, formula in zip((official, unseen), networks, formulas, strict=True):
+        height = group.table.height
+        error, variance = group.mu - height, group.sigma**2
+        nll = float(np.mean(np.log(2 * np.pi * variance) / 2 + error**2 / (2 * variance)))
+        rmse, mae = np.sqrt(np.mean(error**2)), np.abs(error).mean()
+        assert network[1:] == [str(len(group)), "no", told(rmse), told(mae), told(error.mean()), told(nll)]
+
+        table = group.table.select(np.isfinite(group.table.roll))
+        length = polyline_length_px(table.polyline)
+        error = closed_form_height(length, table.gsd, table.roll, table.pitch) - table.height
+        assert formula[1:4] == [str(len(table)), "used", told(float(np.sqrt(np.mean(error**2))))]
+        assert formula[-1] == "–"
+    assert formulas[0][1] == "74"  # the six without roll are left out
+
+
+def test_the_headline_names_the_samples_and_the_line_to_beat(tmp_path: Path, official: Predictions) -> None:
+    training = sample_table(100, seed=9)
+    slope, intercept = np.polyfit(training.length, training.height, 1)
+    network = np.sqrt(np.mean((official.mu - official.table.height) ** 2))
+    line = np.sqrt(np.mean((slope * official.table.length + intercept - official.table.height) ** 2))
+    assert (
+        f"On the 80 samples of validation the network is off by {network:.2f} m (RMSE), "
+        f"{1 - network / line:.0%} under the {line:.2f} m of a straight line"
+    ) in Page(write(tmp_path / "report.html", official)).text
+
+
+def test_what_is_said_of_recognition_depends_on_what_was_seen(
+    tmp_path: Path, official: Predictions, unseen: Predictions
+) -> None:
+    path, table = tmp_path / "report.html", official.table
+
+    only_seen = Page(write(path, official)).text
+    assert "All 20 scenes in “validation” were also trained on." in only_seen
+    assert "these figures cannot tell" in only_seen
+
+    only_unseen = Page(write(path, unseen)).text
+    assert "None of the 20 scenes in “held-out scenes” was trained on." in only_unseen
+    assert "nothing here is recognition of a scene" in only_unseen
+
+    both = Page(write(path, official, unseen)).text
+    assert "what recognising the scene is worth" in both
+    assert "95% interval over scenes" in both
+
+    alike = Page(
+        write(path, official, predict("held-out scenes", sample_table(60, seed=1), noise=4.0, seen=False))
+    ).text
+    assert "no recognition of scenes is visible" in alike
+
+    half = np.isin(table.scene, np.unique(table.scene)[:7])
+    mixed = Page(write(path, predict("validation", table, noise=4.0, seen=half))).text
+    assert "Of the 20 scenes in “validation”, 7 were also trained on." in mixed
+    assert "fewer than 10 scenes on a side" in mixed
+    assert "on scenes seen in training" in mixed
+
+
+def test_the_twelve_worst_tiles_are_the_worst_and_are_shown_once(
+    tmp_path: Path, official: Predictions, unseen: Predictions
+) -> None:
+    errors: dict[str, float] = {}
+    for group in (official, unseen):
+        for tile, error in zip(group.table.tile.tolist(), np.abs(group.mu - group.table.height), strict=True):
+            errors[tile] = max(error, errors.get(tile, 0.0))
+    worst = sorted(errors, key=errors.__getitem__, reverse=True)[:12]
+    page = Page(write(tmp_path / "report.html", official, unseen))
+    shown = [caption.split()[-1] for caption in page.captions if caption.endswith(".jpg")]
+    assert shown == worst
+
+
+def test_a_tiles_caption_tells_truth_prediction_scene_and_whether_it_was_seen(
+    tmp_path: Path, official: Predictions
+) -> None:
+    i = int(np.argmax(np.abs(official.mu - official.table.height)))
+    page = Page(write(tmp_path / "report.html", official))
+    caption = next(" ".join(caption.split()) for caption in page.captions if caption.endswith(".jpg"))
+    assert caption.startswith(f"{official.table.height[i]:.1f} m true")
+    assert f"{official.mu[i]:.1f} ± {official.sigma[i]:.1f} m predicted" in caption
+    assert f"scene seen in training scene {official.table.scene[i]}" in caption
+
+
+def test_sigma_is_called_honest_only_where_it_beats_a_constant(tmp_path: Path, official: Predictions) -> None:
+    error = np.abs(official.mu - official.table.height)
+    wise = Predictions("wise", "", official.table, official.mu, error + 0.1, official.seen)
+    foolish = Predictions("foolish", "", official.table, official.mu, 1 / (error + 0.1), official.seen)
+    text = Page(write(tmp_path / "report.html", wise, foolish)).text
+    assert "On wise, σ is worth having" in text
+    assert "On foolish, σ is worse than a constant" in text
+
+
+def test_a_foreign_checkpoint_has_no_history(tmp_path: Path, official: Predictions) -> None:
+    page = Page(write(tmp_path / "report.html", official, history=[], config={}, environment={}, training={}))
+    assert "Training loss" not in page.text
+    assert "Nothing was left out" in page.text
+
+
+def test_a_history_with_gaps_is_drawn_as_far_as_it_goes(tmp_path: Path, official: Predictions) -> None:
+    text = Page(write(tmp_path / "report.html", official)).text
+    assert "3 epochs; best RMSE 12.50 m after epoch 2; median 100 samples/s; 25% of the time spent waiting" in text
+
+
+def test_the_rmse_by_epoch_is_said_to_be_of_the_first_group(
+    tmp_path: Path, official: Predictions, unseen: Predictions
+) -> None:
+    nobody = official.select(np.zeros(len(official), bool))
+    for first in (official, nobody):
+        captions = Page(write(tmp_path / "report.html", first, unseen)).captions
+        assert [caption for caption in captions if caption.startswith("RMSE")] == [
+            "RMSE on validation, logarithmic; the ring marks the best epoch."
+        ]
+
+
+def test_what_is_not_known_of_a_run_still_makes_a_page(tmp_path: Path, official: Predictions) -> None:
+    page = Page(
+        write(
+            tmp_path / "report.html",
+            official,
+            config={"model": {"layer_scale": None}, "weights": None},
+            environment={"GPU": None},
+            training={"release": None, "samples": None, "left_out": None, "seconds": None},
+        )
+    )
+    for name in ("model.layer_scale", "weights", "GPU", "release", "samples"):
+        assert [name, "None"] in page.rows
+    assert ["duration", "–"] in page.rows
+
+
+def test_predictions_that_are_not_numbers_still_make_a_page(tmp_path: Path, official: Predictions) -> None:
+    mu = official.mu.copy()
+    mu[3] = np.nan
+    failed = Predictions("validation", "", official.table, mu, official.sigma, official.seen)
+    page = Page(write(tmp_path / "report.html", failed))
+    assert "the training has failed" in page.text
+    assert next(caption for caption in page.captions if ".jpg" in caption).split()[-1] == official.table.tile[3]
+
+
+def test_no_samples_at_all_still_make_a_page(tmp_path: Path, official: Predictions) -> None:
+    nobody = official.select(np.zeros(len(official), bool))
+    assert "No samples were evaluated" in Page(write(tmp_path / "report.html", nobody)).text
+    assert "No samples were evaluated" in Page(write(tmp_path / "report.html")).text
+
+
+def test_many_samples_are_drawn_as_pixels(tmp_path: Path) -> None:
+    many = predict("training", sample_table(8000), noise=4.0, seen=True)
+    text = write(tmp_path / "report.html", many)
+    assert "data:image/png;base64," in text
+    assert len(text) < 1_000_000
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path, official: Predictions, unseen: Predictions) -> None:
+    write(tmp_path / "one.html", official, unseen)
+    write(tmp_path / "other.html", official, unseen)
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "other.html").read_bytes()
+
+
+@pytest.mark.parametrize(("place", "call"), [(os, "fsync"), (Path, "replace")])
+@pytest.mark.parametrize("name", ["report.html", "predictions.csv"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, official: Predictions, monkeypatch: pytest.MonkeyPatch, name: str, place: object, call: str
+) -> None:
+    path = tmp_path / name
+    path.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(place, call, full)
+    with pytest.raises(OSError, match="No space left"):
+        write(path, official) if name == "report.html" else write_predictions(path, [official])
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

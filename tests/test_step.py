@@ -1,0 +1,132 @@
+"""The step against a plain float64 computation; that it compiles as one graph and never waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dali_pipes import Batch
+from model import HeightRegressor
+from train.step import Forward, Step
+
+CPU = torch.device("cpu")
+
+
+def random_batch(size: int, count: int = 4, seed: int = 0) -> Batch:
+    rng = torch.Generator().manual_seed(seed)
+
+    def pixels(channels: int) -> torch.Tensor:
+        return torch.randint(0, 256, (count, size, size, channels), generator=rng, dtype=torch.uint8)
+
+    length, height = torch.randn(count, 1, generator=rng), torch.randn(count, generator=rng)
+    return Batch(pixels(3), pixels(1), pixels(1), length, height, torch.arange(count))
+
+
+def network(seed: int = 0) -> HeightRegressor:
+    torch.manual_seed(seed)
+    return HeightRegressor("convnext_atto", drop_path=0.0, layer_scale=1.0).to(memory_format=torch.channels_last)
+
+
+def test_the_image_is_the_references_normalisation_and_channels_last() -> None:
+    batch = random_batch(32)
+    image = Forward(network(), CPU, 4, "fp32").image(batch.rgb, batch.polyline, batch.padding)
+    stacked = np.concatenate([x.numpy() for x in (batch.rgb, batch.polyline, batch.padding)], axis=3) / 255
+    expected = (stacked - np.array([0.485, 0.456, 0.406, 0.5, 0.5])) / np.array([0.229, 0.224, 0.225, 0.5, 0.5])
+    np.testing.assert_allclose(image, expected.transpose(0, 3, 1, 2), atol=1e-5)
+    assert image.is_contiguous(memory_format=torch.channels_last)
+
+
+# bf16 has 8 bits of mantissa and the network 40 layers: the gradient of random weights on noise is 18 % off.
+@pytest.mark.parametrize(("precision", "of_loss", "of_gradient"), [("fp32", 1e-5, 1e-4), ("bf16", 0.05, 0.3)])
+def test_loss_and_gradient_agree_with_float64(precision: str, of_loss: float, of_gradient: float) -> None:
+    batch = random_batch(64)
+    exact = network().double()
+    image = Forward(network(), CPU, 4, "fp32").image(batch.rgb, batch.polyline, batch.padding).double()
+    features = exact.backbone(image)
+    gamma, beta = exact.len_to_film(batch.length.double()).chunk(2, 1)
+    gate = 1 + 0.5 * torch.tanh(exact.gate_mlp(torch.cat([features, batch.length.double()], 1)))
+    out = exact.head(torch.cat([features * (1 + gamma) + beta, batch.length.double() * gate], 1))
+    mu, log_var = out[:, 0], out[:, 1].clamp(-6, 4)
+    expected = (0.5 * (log_var + (batch.height.double() - mu) ** 2 / log_var.exp())).mean()
+    expected.backward()
+
+    mine = network()
+    loss = Forward(mine, CPU, 4, precision).loss(batch, torch.tensor(1.0))
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=of_loss)
+    flat = [torch.cat([p.grad.flatten().double() for p in m.parameters() if p.grad is not None]) for m in (mine, exact)]
+    assert (flat[0] - flat[1]).norm() < of_gradient * flat[1].norm()
+
+
+class Syncs(TorchDispatchMode):
+    """Counts what makes the host wait for a device: reading a tensor's value, or a shape that depends on one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_the_device() -> None:
+    model = network()
+    step = Step(Forward(model, CPU, 4, "bf16"), torch.optim.AdamW(model.parameters(), fused=True), clip_norm=5.0)
+    weight, total = torch.tensor(1.0), torch.zeros(())
+    with Syncs() as syncs:
+        for seed in range(2):
+            total += step(random_batch(32, seed=seed), weight)
+    assert syncs.found == []
+    with Syncs() as syncs:  # the guard itself sees what it should
+        float(total)
+    assert syncs.found == ["aten._local_scalar_dense.default"]
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """torch.compile as it is, but with a backend that counts graphs and runs them eagerly."""
+    counted: list[Any] = []
+    real = torch.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        counted.append(graph)
+        return graph.forward
+
+    def counting(function: Any, **options: Any) -> Any:
+        return real(function, backend=backend, **options)
+
+    monkeypatch.setattr(torch, "compile", counting)
+    torch._dynamo.reset()
+    return counted
+
+
+def test_training_warm_up_and_partial_batches_make_one_graph_each(graphs: list[Any]) -> None:
+    model = network()
+    forward = Forward(model, CPU, 4, "fp32", compiled=True)
+    step = Step(forward, torch.optim.AdamW(model.parameters(), fused=True), clip_norm=5.0)
+    plain = Forward(model, CPU, 4, "fp32")
+    for weight in (0.0, 1.0):
+        batch = random_batch(32)
+        expected = plain.loss(batch, torch.tensor(weight)).detach()
+        torch.testing.assert_close(step(batch, torch.tensor(weight)), expected)
+    assert len(graphs) == 1, "fullgraph=True would have raised at a break; a second graph is a recompilation"
+    model.eval()
+    for count in (4, 4, 3, 1):
+        batch = random_batch(32, count)
+        for mine, expected in zip(forward.predict(batch), plain.predict(batch), strict=True):
+            torch.testing.assert_close(mine, expected)
+    assert len(graphs) == 2
+
+
+def test_compilation_leaves_the_names_of_the_parameters() -> None:
+    model = network()
+    names = list(model.state_dict())
+    Forward(model, CPU, 4, "fp32", compiled=True)
+    assert list(model.state_dict()) == names

@@ -1,0 +1,305 @@
+"""Runs from beginning to end: they learn, they resume to the bit, and they refuse what they cannot do in a sentence."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch._inductor.config
+from rich.console import Console
+
+import dali_pipes.__main__
+import train.__main__
+import train.evaluate
+from dali_pipes import SampleTable
+from dali_pipes.errors import InputError
+from train.config import Config, Data, Model, Optimizer, Runtime, demo, differences, fast, reference, to_dict
+from train.console import RunConsole
+from train.environment import choose_compilation, choose_device, choose_precision
+from train.loop import run
+from train.schedule import Schedule, cosine
+
+SMALL = Config(
+    epochs=3,
+    batch_size=16,
+    device="cpu",
+    backbone="convnext_atto",
+    weights="none",
+    data=Data(size=32, holdout=0.2),
+    model=Model(drop_path=0.1, layer_scale=1.0),
+    optimizer=Optimizer(learning_rate=1e-3, variance_warmup=1, schedule="cosine"),
+    runtime=Runtime(log_every=2),
+)
+TIMINGS = ("seconds", "samples_per_s", "data_wait")
+
+
+class Quiet(RunConsole):
+    """A console into memory, which stops the run after some epochs if it shall."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.text = StringIO()
+        super().__init__(Console(file=self.text, width=100))
+        self.stop_after = stop_after
+
+    def moment(self, now: Any) -> None:
+        super().moment(now)
+        if self.stop_after is not None and now.epoch > self.stop_after:
+            raise KeyboardInterrupt
+
+
+def learnt(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    state = torch.load(folder / "last.pt", weights_only=True)["model"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return state, [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    console = Quiet()
+    run(SMALL, release, folder, resume=False, console=console)
+    return folder, console.text.getvalue()
+
+
+def test_a_run_folder_holds_what_it_should(finished: tuple[Path, str], release: Path) -> None:
+    folder, text = finished
+    files = "config.json environment.txt samples.json metrics.jsonl last.pt best.pt report.html predictions.csv"
+    assert {path.name for path in folder.iterdir()} == set(files.split())
+    assert json.loads((folder / "config.json").read_text()) == to_dict(SMALL)
+    table = SampleTable.from_release(release)
+    samples = json.loads((folder / "samples.json").read_text())
+    assert samples["training"]["samples"] + samples["held-out scenes"]["samples"] == len(table)
+    assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    assert f"report: {folder / 'report.html'}" in text
+    assert "step 2/" in text
+
+
+def test_the_best_checkpoint_is_the_epoch_of_lowest_rmse_in_the_references_layout(
+    finished: tuple[Path, str], release: Path
+) -> None:
+    folder, _ = finished
+    best = torch.load(folder / "best.pt", weights_only=True)
+    assert {"model", "stats"} <= set(best)
+    table = SampleTable.from_release(release)
+    trained_on = np.isin(table.scene, best["about"]["scenes"])
+    height, length = table.height[trained_on], table.length[trained_on]
+    expected = (length.mean(), length.std() + 1e-8, height.mean(), height.std() + 1e-8)
+    assert best["stats"] == pytest.approx(expected)
+
+    _, lines = learnt(folder)
+    with (folder / "predictions.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["group"] == "validation"]
+    errors = [float(row["mu_m"]) - float(row["height_m"]) for row in rows]
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(min(line["rmse"] for line in lines), abs=1e-3)
+
+
+def test_held_out_scenes_are_told_apart_from_those_trained_on(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    about = torch.load(folder / "best.pt", weights_only=True)["about"]
+    assert about["held_out"]
+    assert not set(about["held_out"]) & set(about["scenes"])
+    with (folder / "predictions.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert (row["scene"] in about["scenes"]) == (row["scene_seen"] == "true")
+            assert row["group"] == "validation" or row["scene"] in about["held_out"]
+
+
+@pytest.mark.parametrize("epochs_before", [0, 1, 2])
+def test_an_interrupted_run_ends_bit_identical_to_a_whole_one(
+    epochs_before: int, finished: tuple[Path, str], release: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(SMALL, release, tmp_path, resume=True, console=Quiet(stop_after=epochs_before))
+    torch.manual_seed(99)
+    console = Quiet()
+    run(SMALL, release, tmp_path, resume=True, console=console)
+    assert ("resuming" in console.text.getvalue()) == (epochs_before > 0)
+    (state, lines), (expected_state, expected_lines) = learnt(tmp_path), learnt(finished[0])
+    assert lines == expected_lines
+    for name, value in expected_state.items():
+        assert torch.equal(state[name], value), name
+
+
+def test_another_runs_folder_is_refused_with_the_difference(finished: tuple[Path, str], release: Path) -> None:
+    folder, _ = finished
+    before = (folder / "last.pt").read_bytes()
+    with pytest.raises(InputError, match="add --resume to continue it"):
+        run(SMALL, release, folder, resume=False)
+    other = replace(SMALL, seed=3, optimizer=replace(SMALL.optimizer, learning_rate=0.5))
+    with pytest.raises(InputError, match=r"seed 3, was 0; optimizer\.learning_rate 0\.5, was 0\.001"):
+        run(other, release, folder, resume=True)
+    assert (folder / "last.pt").read_bytes() == before
+
+
+def test_a_changed_release_is_refused(finished: tuple[Path, str], tmp_path: Path) -> None:
+    from bench.render import render_release
+
+    folder, _ = finished
+    before = (folder / "samples.json").read_text()
+    render_release(tmp_path / "other", train=60, val=8, scenes=6, seed=77)
+    with pytest.raises(InputError, match="the release has changed"):
+        run(replace(SMALL, epochs=4), tmp_path / "other", folder, resume=True, console=Quiet())
+    assert (folder / "samples.json").read_text() == before
+
+
+def test_a_training_that_diverges_says_so(release: Path, tmp_path: Path) -> None:
+    wild = replace(SMALL, epochs=8, optimizer=Optimizer(learning_rate=10.0, clip_norm=1e6, variance_warmup=0))
+    wild = replace(wild, model=Model(layer_scale=100.0))
+    with pytest.raises(InputError, match=r"the training diverged; lower --optimizer\.learning-rate"):
+        run(wild, release, tmp_path / "run", resume=False, console=Quiet())
+
+
+def test_a_network_learns_to_beat_the_mean(release: Path, tmp_path: Path) -> None:
+    longer = replace(SMALL, epochs=8, data=Data(size=64), optimizer=replace(SMALL.optimizer, learning_rate=2e-3))
+    run(longer, release, tmp_path / "run", resume=False, console=Quiet())
+    _, lines = learnt(tmp_path / "run")
+    validation = SampleTable.from_release(release, "validation")
+    mean = np.sqrt(np.mean((validation.height - SampleTable.from_release(release).height.mean()) ** 2))
+    assert min(line["rmse"] for line in lines) < 0.8 * mean
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+
+
+# --- The command line.
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_commands_of_the_readme_run(release: Path, tmp_path: Path) -> None:
+    small = ["--preset", "demo", "--epochs", "1", "--data.size", "32", "--batch-size", "16"]
+    trained = command("train", "--release", release, "--out", tmp_path / "run", *small)
+    assert trained.returncode == 0, trained.stderr
+    assert "epoch 1/1 step" in trained.stdout
+    evaluated = command(
+        "train.evaluate", "--checkpoint", tmp_path / "run/best.pt", "--release", release, "--out", tmp_path / "again"
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    with (tmp_path / "run/predictions.csv").open() as a, (tmp_path / "again/predictions.csv").open() as b:
+        for mine, theirs in zip(csv.DictReader(a), csv.DictReader(b), strict=True):
+            assert mine["tile"] == theirs["tile"]
+            assert float(mine["mu_m"]) == pytest.approx(float(theirs["mu_m"]), abs=2.0)  # bf16, another batch size
+    inspected = command("dali_pipes", release)
+    assert inspected.returncode == 0, inspected.stderr
+    assert "100% of the validation samples lie in scenes that are also in training" in inspected.stdout
+
+
+TRAIN = ["train", "--release", "{release}", "--out", "{tmp}/run"]
+DEMO = [*TRAIN, "--preset", "demo"]
+EVALUATE = ["train.evaluate", "--release", "{release}", "--out", "{tmp}/run", "--checkpoint"]
+MAINS = {"train": train.__main__.main, "train.evaluate": train.evaluate.main, "dali_pipes": dali_pipes.__main__.main}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "--release", "nowhere", "--out", "{tmp}/run", "--preset", "demo"], "found no folder at nowhere"),
+        ([*DEMO, "--epochs", "0"], "--epochs must lie between 1 and"),
+        ([*DEMO, "--device", "tpu"], "--device takes"),
+        ([*DEMO, "--device", "cuda:9"], "torch sees"),
+        ([*DEMO, "--batch-size", "9999"], "use a smaller batch size"),
+        ([*DEMO, "--backbone", "vit"], "expected a ConvNeXt that timm knows"),
+        ([*TRAIN, "--backbone", "convnext_atto"], "--weights FILE"),
+        ([*DEMO, "--weights", "no.pth"], "no weights at no.pth"),
+        ([*DEMO, "--data.holdout", "1"], "hold out less"),
+        ([*DEMO, "--out", "{file}"], "takes a folder, found a file"),
+        ([*EVALUATE, "no.pt"], "expected a checkpoint"),
+        ([*EVALUATE, "{file}"], "expected a checkpoint"),
+        (["dali_pipes", "nowhere"], "found no folder at nowhere"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(
+    arguments: list[str],
+    sentence: str,
+    release: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "file").write_text("not a folder, not a checkpoint")
+    places = {"tmp": tmp_path, "release": release, "file": tmp_path / "file"}
+    command, *rest = (argument.format(**places) for argument in arguments)
+    with pytest.raises(SystemExit) as exit_status:
+        MAINS[command](rest)
+    said = capsys.readouterr().err
+    assert exit_status.value.code == 2
+    assert said.startswith("error: ")
+    assert sentence in said
+    assert said.count("\n") == 1, said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_ends_with_status_2_without_a_traceback(release: Path, tmp_path: Path) -> None:
+    result = command("train", "--release", "nowhere", "--out", tmp_path / "run")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+
+
+def test_torchrun_is_refused_until_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        train.__main__.main([])
+
+
+# --- Configuration, schedule, choices.
+
+
+def test_the_reference_preset_is_the_published_recipe() -> None:
+    config = reference()
+    assert (config.epochs, config.batch_size, config.backbone, config.weights) == (40, 16, "convnext_base", "imagenet")
+    assert config.optimizer == Optimizer(1e-4, 1e-4, 5.0, 4, "plateau", 0.5, 3)
+    assert (config.data.size, config.data.holdout, config.model.drop_path) == (224, 0.0, 0.1)
+
+
+def test_what_may_change_on_resuming_and_what_may_not() -> None:
+    before = to_dict(demo())
+    assert differences(replace(demo(), epochs=99, device="cuda", runtime=Runtime(compile="on")), before) == []
+    assert differences(fast(), before)
+    assert differences(replace(demo(), data=Data(size=96, holdout=0.15)), before) == ["data.size 96, was 112"]
+
+
+def test_the_plateau_halves_after_four_epochs_without_progress() -> None:
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = Schedule(reference(), optimizer, 10)
+    rates = []
+    for rmse in (5.0, 6, 6, 6, 6, 6):
+        schedule.after_step()
+        schedule.after_epoch(rmse)
+        rates.append(schedule.learning_rate)
+    assert rates == [1, 1, 1, 1, 0.5, 0.5]
+
+
+def test_the_cosine_rises_to_one_and_falls_to_zero() -> None:
+    rates = [cosine(step, 100, 10) for step in range(101)]
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10] == 1
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == pytest.approx(0)
+    assert cosine(55, 100, 10) == pytest.approx(0.5)
+
+
+def test_choices_are_made_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == cpu
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert choose_precision("auto", cpu).value == "fp32"
+    assert choose_precision("bf16", cpu).value == "bf16"
+    assert choose_compilation("auto", torch.device("cuda")).value == "on"
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+    assert "install g++" in choose_compilation("on", cpu).reason

@@ -1,0 +1,1 @@
+"""Training, evaluation and their report.  `python -m train --help` tells how."""

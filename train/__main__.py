@@ -1,0 +1,63 @@
+"""Train a chimney-height model on a release of AI Hub 71805, and report it.
+
+python -m train --release DIR --preset reference --out runs/one
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dali_pipes.errors import InputError, exits_with_one_sentence
+from model import BackboneError, CheckpointError
+
+from .config import PRESETS, Config, Preset
+from .loop import run
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to train on, where to, and how."""
+
+    release: Path
+    """Folder with the release's four ZIP archives, TS_KS.zip and its sisters, at any depth."""
+
+    out: Path
+    """The run folder: checkpoints, metrics.jsonl, report.html, predictions.csv."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    """Defaults are the preset's."""
+
+    preset: Preset = "reference"
+    """Where the other flags' defaults come from."""
+
+    resume: bool = False
+    """Go on where the run in --out stopped; starts it if there is none."""
+
+
+def parse(argv: list[str]) -> Arguments:
+    """Read the command line; the preset comes first, since it gives the other flags their defaults."""
+    named = [b for a, b in pairwise(argv) if a == "--preset"]
+    named += [argument.partition("=")[2] for argument in argv if argument.startswith("--preset=")]
+    preset = PRESETS.get(named[-1] if named else "reference", PRESETS["reference"])
+    default = Arguments(release=tyro.MISSING, out=tyro.MISSING, config=preset())
+    return tyro.cli(Arguments, args=argv, default=default, description=__doc__)
+
+
+def main(argv: list[str]) -> None:
+    """The command: exits with status 2 and one sentence on bad input."""
+    with exits_with_one_sentence(BackboneError, CheckpointError):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError("training under torchrun is not built yet: start one process with python -m train")
+        arguments = parse(argv)
+        run(arguments.config, arguments.release, arguments.out, resume=arguments.resume)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,188 @@
+"""What a run is: one frozen `Config`, and the presets, functions that return one.
+
+On the command line the fields of `Config` are plain flags (`--epochs 20`), those of its parts carry the part's
+name (`--optimizer.learning-rate 3e-4`).  The defaults are the published reference's recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from dali_pipes.errors import InputError
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the network is shown."""
+
+    size: int = 224
+    """Side of the letterboxed frame, in pixels."""
+
+    holdout: float = 0.0
+    """Share of the training samples that is held out by whole scenes and evaluated as unseen scenes at the end."""
+
+    threads: int = 0
+    """DALI's threads; 0 for all cores that this process may use."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """How the network starts."""
+
+    drop_path: float = 0.1
+    """Stochastic depth of the backbone."""
+
+    layer_scale: float | None = None
+    """Initial layer scale of the backbone's blocks; None for timm's 1e-6, which random weights outgrow slowly."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How the network learns: AdamW, gradient clipping, and a schedule of the learning rate."""
+
+    learning_rate: float = 1e-4
+    """AdamW's learning rate, the largest one of a cosine schedule."""
+
+    weight_decay: float = 1e-4
+    """AdamW's decoupled weight decay."""
+
+    clip_norm: float = 5.0
+    """Largest norm of the gradient."""
+
+    variance_warmup: int = 4
+    """Epochs in which the mean alone is trained: no gradient reaches log_var."""
+
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    """plateau: multiply by `plateau_factor` when validation RMSE has not fallen for `plateau_patience` epochs, as the
+    reference does; cosine: rise linearly for `warmup` of the steps, then fall to zero as half a cosine."""
+
+    plateau_factor: float = 0.5
+    """See `schedule`."""
+
+    plateau_patience: int = 3
+    """See `schedule`."""
+
+    warmup: float = 0.1
+    """See `schedule`; a share of all steps."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How the hardware is used; changes speed, not the method."""
+
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Precision of the backbone under autocast; auto takes bf16 where the hardware multiplies it, else fp16 on GPUs."""
+
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether torch.compile compiles the step; auto does so on GPUs."""
+
+    log_every: int = 20
+    """Steps between two looks at the loss; only there does the device wait for the host."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run; the defaults are the reference's."""
+
+    epochs: int = 40
+    """Passes over the training samples."""
+
+    batch_size: int = 16
+    """Samples a step."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+
+    seed: int = 0
+    """Seed of the weights, of the samples' order and of the held-out scenes."""
+
+    backbone: str = "convnext_base"
+    """Any ConvNeXt of timm, convnext_atto to convnext_large."""
+
+    weights: str = "imagenet"
+    """imagenet: timm downloads them; none: random; else a local file of timm's weights for the backbone."""
+
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    runtime: Runtime = field(default_factory=Runtime)
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("--epochs", self.epochs, 1, 1e6),
+            ("--batch-size", self.batch_size, 1, 1e6),
+            ("--seed", self.seed, 0, 2**63),
+            ("--data.size", self.data.size, 32, 4096),  # the backbone halves the frame five times
+            ("--data.holdout", self.data.holdout, 0, 1),
+            ("--data.threads", self.data.threads, 0, 1024),
+            ("--model.drop-path", self.model.drop_path, 0, 1),
+            ("--model.layer-scale", self.model.layer_scale or 0, 0, 100),
+            ("--optimizer.learning-rate", self.optimizer.learning_rate, 0, 10),
+            ("--optimizer.weight-decay", self.optimizer.weight_decay, 0, 10),
+            ("--optimizer.clip-norm", self.optimizer.clip_norm, 0, 1e6),
+            ("--optimizer.warmup", self.optimizer.warmup, 0, 1),
+            ("--runtime.log-every", self.runtime.log_every, 1, 1e6),
+        ):
+            if not low <= value <= high:  # false for NaN, too
+                raise InputError(f"{name} must lie between {low:g} and {high:g}, found {value}")
+
+
+def reference() -> Config:
+    """The published recipe: ConvNeXt-base at 224², ImageNet weights, AdamW 1e-4, batch 16, 40 epochs."""
+    return Config()
+
+
+def fast() -> Config:
+    """ConvNeXt-tiny from ImageNet weights, larger batches, half the epochs on a cosine, scenes held out."""
+    return Config(
+        epochs=20,
+        batch_size=64,
+        backbone="convnext_tiny",
+        data=Data(holdout=0.1),
+        optimizer=Optimizer(learning_rate=4e-4, weight_decay=0.05, variance_warmup=2, schedule="cosine"),
+    )
+
+
+def demo() -> Config:
+    """ConvNeXt-atto from random weights at 112², for minutes on two CPU cores: shows the way, not the best result."""
+    return Config(
+        epochs=4,
+        backbone="convnext_atto",
+        weights="none",
+        data=Data(size=112, holdout=0.15),
+        model=Model(drop_path=0.0),
+        optimizer=Optimizer(learning_rate=5e-4, variance_warmup=1, schedule="cosine"),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"reference": reference, "fast": fast, "demo": demo}
+Preset = Literal["reference", "fast", "demo"]
+
+MAY_CHANGE = ("epochs", "device", "data.threads", "runtime.")
+"""What a resumed run may do otherwise than before: it changes when or how fast, not what is learnt."""
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested values, for JSON."""
+    return asdict(config)
+
+
+def flatten(config: Config | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ("optimizer.learning_rate", 0.0001) and so on, in the order of the fields."""
+    for name, value in (to_dict(config) if isinstance(config, Config) else config).items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def differences(config: Config, before: Mapping[str, Any]) -> list[str]:
+    """What makes `config` another run than the one whose `to_dict` was `before`, as ["seed 1, was 0"]."""
+    old = dict(flatten(before))
+    return [
+        f"{name} {value}, was {old.get(name, 'not set')}"
+        for name, value in flatten(config)
+        if not name.startswith(MAY_CHANGE) and old.get(name, "not set") != value
+    ]

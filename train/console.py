@@ -1,0 +1,162 @@
+"""What a person sees of a run: one live view on a terminal, plain lines elsewhere, and tables at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .metrics import NETWORK, ScoreRow
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands at a log step."""
+
+    epoch: int
+    """From 1."""
+    epochs: int
+    step: int
+    """From 1, in the epoch."""
+    steps: int
+    loss: float
+    learning_rate: float
+    samples_per_s: float
+    data_wait: float
+    """Share of the time since the epoch began in which the step waited for data, 0 to 1."""
+    seconds_left: float
+    """For the whole run, as the epochs went so far."""
+
+
+class RunConsole:
+    """Show a run; a context manager.  On a terminal one view is redrawn, elsewhere lines follow one another."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._live: Live | None = None
+        self._epochs = _epoch_table()
+        self._best = math.inf
+
+    def __enter__(self) -> RunConsole:
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live:
+            self._live.update(self._epochs)
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        """One line, such as a choice and its reason."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def moment(self, now: Moment) -> None:
+        """A log step."""
+        if self._live:
+            self._live.update(Group(self._epochs, _view(now, self._best)))
+        else:
+            self.note(
+                f"epoch {now.epoch}/{now.epochs} step {now.step}/{now.steps}: loss {now.loss:.4f},"
+                f" {now.samples_per_s:.0f} samples/s, {now.data_wait:.1%} waiting for data,"
+                f" learning rate {now.learning_rate:.2e}, best {_metres(self._best)},"
+                f" {_duration(now.seconds_left)} left"
+            )
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """The end of an epoch, with the record that metrics.jsonl gets."""
+        is_best = record["rmse"] < self._best
+        self._best = min(self._best, record["rmse"])
+        cells = (
+            str(record["epoch"]),
+            f"{record['train_loss']:.4f}",
+            _metres(record["rmse"]) + (" *" if is_best else "  "),
+            _metres(record["mae"]),
+            f"{record['nll']:.3f}",
+            f"{record['learning_rate']:.1e}",
+            f"{record['samples_per_s']:.0f}",
+            f"{record['data_wait']:.1%}",
+            _duration(record["seconds"]),
+        )
+        self._epochs.add_row(*cells)
+        if self._live:
+            self._live.update(self._epochs)
+        else:
+            self.note(
+                f"epoch {cells[0]} done in {cells[8]}: train loss {cells[1]}, validation RMSE {cells[2].strip()},"
+                f" MAE {cells[3]}, NLL {cells[4]}"
+            )
+
+
+def _epoch_table() -> Table:
+    table = Table(box=None, pad_edge=False, caption="validation; * is the best so far", caption_justify="left")
+    for name in ("epoch", "train loss", "RMSE", "MAE", "NLL", "learning rate", "samples/s", "data wait", "time"):
+        table.add_column(name, justify="right")
+    return table
+
+
+def _view(now: Moment, best: float) -> Table:
+    done = (now.epoch - 1) * now.steps + now.step
+    facts = {
+        "epoch": f"{now.epoch} of {now.epochs}",
+        "step": f"{now.step} of {now.steps}",
+        "samples/s": f"{now.samples_per_s:.0f}",
+        "waiting for data": f"{now.data_wait:.1%}",
+        "loss": f"{now.loss:.4f}",
+        "learning rate": f"{now.learning_rate:.2e}",
+        "best RMSE": _metres(best),
+        "time left": _duration(now.seconds_left),
+    }
+    view = Table.grid(padding=(0, 3))
+    view.add_row(*(Text(name, style="dim") for name in facts))
+    view.add_row(*facts.values())
+    whole = Table.grid()
+    whole.add_row("")
+    whole.add_row(view)
+    whole.add_row(ProgressBar(total=now.epochs * now.steps, completed=done, width=60))
+    return whole
+
+
+def score_table(rows: Sequence[ScoreRow]) -> Table:
+    """The report's score table for a terminal: every figure with its samples and whether their scenes were seen."""
+    table = Table(title="Heights in metres", title_justify="left", box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("samples", "scenes seen", "RMSE", "MAE", "bias", "NLL"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for (group, part), block in groupby(rows, key=lambda row: (row.group, row.part)):
+        table.add_row(Text(group if part == "all" else f"{group}, {part} scenes", style="bold"))
+        for row in block:
+            score = row.scores
+            table.add_row(
+                Text(f"  {row.predictor}{' (metadata)' if row.metadata else ''}"),
+                str(score.n),
+                row.seen,
+                *(_number(value) for value in (score.rmse, score.mae, score.bias, score.nll)),
+                style="bold cyan" if row.predictor == NETWORK else None,
+            )
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "–"
+
+
+def _metres(value: float) -> str:
+    return f"{value:.2f} m" if math.isfinite(value) else "–"
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "–"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

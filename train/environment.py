@@ -1,0 +1,93 @@
+"""What this machine offers and what is made of it: device, precision, compilation, each with its reason."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import NamedTuple
+
+import torch
+
+from dali_pipes.errors import InputError
+
+PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda120", "numpy", "opencv-python-headless")
+
+
+class Choice(NamedTuple):
+    """What was chosen, and why, in words for the console."""
+
+    value: str
+    reason: str
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The torch device for "auto", "cpu", "cuda" or "cuda:N".  Raises InputError if it is not there."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device takes cpu, cuda, cuda:N or auto, found {wanted!r}")
+    if device.type == "cuda":
+        found = torch.cuda.device_count()
+        if (device.index or 0) >= found:
+            raise InputError(f"--device {wanted} was asked for, but torch sees {found} CUDA devices; use --device cpu")
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def choose_precision(wanted: str, device: torch.device) -> Choice:
+    """Resolve "auto" to what the hardware multiplies natively."""
+    if wanted != "auto":
+        return Choice(wanted, "as asked")
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice("bf16", "this GPU multiplies it natively")
+        return Choice("fp16", "this GPU only emulates bf16")
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return Choice("bf16", "this CPU multiplies it natively")
+    return Choice("fp32", "this CPU only emulates bf16")
+
+
+def choose_compilation(wanted: str, device: torch.device) -> Choice:
+    """Resolve "auto": on for GPUs; off for CPUs, where it gains nothing over bf16 and costs a minute to start."""
+    if wanted == "off":
+        return Choice("off", "as asked")
+    if wanted == "auto" and device.type == "cpu":
+        return Choice("off", "on a CPU it takes a minute and gains nothing over eager bf16")
+    if device.type == "cpu" and not _has_cpp_compiler():
+        return Choice("off", "torch.compile needs a C++ compiler on a CPU and found none: install g++")
+    return Choice("on", "as asked" if wanted == "on" else "a GPU pays for it within minutes")
+
+
+def _has_cpp_compiler() -> bool:
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        return False
+    return True
+
+
+def describe(device: torch.device) -> dict[str, str]:
+    """What a reader of the figures must know: the hardware and the versions, by name."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "none used"
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": str(len(os.sched_getaffinity(0))),
+        "torch threads": str(torch.get_num_threads()),
+        "GPU": gpu,
+        **{package: _version(package) for package in PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,212 @@
+"""Predict a table with a network, and report a checkpoint on a release.
+
+python -m train.evaluate --checkpoint runs/one/best.pt --release DIR --out DIR
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+
+from dali_pipes import Loader, SampleTable, Statistics
+from dali_pipes.errors import InputError, exits_with_one_sentence
+from model import BackboneError, CheckpointError, HeightRegressor, checkpoint
+
+from .config import Config, Data
+from .console import score_table
+from .environment import choose_device, choose_precision, describe
+from .metrics import Baselines
+from .report import Predictions, score_rows, write_predictions, write_report
+from .step import Forward
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with all that is needed to use it and to speak of it honestly.
+
+    `scenes`: those it was trained on, None where the checkpoint does not say; `held_out`: those of its release
+    that were kept from it; `baselines`: fitted on its training samples.
+    """
+
+    model: HeightRegressor
+    statistics: Statistics
+    size: int
+    scenes: frozenset[str] | None = None
+    held_out: frozenset[str] = frozenset()
+    baselines: Baselines | None = None
+
+
+def load(path: Path) -> Trained:
+    """Read a checkpoint of this project, or one of the reference's without `about`: ConvNeXt-base at 224².
+
+    Raises CheckpointError if it does not fit.
+    """
+    contents = checkpoint.load(path)
+    about = contents.get("about", {})
+    try:
+        model = HeightRegressor(str(about.get("backbone", Config.backbone)))
+        trained = Trained(
+            model,
+            Statistics(*contents["stats"]),
+            int(about.get("size", Data.size)),
+            frozenset(map(str, about["scenes"])) if "scenes" in about else None,
+            frozenset(map(str, about.get("held_out", ()))),
+            Baselines.from_dict(about["baselines"]) if "baselines" in about else None,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} describes no network of this project: {error}") from None
+    checkpoint.load_into(model, contents["model"], path)
+    return trained
+
+
+def about(config: Config, training: SampleTable, held_out: SampleTable | None, baselines: Baselines) -> dict[str, Any]:
+    """What a checkpoint says of itself beside the reference's two keys, in plain values: `load`'s counterpart."""
+    return {
+        "backbone": config.backbone,
+        "size": config.data.size,
+        "scenes": np.unique(training.scene).tolist(),
+        "held_out": [] if held_out is None else np.unique(held_out.scene).tolist(),
+        "baselines": baselines.to_dict(),
+    }
+
+
+def predict(forward: Forward, loader: Loader, statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
+    """`mu` and `sigma` in metres, both (N,) float64, for all rows of the loader's table."""
+    forward.model.eval()
+    samples, mus, log_vars = [], [], []
+    for batch in loader:
+        mu, log_var = forward.predict(batch)
+        samples.append(batch.sample)
+        mus.append(mu)
+        log_vars.append(log_var)
+    order = torch.cat(samples).cpu().argsort()  # the device is waited for once, here
+    mu_z, log_var_z = (torch.cat(parts).cpu().double()[order].numpy() for parts in (mus, log_vars))
+    return mu_z * statistics.height_std + statistics.height_mean, np.exp(0.5 * log_var_z) * statistics.height_std
+
+
+def evaluate(trained: Trained, tables: dict[str, SampleTable], forward: Forward, threads: int = 0) -> list[Predictions]:
+    """Predict each of the named tables; which samples they are is said in words."""
+    results = []
+    for name, table in tables.items():
+        loader = Loader(
+            table,
+            forward.batch_size,
+            device=forward.device,
+            size=trained.size,
+            statistics=trained.statistics,
+            threads=threads or None,
+        )
+        mu, sigma = predict(forward, loader, trained.statistics)
+        loader.close()
+        scenes = trained.scenes
+        seen = np.isin(table.scene, list(scenes)) if scenes is not None else np.zeros(len(table), bool)
+        results.append(Predictions(name, ABOUT[name], table, mu, sigma, seen))
+    return results
+
+
+ABOUT = {
+    "validation": "The release's own validation split.",
+    "held-out scenes": "Tiles of the training split whose scenes were held out of training as a whole.",
+}
+
+
+def tables_of(release: Path, trained: Trained) -> tuple[SampleTable, dict[str, SampleTable], Trained]:
+    """The release's training table, the tables to evaluate, and `trained` with what its checkpoint left unsaid.
+
+    A checkpoint that does not say which scenes it saw is taken to have seen all training scenes of the release.
+    """
+    training = SampleTable.from_release(release, "train")
+    tables = {"validation": SampleTable.from_release(release, "validation")}
+    held_out = np.isin(training.scene, list(trained.held_out))
+    if held_out.any():
+        tables["held-out scenes"] = training.select(held_out)
+    return (
+        training.select(~held_out),
+        tables,
+        replace(
+            trained,
+            scenes=frozenset(np.unique(training.scene).tolist()) if trained.scenes is None else trained.scenes,
+            baselines=trained.baselines or Baselines.fit(training.length, training.height),
+        ),
+    )
+
+
+def counts(tables: dict[str, SampleTable]) -> dict[str, Any]:
+    """Samples, tiles, scenes and what was left out by reason, of each table: `samples.json`."""
+    return {
+        name: {
+            "samples": len(table),
+            "tiles": len(np.unique(table.tile)),
+            "scenes": len(np.unique(table.scene)),
+            "left_out": dict(Counter(item.reason.value for item in table.left_out)),
+        }
+        for name, table in tables.items()
+    }
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluate a checkpoint on a release's validation split: report.html, predictions.csv and a table of scores."""
+
+    checkpoint: Path
+    """A best.pt or last.pt of a run, or a .pth in the reference's layout."""
+
+    release: Path
+    """Folder with the release's four ZIP archives."""
+
+    out: Path
+    """Folder for report.html and predictions.csv."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+
+    batch_size: int = 64
+    """Samples a step."""
+
+
+def report(arguments: Arguments) -> None:
+    """Evaluate as the command line says.  Raises InputError, CheckpointError or BackboneError on bad input."""
+    device = choose_device(arguments.device)
+    trained = load(arguments.checkpoint)
+    training, tables, trained = tables_of(arguments.release, trained)
+    precision = choose_precision("auto", device).value
+    model = trained.model.to(device).to(memory_format=torch.channels_last)
+    forward = Forward(model, device, arguments.batch_size, precision)
+    predictions = evaluate(trained, tables, forward)
+    assert trained.baselines is not None
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        write_predictions(arguments.out / "predictions.csv", predictions)
+        write_report(
+            arguments.out / "report.html",
+            title=f"{arguments.checkpoint} on {arguments.release.name}",
+            predictions=predictions,
+            baselines=trained.baselines,
+            history=[],
+            config={"checkpoint": str(arguments.checkpoint), "size": trained.size, "precision": precision},
+            environment=describe(device),
+            training={"release": str(arguments.release), **counts({"training": training})["training"]},
+        )
+    except OSError as error:
+        raise InputError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another folder") from None
+    console = Console()
+    console.print(score_table(score_rows(predictions, trained.baselines)))
+    console.print(f"report: {arguments.out / 'report.html'}")
+
+
+def main(argv: list[str]) -> None:
+    """The command: exits with status 2 and one sentence on bad input."""
+    with exits_with_one_sentence(BackboneError, CheckpointError):
+        report(tyro.cli(Arguments, args=argv, description=__doc__))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

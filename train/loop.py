@@ -1,0 +1,257 @@
+"""Training: epochs, validation, and when to save.
+
+The method, top to bottom: `run` prepares and reports, `Training.fit` goes through the epochs, `_train_epoch` through
+the steps.  The step itself is in step.py; where the run is kept, in checkpointing.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dali_pipes import Batch, Loader, SampleTable
+from dali_pipes.errors import InputError
+from model import HeightRegressor, checkpoint
+
+from .checkpointing import History, RunFolder
+from .config import Config, to_dict
+from .console import Moment, RunConsole, score_table
+from .environment import choose_compilation, choose_device, choose_precision, describe
+from .evaluate import about, counts, evaluate, load, predict
+from .metrics import Baselines, score
+from .report import score_rows, write_predictions, write_report
+from .schedule import Schedule
+from .step import Forward, Step
+
+
+def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunConsole | None = None) -> None:
+    """Train on `release` into the run folder `out`, evaluate the best epoch, and write the report.
+
+    Raises InputError, BackboneError or CheckpointError with a sentence for the user.
+    """
+    console = console or RunConsole()
+    folder = RunFolder(out, config, resume=resume)
+    device = choose_device(config.device)
+    training, held_out = SampleTable.from_release(release, "train").hold_out_scenes(config.data.holdout, config.seed)
+    validation = SampleTable.from_release(release, "validation")
+    tables = {"training": training, "validation": validation}
+    if len(held_out):
+        tables["held-out scenes"] = held_out
+
+    with console:
+        fitting = Training(config, device, training, held_out, validation, console)
+        state = folder.load_last()
+        if state:
+            fitting.restore(state, folder.last)
+            console.note(f"resuming {out} after epoch {fitting.epoch} of {config.epochs}")
+        folder.create(describe(device), {"release": str(release), **counts(tables)})
+        fitting.fit(folder)
+
+    evaluated = {name: table for name, table in tables.items() if name != "training"}
+    trained = load(folder.best)
+    checkpoint.load_into(fitting.model, trained.model.state_dict(), folder.best)
+    predictions = evaluate(trained, evaluated, fitting.forward, config.data.threads)
+    write_predictions(out / "predictions.csv", predictions)
+    write_report(
+        out / "report.html",
+        title=out.name,
+        predictions=predictions,
+        baselines=fitting.baselines,
+        history=fitting.history,
+        config=to_dict(config),
+        environment=describe(device),
+        training={
+            "release": str(release),
+            **counts(tables)["training"],
+            "seconds": sum(record["seconds"] for record in fitting.history),
+        },
+    )
+    console.console.print(score_table(score_rows(predictions, fitting.baselines)))
+    console.note(f"report: {out / 'report.html'}")
+
+
+class Training:
+    """A network on its way: what changes from step to step, and what a checkpoint must hold of it."""
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        training: SampleTable,
+        held_out: SampleTable,
+        validation: SampleTable,
+        console: RunConsole,
+    ) -> None:
+        self.config, self.device, self.console = config, device, console
+        self.statistics = training.statistics()
+        self.baselines = Baselines.fit(training.length, training.height)
+        self.about = about(config, training, held_out, self.baselines)
+
+        torch.manual_seed(config.seed)
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+        self.model = HeightRegressor(
+            config.backbone,
+            drop_path=config.model.drop_path,
+            layer_scale=config.model.layer_scale,
+            weights=None if config.weights == "none" else config.weights,
+        )
+        self.model.to(device).to(memory_format=torch.channels_last)
+        precision = choose_precision(config.runtime.precision, device)
+        compilation = choose_compilation(config.runtime.compile, device)
+        console.note(f"device {device}; precision {precision.value}: {precision.reason}")
+        console.note(f"compilation {compilation.value}: {compilation.reason}")
+        compiled = compilation.value == "on"
+        self.forward = Forward(self.model, device, config.batch_size, precision.value, compiled=compiled)
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.optimizer.learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+            fused=True,
+        )
+        self.step = Step(self.forward, optimizer, config.optimizer.clip_norm)
+
+        def loader(table: SampleTable, shuffle: bool) -> Loader:
+            return Loader(
+                table,
+                config.batch_size,
+                device=device,
+                shuffle=shuffle,
+                seed=config.seed,
+                size=config.data.size,
+                statistics=self.statistics,
+                threads=config.data.threads or None,
+            )
+
+        self.train_loader, self.validation_loader = loader(training, True), loader(validation, False)
+        self.schedule = Schedule(config, optimizer, len(self.train_loader))
+        self.epoch = 0
+        self.best_rmse = math.inf
+        self.history: History = []
+
+    def fit(self, folder: RunFolder) -> None:
+        """Train the epochs that are left; after each one save the network, and as the best one if it is."""
+        for epoch in range(self.epoch, self.config.epochs):
+            began = time.perf_counter()
+            record = self._train_epoch(epoch)
+            scores = self._validate()
+            self.schedule.after_epoch(scores.rmse)
+            record |= {"rmse": scores.rmse, "mae": scores.mae, "bias": scores.bias, "nll": scores.nll}
+            record |= {"seconds": time.perf_counter() - began}
+            self.history.append(record)
+            self.epoch = epoch + 1
+            is_best = scores.rmse < self.best_rmse
+            self.best_rmse = min(self.best_rmse, scores.rmse)
+            folder.save(self.state(), self.history, self.weights() if is_best else None)
+            self.console.epoch(record)
+
+    def weights(self) -> dict[str, Any]:
+        """The network in the reference's layout, and what it says of itself."""
+        return {"model": self.model.state_dict(), "stats": tuple(self.statistics), "about": self.about}
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on."""
+        return {
+            **self.weights(),
+            "optimizer": self.step.optimizer.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "epoch": self.epoch,
+            "best_rmse": self.best_rmse,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from `state`, read from `path`.  Raises InputError if it was trained on other data."""
+        if tuple(state["stats"]) != tuple(self.statistics):
+            raise InputError(
+                f"{path} was trained on samples with statistics {tuple(state['stats'])}, but this release gives"
+                f" {tuple(self.statistics)}: the release has changed; train into another --out"
+            )
+        checkpoint.load_into(self.model, state["model"], path)
+        self.step.optimizer.load_state_dict(state["optimizer"])
+        self.step.scaler.load_state_dict(state["scaler"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epoch, self.best_rmse, self.history = state["epoch"], state["best_rmse"], list(state["history"])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        for record in self.history:
+            self.console.epoch(record)
+
+    def _train_epoch(self, epoch: int) -> dict[str, Any]:
+        self.model.train()
+        steps = len(self.train_loader)
+        warming_up = epoch < self.config.optimizer.variance_warmup
+        variance_weight = torch.tensor(0.0 if warming_up else 1.0, device=self.device)
+        learning_rate = self.schedule.learning_rate
+        loss = torch.zeros((), device=self.device)
+        began = time.perf_counter()
+        batches = _Timed(self.train_loader.epoch(epoch))
+        for i, batch in enumerate(batches, start=1):
+            loss += self.step(batch, variance_weight)
+            self.schedule.after_step()
+            if i % self.config.runtime.log_every == 0 or i == steps:
+                self._log(epoch, i, float(loss) / i, time.perf_counter() - began, batches.waited)
+        elapsed = time.perf_counter() - began
+        return {
+            "epoch": epoch + 1,
+            "train_loss": float(loss) / steps,
+            "learning_rate": learning_rate,
+            "samples_per_s": steps * self.config.batch_size / elapsed,
+            "data_wait": batches.waited / elapsed,
+        }
+
+    def _log(self, epoch: int, step: int, loss: float, elapsed: float, waited: float) -> None:
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss} at step {step} of epoch {epoch + 1}: the training diverged; lower"
+                " --optimizer.learning-rate, or use --runtime.precision fp32"
+            )
+        steps, epochs = len(self.train_loader), self.config.epochs
+        if self.history:
+            an_epoch = sum(record["seconds"] for record in self.history) / len(self.history)
+            left = (epochs - epoch - step / steps) * an_epoch
+        else:
+            left = elapsed / step * (steps * (epochs - epoch) - step)
+        self.console.moment(
+            Moment(
+                epoch=epoch + 1,
+                epochs=epochs,
+                step=step,
+                steps=steps,
+                loss=loss,
+                learning_rate=self.schedule.learning_rate,
+                samples_per_s=step * self.config.batch_size / elapsed,
+                data_wait=waited / elapsed,
+                seconds_left=left,
+            )
+        )
+
+    def _validate(self) -> Any:
+        mu, sigma = predict(self.forward, self.validation_loader, self.statistics)
+        return score(self.validation_loader.table.height, mu, sigma)
+
+
+class _Timed:
+    """Batches, and the seconds that their consumer waited for them."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        began = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self.waited += time.perf_counter() - began

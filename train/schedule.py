@@ -1,0 +1,60 @@
+"""The learning rate over a run: the reference's plateau, or a warm-up and a cosine."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch.optim import Optimizer as TorchOptimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from .config import Config
+
+
+def cosine(step: int, steps: int, warmup: int) -> float:
+    """Share of the largest learning rate at `step` of `steps`: linear over `warmup` steps, then half a cosine to 0."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+class Schedule:
+    """Call `after_step` after each step and `after_epoch` with the validation RMSE after each epoch."""
+
+    def __init__(self, config: Config, optimizer: TorchOptimizer, steps_per_epoch: int) -> None:
+        self._optimizer = optimizer
+        self._plateau: ReduceLROnPlateau | None = None
+        self._cosine: LambdaLR | None = None
+        recipe = config.optimizer
+        if recipe.schedule == "plateau":
+            self._plateau = ReduceLROnPlateau(optimizer, factor=recipe.plateau_factor, patience=recipe.plateau_patience)
+        else:
+            steps = config.epochs * steps_per_epoch
+            warmup = round(recipe.warmup * steps)
+            self._cosine = LambdaLR(optimizer, lambda step: cosine(step, steps, warmup))
+
+    @property
+    def learning_rate(self) -> float:
+        """The one that the next step will use."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def after_step(self) -> None:
+        """Move on by a step."""
+        if self._cosine:
+            self._cosine.step()
+
+    def after_epoch(self, rmse: float) -> None:
+        """Tell the plateau how the epoch went; `rmse` in metres."""
+        if self._plateau:
+            self._plateau.step(rmse)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        state: dict[str, Any] = (self._plateau or self._cosine).state_dict()  # type: ignore[union-attr]
+        return {key: value for key, value in state.items() if key != "lr_lambdas"}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        if self._cosine:
+            state = {**state, "lr_lambdas": [None]}
+        (self._plateau or self._cosine).load_state_dict(state)  # type: ignore[union-attr]

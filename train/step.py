@@ -1,0 +1,93 @@
+"""The step: a uint8 batch in, a loss out.  Layout, normalisation and autocast happen in here, so that a compiler
+sees them together with the network.
+
+No line of this file waits for the device: the loss stays there as a tensor.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dali_pipes import Batch
+from model import gaussian_nll
+
+MEAN = (0.485, 0.456, 0.406, 0.5, 0.5)  # ImageNet's for RGB, the reference's for the two masks
+STD = (0.229, 0.224, 0.225, 0.5, 0.5)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class Forward:
+    """`model` on batches of at most `batch_size` samples: their loss, or their predictions.
+
+    `precision`: "bf16", "fp16" or "fp32" for the backbone; `compiled`: whether forward and loss are compiled as one
+    graph, which leaves `model` itself as it is, to be saved and loaded.
+    """
+
+    def __init__(
+        self, model: nn.Module, device: torch.device, batch_size: int, precision: str, *, compiled: bool = False
+    ) -> None:
+        self.model = model
+        self.device = device
+        self.batch_size = batch_size
+        self.compiled = compiled
+        self.dtype = DTYPES[precision]
+        # (x / 255 - mean) / std as one multiplication and one addition
+        self._scale = torch.tensor([1 / (255 * std) for std in STD], device=device)[:, None, None]
+        shift = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
+        self._shift = torch.tensor(shift, device=device)[:, None, None]
+        self._loss = (
+            torch.compile(self._forward_loss, fullgraph=True, dynamic=False) if compiled else self._forward_loss
+        )
+        self._predict = torch.compile(self._forward, fullgraph=True, dynamic=False) if compiled else self._forward
+
+    def loss(self, batch: Batch, variance_weight: Tensor) -> Tensor:
+        """Mean loss of a batch, 0-dim.  `variance_weight`: 0-dim float, 0 while the mean warms up, then 1."""
+        return self._loss(batch.rgb, batch.polyline, batch.padding, batch.length, batch.height, variance_weight)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`mu`, `log_var` of the z-normalised heights, both (B,) float32 on the device."""
+        inputs = [batch.rgb, batch.polyline, batch.padding, batch.length]
+        missing = self.batch_size - len(batch)
+        if self.compiled and missing:  # a batch of another size would be another graph
+            inputs = [torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in inputs]
+        mu, log_var = self._predict(*inputs)
+        return mu[: len(batch)], log_var[: len(batch)]
+
+    def image(self, rgb: Tensor, polyline: Tensor, padding: Tensor) -> Tensor:
+        """(B, S, S, 3), (B, S, S, 1), (B, S, S, 1) uint8 → (B, 5, S, S) normalised float32, channels_last."""
+        pixels = torch.cat([rgb, polyline, padding], dim=-1).permute(0, 3, 1, 2)  # a view: HWC is channels_last
+        return torch.addcmul(self._shift, pixels.float(), self._scale)
+
+    def _forward(self, rgb: Tensor, polyline: Tensor, padding: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            mu, log_var = self.model(self.image(rgb, polyline, padding), length)
+        return mu, log_var
+
+    def _forward_loss(
+        self, rgb: Tensor, polyline: Tensor, padding: Tensor, length: Tensor, height: Tensor, variance_weight: Tensor
+    ) -> Tensor:
+        mu, log_var = self._forward(rgb, polyline, padding, length)
+        return gaussian_nll(mu, log_var, height, variance_weight).mean()
+
+
+class Step:
+    """Forward, backward, clipping, AdamW; with fp16 a loss scaler around them."""
+
+    def __init__(self, forward: Forward, optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
+        self.forward = forward
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.scaler = torch.amp.GradScaler(forward.device.type, enabled=forward.dtype == torch.float16)
+
+    def __call__(self, batch: Batch, variance_weight: Tensor) -> Tensor:
+        """Update the parameters; returns the batch's mean loss, 0-dim on the device, without its graph."""
+        loss = self.forward.loss(batch, variance_weight)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.forward.model.parameters(), self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
