@@ -1,13 +1,19 @@
 # The README's commands.  Each makes the virtual environment if need be; a second run installs nothing.
 PYTHON ?= python3
 BIN := .venv/bin
+RUNS := runs
+# A test makes both smaller.
+RENDER := --train 2000 --val 300 --scenes 80
+DEMO :=
 
 .PHONY: demo test lint
-demo: .venv/installed
-	test -e runs/release/VL_KS_LINE.zip || $(BIN)/python -m bench.render runs/release --train 2000 --val 300 --scenes 80
-	$(BIN)/python -m dali_pipes runs/release
-	rm -rf runs/demo
-	$(BIN)/python -m train --release runs/release --preset demo --out runs/demo
+demo: .venv/installed $(RUNS)/release/VL_KS_LINE.zip
+	$(BIN)/python -m dali_pipes $(RUNS)/release
+	rm -rf $(RUNS)/demo
+	$(BIN)/python -m train --release $(RUNS)/release --preset demo --out $(RUNS)/demo $(DEMO)
+
+$(RUNS)/release/VL_KS_LINE.zip: | .venv/installed
+	$(BIN)/python -m bench.render $(RUNS)/release $(RENDER)
 
 test: lint
 	$(BIN)/python -m pytest

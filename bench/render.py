@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
@@ -68,11 +69,10 @@ class Render:
     """Processes that render; if not given, as many as there are processors and work for."""
 
 
-def main() -> None:
-    """Command line: `Render`'s fields are the flags."""
-    render = tyro.cli(Render)
+def main(argv: list[str]) -> None:
+    """The command: `Render`'s fields are the flags; exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence():
-        write(render)
+        write(tyro.cli(Render, args=argv))
 
 
 def render_release(
@@ -193,4 +193,4 @@ def _member(name: str, compression: int) -> ZipInfo:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -156,7 +156,7 @@ def test_a_checkpoint_returns_what_was_saved(network: HeightRegressor, tmp_path:
 def test_a_failed_write_leaves_the_old_checkpoint(network: HeightRegressor, tmp_path: Path) -> None:
     path = tmp_path / "best.pt"
     save(path, {"model": network.state_dict(), "stats": STATS})
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises(Exception, match=r"pickle|local object"):
         save(path, {"model": {}, "stats": lambda: None})
     assert load(path)["stats"] == STATS
     assert [item.name for item in tmp_path.iterdir()] == ["best.pt"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 from bench.landscape import paint
-from bench.render import render_release
+from bench.render import main, render_release
 from bench.scene import draw_chimneys, draw_scenes
 from bench.tile import Tile
 from dali_pipes.errors import InputError
@@ -276,14 +275,10 @@ def test_flags_that_cannot_be_met_exit_2_with_one_sentence_and_no_files(
     flags: list[str],
     said: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from bench.render import main
-
-    monkeypatch.setattr(sys, "argv", ["bench.render", str(tmp_path / "out"), *flags])
     with pytest.raises(SystemExit) as exit_:
-        main()
+        main([str(tmp_path / "out"), *flags])
     assert exit_.value.code == 2
     sentence = capsys.readouterr().err
     assert said in sentence

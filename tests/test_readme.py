@@ -1,0 +1,82 @@
+"""Every command of the README is run: `make test` by CI, all others here, on a small release and with fewer steps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import bench.render
+import dali_pipes.__main__
+import train.__main__
+import train.evaluate
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+SHELL = [line.split("#")[0].strip() for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
+FEWER_STEPS = ["--weights=none", "--backbone=convnext_atto", "--epochs=1", "--data.size=32", "--device=cpu"]
+
+
+def smaller(argv: list[str]) -> list[str]:
+    return [*argv, *FEWER_STEPS]
+
+
+def fewer_tiles(argv: list[str]) -> list[str]:
+    return [{"2000": "24", "300": "8", "80": "6"}.get(argument, argument) for argument in argv]
+
+
+def unchanged(argv: list[str]) -> list[str]:
+    return argv
+
+
+MAINS: dict[str, tuple[Callable[[list[str]], None], Callable[[list[str]], list[str]]]] = {
+    "bench.render": (bench.render.main, fewer_tiles),
+    "dali_pipes": (dali_pipes.__main__.main, unchanged),
+    "train": (train.__main__.main, smaller),
+    "train.evaluate": (train.evaluate.main, unchanged),
+}
+
+
+def test_the_python_commands_run_as_they_stand_one_after_the_other(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "DIR").symlink_to(release)
+    ran = set()
+    for line in SHELL:
+        words = shlex.split(line)
+        if words[:2] == ["python", "-m"]:
+            main, adapt = MAINS[words[2]]
+            main(adapt(words[3:]))
+            ran.add(words[2])
+    assert ran == set(MAINS)
+    assert (tmp_path / "runs/one-again/report.html").exists()
+
+
+def test_the_notebook_lines_run(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "DIR").symlink_to(release)
+    for kind, block in BLOCKS:
+        if kind == "python":
+            exec(compile(block, "README.md", "exec"), {})
+
+
+def test_make_demo_ends_with_a_report(tmp_path: Path) -> None:
+    assert "make demo" in SHELL
+    small = ["RENDER=--train 60 --val 12 --scenes 10", "DEMO=--epochs 1 --data.size 32", f"RUNS={tmp_path}"]
+    installed = ["--old-file=.venv/installed", f"BIN={Path(sys.executable).parent}"]
+    result = subprocess.run(["make", "demo", *small, *installed], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert f"report: {tmp_path}/demo/report.html" in result.stdout
+    assert "linear in length" in result.stdout
+    assert (tmp_path / "demo/report.html").stat().st_size > 50_000
+
+
+def test_nothing_else_is_told_to_be_typed() -> None:
+    others = [line for line in SHELL if line and not line.startswith(("python -m ", "make demo", "make test"))]
+    assert others == []
