@@ -3,7 +3,8 @@
     for batch in Loader(table, batch_size=32, device="cpu", shuffle=False):
         batch.rgb, batch.polyline, batch.padding, batch.length, batch.height, batch.sample
 
-One iteration is one epoch; the next one continues with the next epoch's order, already prefetched.
+One iteration is one epoch; the next one continues with the next epoch's order, already prefetched.  With a cache the
+first epoch is streamed and kept, and the others are gathered from it, byte for byte the same.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from .cache import TileCache
 from .errors import InputError
 from .graph import build
 from .plan import Plan, TrainingPlan, ValidationPlan
@@ -50,7 +54,8 @@ class Loader:
     (a new order each epoch from `seed`, equal batches, the remainder dropped) or a validation epoch (the table's
     order, each sample once, the last batch partial); `size`: S, the frame's side in pixels; `statistics`:
     z-normalises length and height; `threads`: DALI's, default all cores this process may use; `prefetch`: batches
-    made ahead.  Raises InputError where the table is too small for a batch or an image cannot be decoded.
+    made ahead; `cache`: "none", or where tiles are kept after the first epoch, in the memory of the "host" or of the
+    "device".  Raises InputError where the table is too small for a batch or an image cannot be decoded.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Loader:
         world_size: int = 1,
         threads: int | None = None,
         prefetch: int = 2,
+        cache: str = "none",
     ) -> None:
         self.table = table
         self.device = torch.device(device)
@@ -81,6 +87,8 @@ class Loader:
         self._height = torch.from_numpy(height).to(self.device, torch.float32)
         self._pipeline: Any = None
         self._next_step = 0
+        where = {"none": None, "host": torch.device("cpu"), "device": self.device}[cache]
+        self._cache = TileCache(table, size, where) if where is not None else None
 
     def __len__(self) -> int:
         """Batches in an epoch of this rank."""
@@ -92,24 +100,56 @@ class Loader:
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches `first`, `first` + 1, … of `epoch`; going on where the last epoch ended costs nothing."""
+        if self._cache and self._cache.begun:
+            self._complete(self._cache)
         for step in range(epoch * len(self) + first, (epoch + 1) * len(self)):
-            yield self._batch(step)
+            rows = self.plan.ids(step)
+            if self._cache and self._cache.complete:
+                self._next_step = step + 1
+                yield self._gather(self._cache, rows)
+                continue
+            batch = self._stream(step)
+            if self._cache:
+                self._cache.put(rows, batch.rgb, batch.polyline, batch.padding)
+            yield batch
 
     def close(self) -> None:
-        """Free the pipeline's threads and buffers; the next epoch builds it anew."""
+        """Free the pipeline's threads and buffers; the next streamed epoch builds it anew."""
         self._pipeline = None
 
-    def _batch(self, step: int) -> Batch:
+    def _gather(self, cache: TileCache, rows: np.ndarray) -> Batch:
+        sample = torch.from_numpy(rows).to(self.device)
+        rgb, polyline, padding = (x.to(self.device) for x in cache.get(sample.to(cache.device)))
+        return self._batch(rgb, polyline, padding, sample)
+
+    def _complete(self, cache: TileCache) -> None:
+        """Stream what the first epoch did not show, such as the remainder that its last batch left."""
+        self.close()
+        rows = cache.missing
+        if not len(rows):
+            return
+        rest = Loader(
+            self.table.select(rows), self.plan.largest_batch, device=self.device, size=self.size, threads=self._threads
+        )
+        for batch in rest:
+            cache.put(rows[: len(batch)], batch.rgb, batch.polyline, batch.padding)
+            rows = rows[len(batch) :]
+
+    def _stream(self, step: int) -> Batch:
         if self._pipeline is None or step != self._next_step:
             self._pipeline = self._build(step)
         self._next_step = step + 1
+        # On a GPU the outputs are ordered after the stream that trains, so that nobody waits on the host.
+        stream = (torch.cuda.current_stream(self.device).cuda_stream,) if self.device.type == "cuda" else ()
         try:
-            outputs = self._pipeline.run(*self._stream())
+            outputs = self._pipeline.run(*stream)
         except RuntimeError as error:
             self.close()  # DALI's state is undefined after an exception
             raise InputError(self._undecodable(step, error)) from error
         rgb, polyline, padding, sample = (from_dlpack(output.as_tensor()) for output in outputs)
-        sample = sample.flatten()
+        return self._batch(rgb, polyline, padding, sample.flatten())
+
+    def _batch(self, rgb: Tensor, polyline: Tensor, padding: Tensor, sample: Tensor) -> Batch:
         return Batch(rgb, polyline, padding, self._length[sample, None], self._height[sample], sample)
 
     def _build(self, step: int) -> Any:
@@ -123,10 +163,6 @@ class Loader:
             threads=self._threads,
             prefetch=self._prefetch,
         )
-
-    def _stream(self) -> tuple[int, ...]:
-        """On a GPU the outputs are ordered after the stream that trains, so that nobody waits on the host."""
-        return (torch.cuda.current_stream(self.device).cuda_stream,) if self.device.type == "cuda" else ()
 
     def _undecodable(self, step: int, error: RuntimeError) -> str:
         tiles = sorted(set(self.table.tile[self.plan.ids(step)].tolist()))

@@ -26,6 +26,9 @@ class Data:
     threads: int = 0
     """DALI's threads; 0 for all cores that this process may use."""
 
+    cache: Literal["auto", "none", "host", "device"] = "auto"
+    """Where letterboxed tiles are kept after the first epoch; auto: where they take at most half of the free memory."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -160,7 +163,7 @@ def demo() -> Config:
 PRESETS: dict[str, Callable[[], Config]] = {"reference": reference, "fast": fast, "demo": demo}
 Preset = Literal["reference", "fast", "demo"]
 
-MAY_CHANGE = ("epochs", "device", "data.threads", "runtime.")
+MAY_CHANGE = ("epochs", "device", "data.threads", "data.cache", "runtime.")
 """What a resumed run may do otherwise than before: it changes when or how fast, not what is learnt."""
 
 

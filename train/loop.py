@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from dali_pipes import Batch, Loader, SampleTable
+from dali_pipes.cache import bytes_needed
+from dali_pipes.cache import choose as choose_cache
 from dali_pipes.errors import InputError
 from model import HeightRegressor, checkpoint
 
@@ -116,6 +118,10 @@ class Training:
         )
         self.step = Step(self.forward, optimizer, config.optimizer.clip_norm)
 
+        needed = sum(bytes_needed(table, config.data.size) for table in (training, validation))
+        cache = choose_cache(config.data.cache, needed, device)
+        console.note(f"cache {cache.value}: {cache.reason}")
+
         def loader(table: SampleTable, shuffle: bool) -> Loader:
             return Loader(
                 table,
@@ -126,6 +132,7 @@ class Training:
                 size=config.data.size,
                 statistics=self.statistics,
                 threads=config.data.threads or None,
+                cache=cache.value,
             )
 
         self.train_loader, self.validation_loader = loader(training, True), loader(validation, False)
