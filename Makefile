@@ -7,12 +7,12 @@ RENDER := --train 2000 --val 300 --scenes 80
 DEMO :=
 
 .PHONY: demo test lint
-demo: .venv/installed $(RUNS)/release/VL_KS_LINE.zip
+demo: .venv/installed $(RUNS)/release/VS_KS.zip
 	$(BIN)/python -m dali_pipes $(RUNS)/release
 	rm -rf $(RUNS)/demo
 	$(BIN)/python -m train --release $(RUNS)/release --preset demo --out $(RUNS)/demo $(DEMO)
 
-$(RUNS)/release/VL_KS_LINE.zip: | .venv/installed
+$(RUNS)/release/VS_KS.zip: | .venv/installed
 	$(BIN)/python -m bench.render $(RUNS)/release $(RENDER)
 
 test: lint

@@ -21,11 +21,11 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import shutil
 import sys
-import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +38,8 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.scene import draw_scenes
-from bench.tile import Tile, random_stream, render_tile
+from bench.tile import Tile, random_stream, render_tile, start_worker
+from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 
 # Where each split goes: its images and its labels.
@@ -72,7 +73,7 @@ class Render:
 def main(argv: list[str]) -> None:
     """The command: `Render`'s fields are the flags; exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence():
-        write(tyro.cli(Render, args=argv))
+        write(parse(Render, argv, module="bench.render", description=__doc__))
 
 
 def render_release(
@@ -100,10 +101,9 @@ def write(render: Render) -> None:
     try:
         render.out.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory(prefix=".rendering-", dir=render.out) as folder,
+            unfinished_folder(render.out) as unfinished,
             closing(_rendered(tiles, render.workers)) as files,
         ):
-            unfinished = Path(folder)
             for split, (images, labels) in ARCHIVES.items():
                 with ZipFile(unfinished / images, "w") as jpegs, ZipFile(unfinished / labels, "w") as jsons:
                     for tile, (jpeg, label) in zip(splits[split], files, strict=False):
@@ -113,6 +113,18 @@ def write(render: Render) -> None:
                 os.replace(archive, render.out / archive.name)
     except OSError as error:
         raise InputError(f"cannot write the release into {render.out}: {error.strerror or error}") from error
+
+
+@contextmanager
+def unfinished_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder in `out`, empty at first and gone at the end; one that a kill has left is emptied."""
+    folder = out / ".rendering"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check(render: Render) -> None:
@@ -173,7 +185,7 @@ def _rendered(tiles: list[Tile], workers: int | None) -> Generator[tuple[bytes, 
             yield from track(map(render_tile, tiles), "rendering", len(tiles), console=console, disable=quiet)
             return
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool:
+        with ProcessPoolExecutor(workers, spawn, start_worker) as pool:
             try:
                 files = pool.map(render_tile, tiles, chunksize=8)
                 yield from track(files, "rendering", len(tiles), console=console, disable=quiet)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
+import threading
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -98,3 +101,17 @@ def random_stream(*entropy: int) -> np.random.Generator:
 def _shuffled(mapping: Mapping[str, object], rng: np.random.Generator) -> dict[str, object]:
     items = list(mapping.items())
     return dict(items[i] for i in rng.permutation(len(items)))
+
+
+def start_worker() -> None:
+    """Prepare a process that renders tiles: one thread, since a tile is too small to share, and no longer life
+    than its parent's, which may be killed."""
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

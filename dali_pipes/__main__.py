@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from .command import parse
 from .errors import exits_with_one_sentence
 from .inspection import inspect
 
@@ -21,7 +22,7 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence():
-        inspect(tyro.cli(Arguments, args=argv, description=__doc__).release)
+        inspect(parse(Arguments, argv, module="dali_pipes", description=__doc__).release)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,11 @@ def find_archives(release: Path, split: str) -> tuple[Path, Path]:
 
 
 def _find_one(release: Path, stem: str) -> Path:
-    found = sorted(path for path in release.rglob(f"{stem}.zip") if path.is_file())
+    everywhere = (path for path in release.rglob(f"{stem}.zip") if path.is_file())
+    in_sight = (
+        path for path in everywhere if not any(part.startswith(".") for part in path.relative_to(release).parts)
+    )
+    found = sorted(in_sight)
     if len(found) == 1:
         return found[0]
     if found:
@@ -77,8 +81,10 @@ class Archive:
         try:
             with self.path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-            raise InputError(f"{self.path} cannot be read: {error}") from None
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
+        except ValueError:
+            raise InputError(f"{self.path} is empty; load it anew") from None
         self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         members = [entry for entry in self._entries() if not entry[0].endswith("/")]
         self.names = [name.rsplit("/", 1)[-1] for name, *_ in members]

@@ -89,7 +89,7 @@ class TileCache:
 
     def put(self, rows: np.ndarray, rgb: Tensor, polyline: Tensor, padding: Tensor) -> None:
         """Keep B samples: `rows` (B,) int64 on the host, the others (B, S, S, ·) uint8 on the cache's device or any."""
-        where = torch.from_numpy(rows).to(self.device)
+        where = torch.tensor(rows, device=self.device)
         self._rgb.index_copy_(0, self._tile[where], rgb.to(self.device))
         self._polyline.index_copy_(0, where, polyline.to(self.device))
         self._padding.index_copy_(0, self._geometry[where], padding.to(self.device))

@@ -20,12 +20,19 @@ class InputError(ValueError):
 
 @contextmanager
 def exits_with_one_sentence(*also: type[Exception]) -> Iterator[None]:
-    """Turn an `InputError`, or one of `also`, into `error: <sentence>` on stderr and exit status 2; Ctrl-C into 130."""
+    """Turn bad input into `error: <sentence>` on stderr and exit status 2, Ctrl-C into 130.
+
+    Bad input is an `InputError`, one of `also`, or an OSError such as a full disk.
+    """
     try:
         yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except OSError as error:  # a full disk, a folder where a file should be, no permission
+        where = f" {error.filename}" if error.filename else ""
+        print(f"error: cannot read or write{where}: {error.strerror or error}", file=sys.stderr)
+        raise SystemExit(2) from None
     except Exception as error:
         if not isinstance(error, (InputError, *also)):
             raise

@@ -78,7 +78,7 @@ class Loader:
         self.device = torch.device(device)
         self.size = size
         self.plan = _plan(len(table), batch_size, shuffle, seed, rank, world_size)
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or len(os.sched_getaffinity(0))
         self._prefetch = prefetch
         stats = statistics or Statistics(0.0, 1.0, 0.0, 1.0)
         length = (table.length - stats.length_mean) / stats.length_std
@@ -118,7 +118,7 @@ class Loader:
         self._pipeline = None
 
     def _gather(self, cache: TileCache, rows: np.ndarray) -> Batch:
-        sample = torch.from_numpy(rows).to(self.device)
+        sample = torch.tensor(rows, device=self.device)
         rgb, polyline, padding = (x.to(self.device) for x in cache.get(sample.to(cache.device)))
         return self._batch(rgb, polyline, padding, sample)
 
@@ -129,7 +129,7 @@ class Loader:
         if not len(rows):
             return
         rest = Loader(
-            self.table.select(rows), self.plan.largest_batch, device=self.device, size=self.size, threads=self._threads
+            self.table.select(rows), self.plan.largest_batch, device=self.device, size=self.size, threads=self.threads
         )
         for batch in rest:
             cache.put(rows[: len(batch)], batch.rgb, batch.polyline, batch.padding)
@@ -160,7 +160,7 @@ class Loader:
             batch_size=self.plan.largest_batch,
             device="gpu" if on_gpu else "cpu",
             device_id=(self.device.index or 0) if on_gpu else None,
-            threads=self._threads,
+            threads=self.threads,
             prefetch=self._prefetch,
         )
 

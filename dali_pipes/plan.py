@@ -24,7 +24,9 @@ def shuffled(samples: int, seed: int, epoch: int) -> Ids:
     `Generator.permutation`.
     """
     keys = np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(samples)
-    return np.argsort(keys, kind="stable")
+    order = np.argsort(keys, kind="stable")
+    order.setflags(write=False)  # shared between calls
+    return order
 
 
 @dataclass(frozen=True)

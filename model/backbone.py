@@ -33,13 +33,13 @@ def create_backbone(name: str, drop_path: float, layer_scale: float | None, weig
             name, pretrained=weights is not None, in_chans=CHANNELS, num_classes=0, drop_path_rate=drop_path, **options
         )
     except Exception as error:  # timm and the hub raise a dozen unrelated types for "not there" and "does not fit"
-        if weights is None:
-            raise
         raise BackboneError(_why_not(name, weights, error)) from error
 
 
-def _why_not(backbone: str, weights: str | Path, error: Exception) -> str:
+def _why_not(backbone: str, weights: str | Path | None, error: Exception) -> str:
     detail = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    if weights is None:
+        return f"timm cannot build the backbone {backbone}: {detail}"
     if weights == IMAGENET:
         return (
             f"the ImageNet weights of {backbone} could not be downloaded from the Hugging Face hub ({detail});"

@@ -6,12 +6,13 @@ checked against the network before it is loaded.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .whole_file import write_whole
 
 Stats = tuple[float, float, float, float]
 
@@ -21,21 +22,8 @@ class CheckpointError(ValueError):
 
 
 def save(path: Path, contents: dict[str, Any]) -> None:
-    """Write `contents` (tensors and plain values) to `path` by temporary file, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(contents, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Write `contents` (tensors and plain values) to `path`, whole or not at all."""
+    write_whole(path, lambda file: torch.save(contents, file))
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -44,6 +32,8 @@ def load(path: Path) -> dict[str, Any]:
     Raises CheckpointError if it is missing, is no checkpoint, holds anything but tensors and plain values, or has
     statistics that are not four finite numbers with positive deviations.
     """
+    if not path.is_file():
+        raise CheckpointError(f"expected a checkpoint at {path}, found no such file")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile pickle can make the unpickler raise anything

@@ -18,6 +18,7 @@ from bench.landscape import paint
 from bench.render import main, render_release
 from bench.scene import draw_chimneys, draw_scenes
 from bench.tile import Tile
+from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
 
 ARCHIVES = {"TS_KS.zip", "TL_KS_LINE.zip", "VS_KS.zip", "VL_KS_LINE.zip"}
@@ -308,3 +309,13 @@ def test_an_interrupted_render_leaves_no_archive_behind(tmp_path: Path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         render_release(tmp_path, train=8, val=2, scenes=2, workers=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_rendering_left_is_cleared_and_seen_by_nobody(tmp_path: Path) -> None:
+    (tmp_path / ".rendering").mkdir()
+    (tmp_path / ".rendering/TS_KS.zip").write_bytes(b"half")
+    render_release(tmp_path, train=2, val=1, scenes=1, workers=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"TS_KS.zip", "TL_KS_LINE.zip", "VS_KS.zip", "VL_KS_LINE.zip"}
+    (tmp_path / ".rendering").mkdir()
+    (tmp_path / ".rendering/TS_KS.zip").write_bytes(b"half")
+    assert len(SampleTable.from_release(tmp_path))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ import train.__main__
 import train.evaluate
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
-from train.config import Config, Data, Model, Optimizer, Runtime, demo, differences, fast, reference, to_dict
+from model import CheckpointError
+from train.config import Config, Data, Model, Optimizer, Runtime, demo, differences, fast, reference
 from train.console import RunConsole
 from train.environment import choose_compilation, choose_device, choose_precision
 from train.loop import run
@@ -74,7 +76,7 @@ def test_a_run_folder_holds_what_it_should(finished: tuple[Path, str], release: 
     folder, text = finished
     files = "config.json environment.txt samples.json metrics.jsonl last.pt best.pt report.html predictions.csv"
     assert {path.name for path in folder.iterdir()} == set(files.split())
-    assert json.loads((folder / "config.json").read_text()) == to_dict(SMALL)
+    assert json.loads((folder / "config.json").read_text()) == asdict(SMALL)
     table = SampleTable.from_release(release)
     samples = json.loads((folder / "samples.json").read_text())
     assert samples["training"]["samples"] + samples["held-out scenes"]["samples"] == len(table)
@@ -140,6 +142,50 @@ def test_another_runs_folder_is_refused_with_the_difference(finished: tuple[Path
     assert (folder / "last.pt").read_bytes() == before
 
 
+def test_a_folder_that_lost_its_configuration_is_neither_overwritten_nor_resumed(
+    finished: tuple[Path, str], release: Path, tmp_path: Path
+) -> None:
+    shutil.copy(finished[0] / "last.pt", tmp_path / "last.pt")
+    with pytest.raises(InputError, match="add --resume to continue it"):
+        run(SMALL, release, tmp_path, resume=False)
+    with pytest.raises(InputError, match="expected the configuration of a run"):
+        run(SMALL, release, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "source", "sentence"),
+    [("last.pt", "best.pt", "it is no last.pt"), ("best.pt", None, "expected a checkpoint at")],
+)
+def test_a_foreign_or_missing_checkpoint_is_told_before_training(
+    place: str, source: str | None, sentence: str, finished: tuple[Path, str], release: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    if source:
+        shutil.copy(folder / source, folder / place)
+    else:
+        (folder / place).unlink()
+    with pytest.raises((InputError, CheckpointError), match=sentence):
+        run(SMALL, release, folder, resume=True, console=Quiet())
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run/report.html").mkdir(parents=True)
+    small = ["--epochs", "1", "--data.size", "32", "--batch-size", "16"]
+    with pytest.raises(SystemExit) as exit_status:
+        train.__main__.main([argument.format(release=release, tmp=tmp_path) for argument in [*DEMO[1:], *small]])
+    assert exit_status.value.code == 2
+    assert "cannot read or write" in capsys.readouterr().err
+
+
+def test_the_environment_tells_what_was_chosen(finished: tuple[Path, str]) -> None:
+    told = (finished[0] / "environment.txt").read_text()
+    for name in ("device: cpu", "precision: ", "compilation: off", "cache: host", "processor: "):
+        assert name in told
+
+
 def test_a_changed_release_is_refused(finished: tuple[Path, str], tmp_path: Path) -> None:
     from bench.render import render_release
 
@@ -147,7 +193,7 @@ def test_a_changed_release_is_refused(finished: tuple[Path, str], tmp_path: Path
     before = (folder / "samples.json").read_text()
     render_release(tmp_path / "other", train=60, val=8, scenes=6, seed=77)
     with pytest.raises(InputError, match="the release has changed"):
-        run(replace(SMALL, epochs=4), tmp_path / "other", folder, resume=True, console=Quiet())
+        run(SMALL, tmp_path / "other", folder, resume=True, console=Quiet())
     assert (folder / "samples.json").read_text() == before
 
 
@@ -209,6 +255,14 @@ MAINS = {"train": train.__main__.main, "train.evaluate": train.evaluate.main, "d
     [
         (["train", "--release", "nowhere", "--out", "{tmp}/run", "--preset", "demo"], "found no folder at nowhere"),
         ([*DEMO, "--epochs", "0"], "--epochs must lie between 1 and"),
+        ([*DEMO, "--epochs", "many"], "Error parsing --epochs"),
+        ([*DEMO, "--bogus", "3"], "Unrecognized options: --bogus"),
+        ([*TRAIN, "--preset", "nonsense"], "see python -m train --help"),
+        (["train", "--release", "{release}"], "Missing from python -m train: --out"),
+        ([*DEMO, "--optimizer.plateau-factor", "2"], "--optimizer.plateau-factor must lie between"),
+        ([*DEMO, "--data.size", "8"], "--data.size must lie between 32"),
+        ([*DEMO, "--device", "cpu:3"], "--device takes"),
+        ([*DEMO, "--backbone", "convnext_atto.bogus_tag"], "timm cannot build the backbone"),
         ([*DEMO, "--device", "tpu"], "--device takes"),
         ([*DEMO, "--device", "cuda:9"], "torch sees"),
         ([*DEMO, "--batch-size", "9999"], "use a smaller batch size"),
@@ -266,8 +320,11 @@ def test_the_reference_preset_is_the_published_recipe() -> None:
 
 
 def test_what_may_change_on_resuming_and_what_may_not() -> None:
-    before = to_dict(demo())
-    assert differences(replace(demo(), epochs=99, device="cuda", runtime=Runtime(compile="on")), before) == []
+    before = asdict(demo())
+    assert differences(replace(demo(), device="cuda", runtime=Runtime(compile="on")), before) == []
+    assert differences(replace(demo(), epochs=99), before) == ["epochs 99, was 4"], "a cosine would be another one"
+    assert differences(replace(reference(), epochs=99), asdict(reference())) == []
+    assert differences(replace(demo(), runtime=Runtime(precision="fp32")), before)
     assert differences(fast(), before)
     assert differences(replace(demo(), data=Data(size=96, holdout=0.15)), before) == ["data.size 96, was 112"]
 

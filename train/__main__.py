@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 
+from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import BackboneError, CheckpointError
 
@@ -47,7 +48,7 @@ def parse(argv: list[str]) -> Arguments:
     named += [argument.partition("=")[2] for argument in argv if argument.startswith("--preset=")]
     preset = PRESETS.get(named[-1] if named else "reference", PRESETS["reference"])
     default = Arguments(release=tyro.MISSING, out=tyro.MISSING, config=preset())
-    return tyro.cli(Arguments, args=argv, default=default, description=__doc__)
+    return command.parse(Arguments, argv, module="train", description=__doc__, default=default)
 
 
 def main(argv: list[str]) -> None:

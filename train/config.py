@@ -29,6 +29,13 @@ class Data:
     cache: Literal["auto", "none", "host", "device"] = "auto"
     """Where letterboxed tiles are kept after the first epoch; auto: where they take at most half of the free memory."""
 
+    def __post_init__(self) -> None:
+        _check(
+            ("--data.size", self.size, 32, 4096),  # the backbone halves the frame five times
+            ("--data.holdout", self.holdout, 0, 1),
+            ("--data.threads", self.threads, 0, 1024),
+        )
+
 
 @dataclass(frozen=True)
 class Model:
@@ -113,23 +120,27 @@ class Config:
     runtime: Runtime = field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
+        _check(
             ("--epochs", self.epochs, 1, 1e6),
             ("--batch-size", self.batch_size, 1, 1e6),
             ("--seed", self.seed, 0, 2**63),
-            ("--data.size", self.data.size, 32, 4096),  # the backbone halves the frame five times
-            ("--data.holdout", self.data.holdout, 0, 1),
-            ("--data.threads", self.data.threads, 0, 1024),
             ("--model.drop-path", self.model.drop_path, 0, 1),
             ("--model.layer-scale", self.model.layer_scale or 0, 0, 100),
             ("--optimizer.learning-rate", self.optimizer.learning_rate, 0, 10),
             ("--optimizer.weight-decay", self.optimizer.weight_decay, 0, 10),
             ("--optimizer.clip-norm", self.optimizer.clip_norm, 0, 1e6),
             ("--optimizer.warmup", self.optimizer.warmup, 0, 1),
+            ("--optimizer.variance-warmup", self.optimizer.variance_warmup, 0, 1e6),
+            ("--optimizer.plateau-factor", self.optimizer.plateau_factor, 0, 0.999),
+            ("--optimizer.plateau-patience", self.optimizer.plateau_patience, 0, 1e6),
             ("--runtime.log-every", self.runtime.log_every, 1, 1e6),
-        ):
-            if not low <= value <= high:  # false for NaN, too
-                raise InputError(f"{name} must lie between {low:g} and {high:g}, found {value}")
+        )
+
+
+def _check(*bounds: tuple[str, float, float, float]) -> None:
+    for name, value, low, high in bounds:
+        if not low <= value <= high:  # false for NaN, too
+            raise InputError(f"{name} must lie between {low:g} and {high:g}, found {value}")
 
 
 def reference() -> Config:
@@ -163,18 +174,13 @@ def demo() -> Config:
 PRESETS: dict[str, Callable[[], Config]] = {"reference": reference, "fast": fast, "demo": demo}
 Preset = Literal["reference", "fast", "demo"]
 
-MAY_CHANGE = ("epochs", "device", "data.threads", "data.cache", "runtime.")
-"""What a resumed run may do otherwise than before: it changes when or how fast, not what is learnt."""
+MAY_CHANGE = ("device", "data.threads", "data.cache", "runtime.compile", "runtime.log_every")
+"""What a resumed run may do otherwise than before: it changes how fast, not what is learnt."""
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """Plain nested values, for JSON."""
-    return asdict(config)
-
-
-def flatten(config: Config | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ("optimizer.learning_rate", 0.0001) and so on, in the order of the fields."""
-    for name, value in (to_dict(config) if isinstance(config, Config) else config).items():
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ("optimizer.learning_rate", 0.0001) and so on, from nested values in their order."""
+    for name, value in config.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")
         else:
@@ -182,10 +188,14 @@ def flatten(config: Config | Mapping[str, Any], prefix: str = "") -> Iterator[tu
 
 
 def differences(config: Config, before: Mapping[str, Any]) -> list[str]:
-    """What makes `config` another run than the one whose `to_dict` was `before`, as ["seed 1, was 0"]."""
+    """What makes `config` another run than the one whose `asdict` was `before`, as ["seed 1, was 0"].
+
+    More epochs only prolong a run on a plateau; a cosine has another learning rate at every step of a longer run.
+    """
+    may_change = (*MAY_CHANGE, "epochs") if config.optimizer.schedule == "plateau" else MAY_CHANGE
     old = dict(flatten(before))
     return [
         f"{name} {value}, was {old.get(name, 'not set')}"
-        for name, value in flatten(config)
-        if not name.startswith(MAY_CHANGE) and old.get(name, "not set") != value
+        for name, value in flatten(asdict(config))
+        if name not in may_change and old.get(name, "not set") != value
     ]

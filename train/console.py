@@ -33,7 +33,7 @@ class Moment:
     data_wait: float
     """Share of the time since the epoch began in which the step waited for data, 0 to 1."""
     seconds_left: float
-    """For the whole run, as the epochs went so far."""
+    """For the whole run, if its epochs go like the last one."""
 
 
 class RunConsole:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ def choose_device(wanted: str) -> torch.device:
         device = torch.device(wanted)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise InputError(f"--device takes cpu, cuda, cuda:N or auto, found {wanted!r}")
     if device.type == "cuda":
         found = torch.cuda.device_count()
@@ -79,11 +80,21 @@ def describe(device: torch.device) -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),
         "torch threads": str(torch.get_num_threads()),
         "GPU": gpu,
         **{package: _version(package) for package in PACKAGES},
     }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _version(package: str) -> str:

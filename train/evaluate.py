@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from rich.console import Console
 
-from dali_pipes import Loader, SampleTable, Statistics
+from dali_pipes import Loader, SampleTable, Statistics, command
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import BackboneError, CheckpointError, HeightRegressor, checkpoint
 
@@ -56,7 +55,7 @@ def load(path: Path) -> Trained:
         trained = Trained(
             model,
             Statistics(*contents["stats"]),
-            int(about.get("size", Data.size)),
+            replace(Data(), size=int(about.get("size", Data.size))).size,
             frozenset(map(str, about["scenes"])) if "scenes" in about else None,
             frozenset(map(str, about.get("held_out", ()))),
             Baselines.from_dict(about["baselines"]) if "baselines" in about else None,
@@ -205,7 +204,7 @@ def report(arguments: Arguments) -> None:
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
-        report(tyro.cli(Arguments, args=argv, description=__doc__))
+        report(command.parse(Arguments, argv, module="train.evaluate", description=__doc__))
 
 
 if __name__ == "__main__":

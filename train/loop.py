@@ -9,23 +9,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dali_pipes import Batch, Loader, SampleTable
-from dali_pipes.cache import bytes_needed
+from dali_pipes.cache import CacheChoice, bytes_needed
 from dali_pipes.cache import choose as choose_cache
 from dali_pipes.errors import InputError
 from model import HeightRegressor, checkpoint
 
 from .checkpointing import History, RunFolder
-from .config import Config, to_dict
+from .config import Config
 from .console import Moment, RunConsole, score_table
-from .environment import choose_compilation, choose_device, choose_precision, describe
+from .environment import Choice, choose_compilation, choose_device, choose_precision, describe
 from .evaluate import about, counts, evaluate, load, predict
-from .metrics import Baselines, score
+from .metrics import Baselines, Scores, score
 from .report import score_rows, write_predictions, write_report
 from .schedule import Schedule
 from .step import Forward, Step
@@ -49,9 +50,10 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
         fitting = Training(config, device, training, held_out, validation, console)
         state = folder.load_last()
         if state:
+            checkpoint.load(folder.best)  # if it is gone, better known now than after the last epoch
             fitting.restore(state, folder.last)
             console.note(f"resuming {out} after epoch {fitting.epoch} of {config.epochs}")
-        folder.create(describe(device), {"release": str(release), **counts(tables)})
+        folder.create(fitting.environment, {"release": str(release), **counts(tables)})
         fitting.fit(folder)
 
     evaluated = {name: table for name, table in tables.items() if name != "training"}
@@ -65,8 +67,8 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
         predictions=predictions,
         baselines=fitting.baselines,
         history=fitting.history,
-        config=to_dict(config),
-        environment=describe(device),
+        config=asdict(config),
+        environment=fitting.environment,
         training={
             "release": str(release),
             **counts(tables)["training"],
@@ -75,6 +77,10 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
     )
     console.console.print(score_table(score_rows(predictions, fitting.baselines)))
     console.note(f"report: {out / 'report.html'}")
+
+
+RESUMED = frozenset({"optimizer", "scaler", "schedule", "epoch", "best_rmse", "random", "random_cuda", "history"})
+"""What last.pt holds beside the network and its statistics."""
 
 
 class Training:
@@ -106,8 +112,6 @@ class Training:
         self.model.to(device).to(memory_format=torch.channels_last)
         precision = choose_precision(config.runtime.precision, device)
         compilation = choose_compilation(config.runtime.compile, device)
-        console.note(f"device {device}; precision {precision.value}: {precision.reason}")
-        console.note(f"compilation {compilation.value}: {compilation.reason}")
         compiled = compilation.value == "on"
         self.forward = Forward(self.model, device, config.batch_size, precision.value, compiled=compiled)
         optimizer = torch.optim.AdamW(
@@ -120,7 +124,11 @@ class Training:
 
         needed = sum(bytes_needed(table, config.data.size) for table in (training, validation))
         cache = choose_cache(config.data.cache, needed, device)
-        console.note(f"cache {cache.value}: {cache.reason}")
+        choices: dict[str, Choice | CacheChoice] = {"precision": precision, "compilation": compilation, "cache": cache}
+        told = {name: f"{choice.value}: {choice.reason}" for name, choice in choices.items()}
+        for name, choice in told.items():
+            console.note(f"{name} {choice}")
+        self.environment = {"device": str(device), **told, **describe(device)}
 
         def loader(table: SampleTable, shuffle: bool) -> Loader:
             return Loader(
@@ -147,6 +155,8 @@ class Training:
             began = time.perf_counter()
             record = self._train_epoch(epoch)
             scores = self._validate()
+            if not math.isfinite(scores.rmse):
+                raise _diverged(scores.rmse, f"validation after epoch {epoch + 1}")
             self.schedule.after_epoch(scores.rmse)
             record |= {"rmse": scores.rmse, "mae": scores.mae, "bias": scores.bias, "nll": scores.nll}
             record |= {"seconds": time.perf_counter() - began}
@@ -181,6 +191,9 @@ class Training:
                 f"{path} was trained on samples with statistics {tuple(state['stats'])}, but this release gives"
                 f" {tuple(self.statistics)}: the release has changed; train into another --out"
             )
+        missing = RESUMED - set(state)
+        if missing:
+            raise InputError(f"{path} lacks {', '.join(sorted(missing))}: it is no last.pt; choose another --out")
         checkpoint.load_into(self.model, state["model"], path)
         self.step.optimizer.load_state_dict(state["optimizer"])
         self.step.scaler.load_state_dict(state["scaler"])
@@ -217,13 +230,10 @@ class Training:
 
     def _log(self, epoch: int, step: int, loss: float, elapsed: float, waited: float) -> None:
         if not math.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss} at step {step} of epoch {epoch + 1}: the training diverged; lower"
-                " --optimizer.learning-rate, or use --runtime.precision fp32"
-            )
+            raise _diverged(loss, f"step {step} of epoch {epoch + 1}")
         steps, epochs = len(self.train_loader), self.config.epochs
         if self.history:
-            an_epoch = sum(record["seconds"] for record in self.history) / len(self.history)
+            an_epoch = self.history[-1]["seconds"]
             left = (epochs - epoch - step / steps) * an_epoch
         else:
             left = elapsed / step * (steps * (epochs - epoch) - step)
@@ -241,9 +251,16 @@ class Training:
             )
         )
 
-    def _validate(self) -> Any:
+    def _validate(self) -> Scores:
         mu, sigma = predict(self.forward, self.validation_loader, self.statistics)
         return score(self.validation_loader.table.height, mu, sigma)
+
+
+def _diverged(value: float, where: str) -> InputError:
+    return InputError(
+        f"the loss is {value} at {where}: the training diverged; lower --optimizer.learning-rate, or use"
+        " --runtime.precision fp32"
+    )
 
 
 class _Timed:

@@ -5,7 +5,7 @@
     write_predictions(run / "predictions.csv", [validation, held_out])
 
 Predictions carry their samples and whether the scenes of these were trained on, so that no figure made of them
-can leave it unsaid.  `write_whole` puts a report's files on the disk.
+can leave it unsaid.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from dali_pipes.geometry import closed_form_height, polyline_length_px
 from dali_pipes.samples import SampleTable
+from model.whole_file import write_text
 
 from .metrics import Baselines, Float64, ScoreRow, rows, score
 
@@ -124,17 +124,4 @@ def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> N
                     "" if math.isnan(closed_form[i]) else f"{closed_form[i]:.4f}",
                 )
             )
-    write_whole(Path(path), text.getvalue())
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then rename: a reader sees the old file or the whole new one."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_text(Path(path), text.getvalue())

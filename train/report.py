@@ -26,11 +26,13 @@ from typing import Any
 
 import jinja2
 
+from model.whole_file import write_text
+
 from .config import flatten
 from .figures import curves, scatter, thumbnail, worst_tiles
 from .findings import count, duration, headline, history_in_words, honesty, number, recognition, scenes_seen
 from .metrics import NETWORK, Baselines, ScoreRow
-from .predictions import Predictions, score_rows, write_predictions, write_whole
+from .predictions import Predictions, score_rows, write_predictions
 
 __all__ = ["Predictions", "ScoreRow", "score_rows", "write_predictions", "write_report"]
 
@@ -74,7 +76,7 @@ def write_report(
         environment=environment,
         NETWORK=NETWORK,
     )
-    write_whole(Path(path), text)
+    write_text(Path(path), text)
 
 
 def _template() -> jinja2.Template:

@@ -1,0 +1,51 @@
+"""A command line from a frozen dataclass, whose errors are one sentence like all others."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from typing import Any, TypeVar
+
+import tyro
+
+from .errors import InputError
+
+Arguments = TypeVar("Arguments")
+
+
+def parse(
+    arguments: type[Arguments],
+    argv: Sequence[str],
+    *,
+    module: str,
+    description: str | None,
+    default: Arguments | None = None,
+) -> Arguments:
+    """Read `argv` into `arguments`, for `python -m module`.
+
+    Raises InputError on a flag that is unknown, missing or has a bad value; `--help` prints and exits with 0.
+    """
+    prog = f"python -m {module}"
+    said = io.StringIO()
+    known: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(arguments, args=argv, prog=prog, description=description, **known)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise InputError(f"{_sentence(said.getvalue())}; see {prog} --help") from None
+
+
+def _sentence(box: str) -> str:
+    """What stands in tyro's box, without its frame, its title and the help texts that it repeats."""
+    lines = [re.sub(r"[─│╭╮╰╯]|-{9,}", "", line).strip() for line in box.splitlines()]
+    lines = [line for line in lines if line][1:]
+    told = []
+    for line in lines:
+        if line.startswith(("For full helptext", "Argument helptext", "Perhaps you meant")):
+            break
+        told.append(line)
+    return " ".join(told).rstrip(".")
