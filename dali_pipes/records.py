@@ -52,6 +52,7 @@ class Rows:
         self.points, self.numbers = array("d"), array("d")
 
     def append(self, image: int, tile: via.TileLabel, region: via.Region) -> None:
+        """One region of `tile`, which is image number `image`."""
         self.image.append(image)
         self.region.append(region.index)
         self.points_of.append(len(region.points))
@@ -66,6 +67,7 @@ class Rows:
 
 
 def read_labels(labels: Images, images: Images, left_out: list[LeftOut]) -> Rows:
+    """Read all labels, and add to `left_out` what cannot be used whatever the images are like."""
     index = {name: i for i, name in enumerate(images.names) if len(name) <= LONGEST_NAME}
     rows = Rows()
     for i, name in enumerate(labels.names):
