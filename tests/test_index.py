@@ -131,11 +131,11 @@ def test_a_flipped_bit_is_found_by_the_archives_checksum(archive: str, write_spl
     with zipfile.ZipFile(path, "w") as file:  # stored, so that a flipped bit is no broken stream
         for name, data in members.items():
             file.writestr(name, data)
-    data = bytearray(path.read_bytes())
+    flipped = bytearray(path.read_bytes())
     second = list(members.values())[1]
-    inside = data.index(second) + (second.index(b"100.00") if archive == "TL_KS_LINE" else len(second) // 2)
-    data[inside] ^= 2  # a height of 300.00 is as good a label, and one wrong coefficient as good a JPEG
-    path.write_bytes(data)
+    inside = flipped.index(second) + (second.index(b"100.00") if archive == "TL_KS_LINE" else len(second) // 2)
+    flipped[inside] ^= 2  # a height of 300.00 is as good a label, and one wrong coefficient as good a JPEG
+    path.write_bytes(flipped)
     table, _ = open_index(path.parent, "train", console=QUIET)
     assert table.tile.tolist() == ["a_0.jpg", "a_2.jpg"]
     assert [(item.file.split(".")[0], item.reason) for item in table.left_out] == [("a_1", Reason.DAMAGED)]
@@ -265,7 +265,7 @@ def test_of_processes_that_come_together_one_builds(small: Path, tmp_path: Path,
 
 
 def _die_building(release: Path, cache: Path) -> None:
-    dali_pipes.index._build = lambda *_: os._exit(9)  # type: ignore[assignment]
+    dali_pipes.index._build = lambda *_: os._exit(9)
     open_index(release, "train", cache, console=QUIET)
 
 
