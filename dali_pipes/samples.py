@@ -3,15 +3,19 @@
 What cannot be used is left out of the table and listed in `left_out` with its reason; nothing is dropped in
 silence.  Exact duplicate polylines, of which the published release has three, stay: figures on its validation
 split would otherwise not be comparable with other people's.
+
+Images are checked by their headers, unless `check` does more; `index.py` decodes them all and keeps the result by
+`save` and `load`, which store what cannot be derived.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,27 +24,12 @@ from . import via
 from .archive import Archive, find_archives
 from .errors import InputError
 from .geometry import normalised_length
-from .jpeg import JpegHeader, read_header
+from .records import Check, Images, LeftOut, check_headers, check_images, read_labels
 from .via import Reason
 
+FORMAT = 1  # of a saved table; raise it when a saved table would no longer be what is built from the same release
+
 Split = Literal["train", "validation"]
-
-
-class Images(Protocol):
-    """Random access to the JPEG bytes of a release: an `Archive`, or anything that reads like one."""
-
-    names: list[str]
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of image `index` → (n,) uint8."""
-
-
-class LeftOut(NamedTuple):
-    """A region that is not in the table; `region` is its index in the tile, -1 for the tile as a whole."""
-
-    file: str
-    region: int
-    reason: Reason
 
 
 class Statistics(NamedTuple):
@@ -93,40 +82,107 @@ class SampleTable:
         return cls.from_labels(labels, images, where=str(labels.path))
 
     @classmethod
-    def from_labels(cls, labels: Images, images: Images, where: str = "the labels") -> SampleTable:
-        """Build the table from any source of VIA label files and of JPEGs, matched by file name."""
+    def from_labels(
+        cls, labels: Images, images: Images, where: str = "the labels", check: Check | None = None
+    ) -> SampleTable:
+        """Build the table from any source of VIA label files and of JPEGs, matched by file name.
+
+        `check` tells which images can be used, by default from their headers.  Raises InputError if no sample is left.
+        """
         left_out: list[LeftOut] = []
-        rows = list(_rows(labels, images, left_out))
-        if not rows:
+        rows = read_labels(labels, images, left_out)
+        image, polyline = np.frombuffer(rows.image, np.int64), rows.polylines()
+        size, usable = check_images(images, image, check or check_headers, left_out)
+        outside = ((polyline < 0) | (polyline > size[:, None])).any(axis=(1, 2))
+        left_out += [
+            LeftOut(images.names[image[row]], rows.region[row], Reason.OUTSIDE)
+            for row in np.flatnonzero(usable & outside).tolist()
+        ]
+        kept = usable & ~outside
+        if not kept.any():
             common = Counter(item.reason for item in left_out).most_common(1)
             because = f"; most often because {common[0][0].value}" if common else ""
             raise InputError(f"expected polylines with heights in {where}, found none that can be used{because}")
-        return cls._from_rows(rows, images, tuple(left_out))
+        numbers = np.frombuffer(rows.numbers).reshape(-1, 4)[kept]
+        most = int(np.frombuffer(rows.points_of, np.int64)[kept].max())
+        return cls._of(image[kept], polyline[kept, :most], numbers, size[kept], images, tuple(left_out))
 
     @classmethod
-    def _from_rows(cls, rows: list[_Row], images: Images, left_out: tuple[LeftOut, ...]) -> SampleTable:
-        most = max(len(row.region.points) for row in rows)
-        polyline = np.stack(
-            [np.pad(row.region.points, ((0, most - len(row.region.points)), (0, 0)), "edge") for row in rows]
-        )
-        width = np.array([row.jpeg.width for row in rows], np.int64)
-        height_px = np.array([row.jpeg.height for row in rows], np.int64)
-        tile = np.array([row.label.filename for row in rows])
+    def _of(
+        cls,
+        image: NDArray[np.int64],
+        polyline: NDArray[np.float64],
+        numbers: NDArray[np.float64],
+        size: NDArray[np.int64],
+        images: Images,
+        left_out: tuple[LeftOut, ...],
+    ) -> SampleTable:
+        """The table of what cannot be derived; `numbers` (N, 4): height, gsd, roll, pitch; `size` (N, 2): w, h."""
+        used, inverse = np.unique(image, return_inverse=True)
+        names = [images.names[i] for i in used.tolist()]
+        width, height_px = np.ascontiguousarray(size.T)
+        height, gsd, roll, pitch = np.ascontiguousarray(numbers.T)
         return cls(
-            tile=tile,
-            scene=np.array([name.rpartition("_")[0] or name for name in tile.tolist()]),
+            tile=np.array(names)[inverse],
+            scene=np.array([scene_of(name) for name in names])[inverse],
             polyline=polyline,
             length=normalised_length(polyline, height_px, width),
-            height=np.array([row.region.height for row in rows]),
+            height=height,
             width=width,
             height_px=height_px,
-            gsd=np.array([row.label.gsd for row in rows]),
-            roll=np.array([row.label.roll for row in rows]),
-            pitch=np.array([row.label.pitch for row in rows]),
-            image=np.array([row.image for row in rows], np.int64),
+            gsd=gsd,
+            roll=roll,
+            pitch=pitch,
+            image=image,
             images=images,
             left_out=left_out,
         )
+
+    def save(self, path: Path, key: str) -> None:
+        """Write the table to the file `path`, whole or not at all; `key` is asked for when it is loaded again.
+
+        Images are kept as their numbers in `images`: the archive itself must be there on loading.  Raises OSError.
+        """
+        listed = [(item.file, item.region, item.reason.name) for item in self.left_out]
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                np.savez(
+                    file,
+                    allow_pickle=False,
+                    format=FORMAT,
+                    key=key,
+                    image=self.image,
+                    polyline=self.polyline,
+                    numbers=np.stack([self.height, self.gsd, self.roll, self.pitch], axis=1),
+                    size=np.stack([self.width, self.height_px], axis=1),
+                    left_out=np.frombuffer(
+                        json.dumps(listed).encode(), np.uint8
+                    ),  # as wide as each name, not the widest
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path, images: Images, key: str) -> SampleTable:
+        """Read a table that was saved with `key` and belongs to `images`; nothing in the file is believed unchecked.
+
+        Raises InputError if it is missing, damaged, of another format or key, or cannot be of these images.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                if int(stored["format"]) != FORMAT or str(stored["key"]) != key:
+                    raise ValueError("it is of other data or of another version")
+                image, polyline, numbers, size = (stored[name] for name in ("image", "polyline", "numbers", "size"))
+                listed = json.loads(stored["left_out"].tobytes())
+            left_out = tuple(LeftOut(str(file), int(region), Reason[reason]) for file, region, reason in listed)
+            _check_columns(image, polyline, numbers, size, len(images.names))
+        except Exception as error:  # whatever a damaged file makes of numpy's and zipfile's readers
+            raise InputError(f"{path} is no table of these samples: {error}; delete it") from None
+        return cls._of(image, polyline, numbers, size, images, left_out)
 
     def select(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> SampleTable:
         """The table of some rows, by index or by mask (N,); it keeps `images` and `left_out`."""
@@ -164,53 +220,20 @@ class SampleTable:
         return self.select(~held_out), self.select(held_out)
 
 
-@dataclass(frozen=True)
-class _Row:
-    label: via.TileLabel
-    region: via.Region
-    image: int
-    jpeg: JpegHeader
+def scene_of(file: str) -> str:
+    """The scene that a tile was cut from: what stands before the last underscore of its file name."""
+    return file.rpartition("_")[0] or file
 
 
-def _rows(labels: Images, images: Images, left_out: list[LeftOut]) -> Iterator[_Row]:
-    index = {name: i for i, name in enumerate(images.names)}
-    for i, name in enumerate(labels.names):
-        if not name.endswith(".json"):
-            continue
-        try:
-            tiles = via.parse(labels.read(i).tobytes())
-        except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-            left_out.append(LeftOut(name, -1, Reason.BROKEN_LABEL))
-            continue
-        for tile in tiles:
-            left_out.extend(LeftOut(tile.filename, *vars(rejected).values()) for rejected in tile.rejected)
-            if tile.regions:
-                yield from _rows_of_tile(tile, index.get(tile.filename), images, left_out)
-
-
-def _rows_of_tile(tile: via.TileLabel, image: int | None, images: Images, left_out: list[LeftOut]) -> Iterator[_Row]:
-    if image is None:
-        left_out.append(LeftOut(tile.filename, -1, Reason.NO_IMAGE))
-        return
-    jpeg = read_header(images.read(image).data)
-    fault = _fault(jpeg)
-    if jpeg is None or fault is not None:
-        left_out.append(LeftOut(tile.filename, -1, fault or Reason.NOT_A_JPEG))
-        return
-    for region in tile.regions:
-        if (region.points < 0).any() or (region.points > (jpeg.width, jpeg.height)).any():
-            left_out.append(LeftOut(tile.filename, region.index, Reason.OUTSIDE))
-        else:
-            yield _Row(tile, region, image, jpeg)
-
-
-def _fault(jpeg: JpegHeader | None) -> Reason | None:
-    if jpeg is None:
-        return Reason.NOT_A_JPEG
-    if not jpeg.complete:
-        return Reason.TRUNCATED
-    if jpeg.orientation != 1:
-        return Reason.ROTATED
-    if jpeg.components not in (1, 3):
-        return Reason.COLOURS
-    return None
+def _check_columns(image: Any, polyline: Any, numbers: Any, size: Any, images: int) -> None:
+    """Raise ValueError where columns from a file are not what `_of` takes."""
+    n, most = len(image), polyline.shape[1]
+    whole = [(image, (n,), np.int64), (size, (n, 2), np.int64)]
+    real = [(polyline, (n, most, 2), np.float64), (numbers, (n, 4), np.float64)]
+    if any(column.shape != shape or column.dtype != dtype for column, shape, dtype in [*whole, *real]):
+        raise ValueError("its columns have other shapes or types")
+    if not (n and 2 <= most <= via.MOST_POINTS and (image >= 0).all() and (image < images).all()):
+        raise ValueError("its rows are of other images")
+    inside = (polyline >= 0).all() and (polyline <= size[:, None]).all()  # false for NaN, too
+    if not (inside and (size > 0).all() and np.isfinite(numbers[:, 0]).all() and (numbers[:, 0] > 0).all()):
+        raise ValueError("its values are impossible")

@@ -29,11 +29,14 @@ class Reason(str, Enum):
     TOO_MANY_POINTS = f"the polyline has more than {MOST_POINTS} points"
     ZERO_LENGTH = "the polyline has no length"
     BAD_HEIGHT = "the height is not a finite positive number"
+    DAMAGED = "the archive's data of it do not match their header or their checksum"
     NO_IMAGE = "the image is missing"
     NOT_A_JPEG = "the image is not a JPEG"
     TRUNCATED = "the JPEG is cut short"
     ROTATED = "the JPEG's EXIF orientation is not upright"
     COLOURS = "the JPEG has neither one nor three components"
+    TOO_LARGE = "the JPEG has more than 16 million pixels"
+    UNDECODABLE = "the JPEG's data are corrupt"
     OUTSIDE = "the polyline leaves the image"
 
 

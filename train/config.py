@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from dali_pipes.errors import InputError
+from dali_pipes.splits import Division
+
+AsPlainFlag = tyro.conf.arg(prefix_name=False)
+"""Marks a part's field whose flag is known without the part's name: `--split`, not `--data.split`."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,23 @@ class Data:
     holdout: float = 0.0
     """Share of the training samples that is held out by whole scenes and evaluated as unseen scenes at the end."""
 
+    split: Annotated[Literal["official", "scene"], AsPlainFlag] = "official"
+    """official: validate on the release's own validation split, whose scenes training sees, too; scene: pool the
+    release and validate on one of `folds` folds of whole scenes."""
+
+    folds: int = 5
+    """Folds of --split scene, of about equal size, drawn by --seed."""
+
+    fold: int = 0
+    """The fold that validates, counted from 0."""
+
+    max_bad: Annotated[float, AsPlainFlag] = 0.01
+    """Largest share of tiles that may be unusable, in whole or in part; above it training stops and says why."""
+
+    index_cache: Annotated[str | None, AsPlainFlag] = None
+    """Folder for the checked sample tables and the lists of what was left out; if not given, the folder index-cache
+    beside the run folder, so that neighbouring runs share it (the release itself may be read-only)."""
+
     threads: int = 0
     """DALI's threads; 0 for all cores that this process may use."""
 
@@ -33,6 +56,7 @@ class Data:
         _check(
             ("--data.size", self.size, 32, 4096),  # the backbone halves the frame five times
             ("--data.holdout", self.holdout, 0, 1),
+            ("--max-bad", self.max_bad, 0, 1),
             ("--data.threads", self.threads, 0, 1024),
         )
 
@@ -106,7 +130,7 @@ class Config:
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
 
     seed: int = 0
-    """Seed of the weights, of the samples' order and of the held-out scenes."""
+    """Seed of the weights, of the samples' order, of the folds and of the held-out scenes."""
 
     backbone: str = "convnext_base"
     """Any ConvNeXt of timm, convnext_atto to convnext_large."""
@@ -135,6 +159,11 @@ class Config:
             ("--optimizer.plateau-patience", self.optimizer.plateau_patience, 0, 1e6),
             ("--runtime.log-every", self.runtime.log_every, 1, 1e6),
         )
+        self.division()  # raises where there is no such fold
+
+    def division(self) -> Division:
+        """How the release's samples are divided into training and validation."""
+        return Division(self.data.split, self.data.folds, self.data.fold, self.seed)
 
 
 def _check(*bounds: tuple[str, float, float, float]) -> None:
@@ -174,7 +203,10 @@ def demo() -> Config:
 PRESETS: dict[str, Callable[[], Config]] = {"reference": reference, "fast": fast, "demo": demo}
 Preset = Literal["reference", "fast", "demo"]
 
-MAY_CHANGE = ("device", "data.threads", "data.cache", "runtime.compile", "runtime.log_every")
+MAY_CHANGE = (
+    *("device", "data.threads", "data.cache", "data.max_bad", "data.index_cache"),
+    *("runtime.compile", "runtime.log_every"),
+)
 """What a resumed run may do otherwise than before: it changes how fast, not what is learnt."""
 
 

@@ -6,10 +6,9 @@ python -m train.evaluate --checkpoint runs/one/best.pt --release DIR --out DIR
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from rich.console import Console
 
 from dali_pipes import Loader, SampleTable, Statistics, command
 from dali_pipes.errors import InputError, exits_with_one_sentence
+from dali_pipes.splits import Division
 from model import BackboneError, CheckpointError, HeightRegressor, checkpoint
 
 from .config import Config, Data
@@ -25,6 +25,7 @@ from .environment import choose_device, choose_precision, describe
 from .metrics import Baselines
 from .report import Predictions, score_rows, write_predictions, write_report
 from .step import Forward
+from .tables import Tables, beside, counts, load_tables
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Trained:
     """A network with all that is needed to use it and to speak of it honestly.
 
     `scenes`: those it was trained on, None where the checkpoint does not say; `held_out`: those of its release
-    that were kept from it; `baselines`: fitted on its training samples.
+    that were kept from it; `baselines`: fitted on its training samples; `division`: how its samples were divided.
     """
 
     model: HeightRegressor
@@ -41,6 +42,7 @@ class Trained:
     scenes: frozenset[str] | None = None
     held_out: frozenset[str] = frozenset()
     baselines: Baselines | None = None
+    division: Division = field(default_factory=Division)
 
 
 def load(path: Path) -> Trained:
@@ -59,6 +61,7 @@ def load(path: Path) -> Trained:
             frozenset(map(str, about["scenes"])) if "scenes" in about else None,
             frozenset(map(str, about.get("held_out", ()))),
             Baselines.from_dict(about["baselines"]) if "baselines" in about else None,
+            Division(**about.get("division", {})),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} describes no network of this project: {error}") from None
@@ -74,6 +77,7 @@ def about(config: Config, training: SampleTable, held_out: SampleTable | None, b
         "scenes": np.unique(training.scene).tolist(),
         "held_out": [] if held_out is None else np.unique(held_out.scene).tolist(),
         "baselines": baselines.to_dict(),
+        "division": asdict(config.division()),
     }
 
 
@@ -91,10 +95,10 @@ def predict(forward: Forward, loader: Loader, statistics: Statistics) -> tuple[n
     return mu_z * statistics.height_std + statistics.height_mean, np.exp(0.5 * log_var_z) * statistics.height_std
 
 
-def evaluate(trained: Trained, tables: dict[str, SampleTable], forward: Forward, threads: int = 0) -> list[Predictions]:
-    """Predict each of the named tables; which samples they are is said in words."""
+def evaluate(trained: Trained, tables: Tables, forward: Forward, threads: int = 0) -> list[Predictions]:
+    """Predict the tables that are not trained on; which samples they are is said in words."""
     results = []
-    for name, table in tables.items():
+    for name, table in tables.evaluated.items():
         loader = Loader(
             table,
             forward.batch_size,
@@ -107,48 +111,17 @@ def evaluate(trained: Trained, tables: dict[str, SampleTable], forward: Forward,
         loader.close()
         scenes = trained.scenes
         seen = np.isin(table.scene, list(scenes)) if scenes is not None else np.zeros(len(table), bool)
-        results.append(Predictions(name, ABOUT[name], table, mu, sigma, seen))
+        results.append(Predictions(name, tables.about[name], table, mu, sigma, seen))
     return results
 
 
-ABOUT = {
-    "validation": "The release's own validation split.",
-    "held-out scenes": "Tiles of the training split whose scenes were held out of training as a whole.",
-}
-
-
-def tables_of(release: Path, trained: Trained) -> tuple[SampleTable, dict[str, SampleTable], Trained]:
-    """The release's training table, the tables to evaluate, and `trained` with what its checkpoint left unsaid.
-
-    A checkpoint that does not say which scenes it saw is taken to have seen all training scenes of the release.
-    """
-    training = SampleTable.from_release(release, "train")
-    tables = {"validation": SampleTable.from_release(release, "validation")}
-    held_out = np.isin(training.scene, list(trained.held_out))
-    if held_out.any():
-        tables["held-out scenes"] = training.select(held_out)
-    return (
-        training.select(~held_out),
-        tables,
-        replace(
-            trained,
-            scenes=frozenset(np.unique(training.scene).tolist()) if trained.scenes is None else trained.scenes,
-            baselines=trained.baselines or Baselines.fit(training.length, training.height),
-        ),
+def completed(trained: Trained, training: SampleTable) -> Trained:
+    """`trained` with what its checkpoint left unsaid: it is taken to have seen all of `training`."""
+    return replace(
+        trained,
+        scenes=frozenset(np.unique(training.scene).tolist()) if trained.scenes is None else trained.scenes,
+        baselines=trained.baselines or Baselines.fit(training.length, training.height),
     )
-
-
-def counts(tables: dict[str, SampleTable]) -> dict[str, Any]:
-    """Samples, tiles, scenes and what was left out by reason, of each table: `samples.json`."""
-    return {
-        name: {
-            "samples": len(table),
-            "tiles": len(np.unique(table.tile)),
-            "scenes": len(np.unique(table.scene)),
-            "left_out": dict(Counter(item.reason.value for item in table.left_out)),
-        }
-        for name, table in tables.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -164,6 +137,13 @@ class Arguments:
     out: Path
     """Folder for report.html and predictions.csv."""
 
+    split: Literal["official", "scene"] | None = None
+    """official: the release's own validation split; scene: the fold that validated in training (fold 0 of 5 where the
+    checkpoint knows none); if not given, as in training."""
+
+    index_cache: Path | None = None
+    """Folder for the checked sample tables; if not given, the folder index-cache beside --out."""
+
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
 
@@ -175,7 +155,11 @@ def report(arguments: Arguments) -> None:
     """Evaluate as the command line says.  Raises InputError, CheckpointError or BackboneError on bad input."""
     device = choose_device(arguments.device)
     trained = load(arguments.checkpoint)
-    training, tables, trained = tables_of(arguments.release, trained)
+    division = replace(trained.division, by=arguments.split or trained.division.by)
+    console = Console()
+    cache = arguments.index_cache or beside(arguments.out)
+    tables = load_tables(arguments.release, division, trained.held_out, cache=cache, console=console)
+    trained = completed(trained, tables.training)
     precision = choose_precision("auto", device).value
     model = trained.model.to(device).to(memory_format=torch.channels_last)
     forward = Forward(model, device, arguments.batch_size, precision)
@@ -192,11 +176,10 @@ def report(arguments: Arguments) -> None:
             history=[],
             config={"checkpoint": str(arguments.checkpoint), "size": trained.size, "precision": precision},
             environment=describe(device),
-            training={"release": str(arguments.release), **counts({"training": training})["training"]},
+            training={"release": str(arguments.release), "split": division.by, **counts(tables)["training"]},
         )
     except OSError as error:
         raise InputError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another folder") from None
-    console = Console()
     console.print(score_table(score_rows(predictions, trained.baselines)))
     console.print(f"report: {arguments.out / 'report.html'}")
 

@@ -25,11 +25,12 @@ from .checkpointing import History, RunFolder
 from .config import Config
 from .console import Moment, RunConsole, score_table
 from .environment import Choice, choose_compilation, choose_device, choose_precision, describe
-from .evaluate import about, counts, evaluate, load, predict
+from .evaluate import about, evaluate, load, predict
 from .metrics import Baselines, Scores, score
 from .report import score_rows, write_predictions, write_report
 from .schedule import Schedule
 from .step import Forward, Step
+from .tables import Tables, beside, counts, load_tables
 
 
 def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunConsole | None = None) -> None:
@@ -40,26 +41,29 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
     console = console or RunConsole()
     folder = RunFolder(out, config, resume=resume)
     device = choose_device(config.device)
-    training, held_out = SampleTable.from_release(release, "train").hold_out_scenes(config.data.holdout, config.seed)
-    validation = SampleTable.from_release(release, "validation")
-    tables = {"training": training, "validation": validation}
-    if len(held_out):
-        tables["held-out scenes"] = held_out
+    tables = load_tables(
+        release,
+        config.division(),
+        config.data.holdout,
+        cache=Path(config.data.index_cache) if config.data.index_cache else beside(out),
+        max_bad=config.data.max_bad,
+        console=console.console,
+    )
 
     with console:
-        fitting = Training(config, device, training, held_out, validation, console)
+        fitting = Training(config, device, tables, console)
         state = folder.load_last()
         if state:
             checkpoint.load(folder.best)  # if it is gone, better known now than after the last epoch
             fitting.restore(state, folder.last)
             console.note(f"resuming {out} after epoch {fitting.epoch} of {config.epochs}")
-        folder.create(fitting.environment, {"release": str(release), **counts(tables)})
+        samples = {"release": str(release), "split": str(config.division()), **counts(tables)}
+        folder.create(fitting.environment, samples)
         fitting.fit(folder)
 
-    evaluated = {name: table for name, table in tables.items() if name != "training"}
     trained = load(folder.best)
     checkpoint.load_into(fitting.model, trained.model.state_dict(), folder.best)
-    predictions = evaluate(trained, evaluated, fitting.forward, config.data.threads)
+    predictions = evaluate(trained, tables, fitting.forward, config.data.threads)
     write_predictions(out / "predictions.csv", predictions)
     write_report(
         out / "report.html",
@@ -71,6 +75,7 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
         environment=fitting.environment,
         training={
             "release": str(release),
+            "split": config.data.split,
             **counts(tables)["training"],
             "seconds": sum(record["seconds"] for record in fitting.history),
         },
@@ -86,19 +91,12 @@ RESUMED = frozenset({"optimizer", "scaler", "schedule", "epoch", "best_rmse", "r
 class Training:
     """A network on its way: what changes from step to step, and what a checkpoint must hold of it."""
 
-    def __init__(
-        self,
-        config: Config,
-        device: torch.device,
-        training: SampleTable,
-        held_out: SampleTable,
-        validation: SampleTable,
-        console: RunConsole,
-    ) -> None:
+    def __init__(self, config: Config, device: torch.device, tables: Tables, console: RunConsole) -> None:
+        training, validation = tables.training, tables.evaluated["validation"]
         self.config, self.device, self.console = config, device, console
         self.statistics = training.statistics()
         self.baselines = Baselines.fit(training.length, training.height)
-        self.about = about(config, training, held_out, self.baselines)
+        self.about = about(config, training, tables.evaluated.get("held-out scenes"), self.baselines)
 
         torch.manual_seed(config.seed)
         torch.set_float32_matmul_precision("high")

@@ -1,0 +1,222 @@
+"""The index of a release: every image is decoded once, on all cores, and what passed is kept for the next time.
+
+    table, listing = open_index(Path("DIR"), "train", cache=Path("runs/index-cache"))
+    refuse_above(0.01, "train", table, listing)
+
+Where training only decodes, here each image's checksum, headers and entropy-coded data are checked, so that no bad
+one meets a batch.  The decoder is simplejpeg in strict mode, because nothing else says which image is corrupt:
+DALI raises for a whole batch without naming the sample, dies of it, and, like OpenCV, takes a JPEG whose data end
+halfway for an image with a grey half; libjpeg's warning of it goes to the terminal.  Both wrap the same
+libjpeg-turbo as simplejpeg, which turns that warning into an error and costs no more (`python -m bench.index`).
+
+The cache holds two files a split, named by a fingerprint of the archives: the table, and `….left_out.csv`, which
+lists everything left out.  They are written whole or not at all.  A file that is damaged, or of other data, or of
+another version is built anew.  Processes that come together, as the ranks of a node do, agree by a lock on the
+file system: the first builds and the others wait for it; if it dies, the kernel frees the lock and the next builds.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import hashlib
+import io
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import ZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from simplejpeg import decode_jpeg
+
+from .archive import Archive, find_archives
+from .errors import InputError
+from .jpeg import JpegHeader
+from .records import Images, LeftOut, usable_header
+from .samples import SampleTable, Split
+from .via import Reason
+
+PART = 32  # images a task: a task costs as much as a twentieth of a decode
+
+
+class Index(NamedTuple):
+    """The samples that can be used, and the CSV file that lists the others (None without a cache)."""
+
+    table: SampleTable
+    listing: Path | None
+
+
+def open_index(
+    release: Path,
+    split: Split,
+    cache: Path | None = None,
+    *,
+    console: Console | None = None,
+    threads: int | None = None,
+) -> Index:
+    """The checked samples of one split, from the folder `cache` if they are there, else built and kept there.
+
+    Building takes `threads`, by default all cores this process may use, and shows its progress where `console` (by
+    default stderr) is a terminal.  Raises InputError if an archive is missing or damaged, if no sample is left, or if
+    `cache` cannot be written.
+    """
+    images, labels = (Archive(path) for path in find_archives(release, split))
+    build = partial(_build, labels, images, split, console or Console(stderr=True), threads or _cores())
+    if cache is None:
+        return Index(build(), None)
+    key = hashlib.sha256(f"{_fingerprint(images)} {_fingerprint(labels)}".encode()).hexdigest()[:32]
+    path, listing = cache / f"{split}-{key}.npz", cache / f"{split}-{key}.left_out.csv"
+    with suppress(InputError):
+        return Index(SampleTable.load(path, images, key), listing)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _alone(cache / f"{split}-{key}.lock"):
+            with suppress(InputError):  # another process may have built it in the meantime
+                return Index(SampleTable.load(path, images, key), listing)
+            table = build()
+            _write_listing(listing, table.left_out)
+            table.save(path, key)
+    except OSError as error:
+        raise InputError(
+            f"the index cache {cache} cannot be written: {error.strerror or error}; choose another --index-cache"
+        ) from None
+    return Index(table, listing)
+
+
+def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path | None = None) -> None:
+    """Raise InputError, with counts by reason, if more than the share `max_bad` of the tiles lost something."""
+    bad = {_stem(item.file) for item in table.left_out}
+    tiles = len(bad.union(_stem(tile) for tile in np.unique(table.tile).tolist()))
+    if len(bad) <= max_bad * tiles:
+        return
+    reasons = "; ".join(
+        f"{count} because {reason.value}"
+        for reason, count in Counter(item.reason for item in table.left_out).most_common()
+    )
+    listed = f", all listed in {listing}" if listing else ""
+    raise InputError(
+        f"{len(bad)} of the {tiles} {split} tiles cannot be used in whole, more than --max-bad {max_bad:g} allows:"
+        f" {reasons}{listed}; download what is damaged anew, or raise --max-bad"
+    )
+
+
+class Verified:
+    """The members of an archive, their bytes compared with the checksums that it states."""
+
+    def __init__(self, archive: Images) -> None:
+        self.names = archive.names
+        self._archive = archive
+        self._stated = _stated_checksums(archive)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """The bytes of member `index` → (n,) uint8.  Raises InputError if they are not those that were archived."""
+        data, stated = self._archive.read(index), self._stated[index]
+        if stated is not None and zlib.crc32(data.data) != stated:
+            raise InputError(f"member {self.names[index]!r} does not match its checksum; load the archive anew")
+        return data
+
+
+def check_by_decoding(
+    images: Images, wanted: Sequence[int], *, title: str, console: Console, threads: int
+) -> Iterator[JpegHeader | Reason]:
+    """The `Check` that decodes each image, in `threads` threads (the decoder frees the interpreter's lock)."""
+    parts = [wanted[i : i + PART] for i in range(0, len(wanted), PART)]
+    with ThreadPoolExecutor(threads) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=len(wanted))
+        try:
+            for found in pool.map(partial(_decode, Verified(images)), parts):
+                yield from found
+                progress.advance(task, len(found))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _decode(images: Images, part: Sequence[int]) -> list[JpegHeader | Reason]:
+    pixels = np.empty(0, np.uint8)  # one buffer for all: fresh memory for each image would cost half a decode
+    found: list[JpegHeader | Reason] = []
+    for image in part:
+        jpeg, data = _read(images, image)
+        if isinstance(jpeg, JpegHeader):
+            if pixels.size < 3 * jpeg.height * jpeg.width:
+                pixels = np.empty(3 * jpeg.height * jpeg.width, np.uint8)
+            if not _decodes(data, jpeg, pixels):
+                jpeg = Reason.UNDECODABLE
+        found.append(jpeg)
+    return found
+
+
+def _read(images: Images, image: int) -> tuple[JpegHeader | Reason, NDArray[np.uint8]]:
+    try:
+        data = images.read(image)
+    except InputError:
+        return Reason.DAMAGED, np.empty(0, np.uint8)
+    return usable_header(data), data
+
+
+def _decodes(data: NDArray[np.uint8], jpeg: JpegHeader, pixels: NDArray[np.uint8]) -> bool:
+    try:
+        return decode_jpeg(data, "RGB", buffer=pixels, strict=True).shape == (jpeg.height, jpeg.width, 3)
+    except ValueError:  # also where a second header asks for more room than the first
+        return False
+
+
+def _build(labels: Archive, images: Archive, split: Split, console: Console, threads: int) -> SampleTable:
+    check = partial(check_by_decoding, title=f"checking {split} tiles", console=console, threads=threads)
+    return SampleTable.from_labels(Verified(labels), images, where=str(labels.path), check=check)
+
+
+def _write_listing(path: Path, left_out: Sequence[LeftOut]) -> None:
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow(LeftOut._fields)
+    rows.writerows((item.file, item.region, item.reason.value) for item in left_out)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold the file `lock`, which stays; where the file system knows no locks, two processes may build the same."""
+    with lock.open("w") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _stem(file: str) -> str:
+    """A tile's name, of its image as of its label."""
+    return file.rpartition(".")[0] or file
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+# To be replaced by the archive's own `.fingerprint()` and `.crc(index)`.
+
+
+def _fingerprint(archive: Archive) -> str:
+    state = archive.path.stat()
+    digest = hashlib.sha256(f"{state.st_size} {state.st_mtime_ns}\n".encode())
+    digest.update("\n".join(archive.names).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _stated_checksums(archive: Images) -> list[int | None]:
+    if not isinstance(archive, Archive):
+        return [None] * len(archive.names)
+    with ZipFile(archive.path) as file:
+        return [info.CRC for info in file.infolist() if not info.is_dir()]

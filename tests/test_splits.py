@@ -1,0 +1,180 @@
+"""Folds share no scene, cover everything, are of equal size as far as scenes allow, and the same everywhere."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+import train.__main__
+import train.evaluate
+from dali_pipes import Loader, SampleTable
+from dali_pipes.errors import InputError
+from dali_pipes.records import LeftOut
+from dali_pipes.splits import Division, assign_folds, pool
+from dali_pipes.via import Reason
+from train.tables import load_tables
+
+SIZES = st.lists(st.integers(1, 500), min_size=2, max_size=60).map(np.array)
+
+
+def table_of(scenes: list[str], points: int = 2) -> SampleTable:
+    """A table with a sample for each of `scenes`; its heights count on, its images are none."""
+    n = len(scenes)
+    numbers = np.arange(1.0, n + 1)
+
+    class NoImages:
+        def __init__(self) -> None:
+            self.names = [f"{scene}_{i}.jpg" for i, scene in enumerate(scenes)]
+
+        def read(self, index: int) -> np.ndarray:
+            return np.frombuffer(self.names[index].encode(), np.uint8)
+
+    return SampleTable(
+        tile=np.array(NoImages().names),
+        scene=np.array(scenes),
+        polyline=np.ones((n, points, 2)) * np.arange(points)[:, None],
+        length=numbers,
+        height=numbers,
+        width=np.full(n, 512),
+        height_px=np.full(n, 512),
+        gsd=numbers,
+        roll=numbers,
+        pitch=numbers,
+        image=np.arange(n),
+        images=NoImages(),
+    )
+
+
+SCENES = st.lists(st.sampled_from([f"K3_CHN_{i}" for i in range(12)]), min_size=1, max_size=60)
+
+
+@given(SCENES, SCENES, st.integers(2, 5), st.integers(0, 2**63))
+def test_folds_share_no_scene_and_cover_each_sample_once(a: list[str], b: list[str], folds: int, seed: int) -> None:
+    train, validation = table_of(a), table_of(b, points=4)
+    if len({*a, *b}) < folds:
+        with pytest.raises(InputError, match="at least as many scenes as folds"):
+            Division("scene", folds, 0, seed).divide(train, validation)
+        return
+    validated = []
+    for fold in range(folds):
+        inside, outside = Division("scene", folds, fold, seed).divide(train, validation)[::-1]
+        assert not set(inside.scene) & set(outside.scene)
+        assert len(inside) + len(outside) == len(a) + len(b)
+        assert len(inside), "a fold without samples validates nothing"
+        for side in (inside, outside):
+            names = [bytes(side.images.read(image)).decode() for image in side.image.tolist()]
+            assert names == side.tile.tolist(), "a pooled table reads the images of both archives"
+        validated += list(zip(inside.tile.tolist(), inside.height.tolist(), strict=True))
+    expected = [*zip(train.tile.tolist(), train.height.tolist(), strict=True)]
+    expected += zip(validation.tile.tolist(), validation.height.tolist(), strict=True)
+    assert sorted(validated) == sorted(expected)
+
+
+@given(SIZES, st.integers(2, 9), st.integers(0, 2**63))
+def test_folds_differ_by_no_more_than_the_largest_scene(sizes: np.ndarray, folds: int, seed: int) -> None:
+    load = np.bincount(assign_folds(sizes, folds, seed), sizes, minlength=folds)
+    assert load.sum() == sizes.sum()
+    assert load.max() - load.min() <= sizes.max()
+
+
+@given(SCENES, SCENES, st.integers(0, 9), st.randoms())
+def test_a_scenes_fold_does_not_depend_on_the_order_of_rows(a: list[str], b: list[str], seed: int, rng: object) -> None:
+    if len({*a, *b}) < 3:
+        return
+    shuffled = sorted(a, key=lambda _: rng.random())  # type: ignore[attr-defined]
+    folds = [Division("scene", 3, 1, seed).divide(table_of(rows), table_of(b))[1] for rows in (a, shuffled)]
+    assert set(folds[0].scene) == set(folds[1].scene)
+
+
+def test_the_seed_decides_and_the_assignment_is_the_same_everywhere() -> None:
+    sizes = np.arange(1, 41)
+    assert len({tuple(assign_folds(sizes, 5, seed).tolist()) for seed in range(20)}) == 20
+    assert assign_folds(np.array([9, 8, 7, 3, 3, 2, 1, 1]), 3, 0).tolist() == [
+        2,
+        0,
+        1,
+        0,
+        2,
+        1,
+        1,
+        1,
+    ]  # numpy promises the words of PCG64
+
+
+def test_the_official_split_is_left_as_it_is() -> None:
+    train, validation = table_of(["a"]), table_of(["b"])
+    assert Division().divide(train, validation) == (train, validation)
+
+
+def test_what_was_left_out_goes_with_its_scene() -> None:
+    lost = tuple(LeftOut(f"K3_CHN_{i}_7.jpg", -1, Reason.NO_IMAGE) for i in range(4))
+    table = replace(table_of([f"K3_CHN_{i}" for i in range(4)]), left_out=lost)
+    outside, inside = Division("scene", 2, 0).divide(table, table)
+    for side in (outside, inside):
+        assert {item.file.rpartition("_")[0] for item in side.left_out} == set(side.scene)
+
+
+@pytest.mark.parametrize(("folds", "fold"), [(1, 0), (5, 5), (5, -1)])
+def test_a_fold_that_is_none_is_refused(folds: int, fold: int) -> None:
+    with pytest.raises(InputError, match="numbered from 0"):
+        Division("scene", folds, fold)
+
+
+# --- On a release.
+
+
+def test_tiles_of_both_archives_are_loaded_from_a_pooled_table(release: Path) -> None:
+    train, validation = (SampleTable.from_release(release, split) for split in ("train", "validation"))
+    both = pool(train, validation)
+    for row in (0, len(train) - 1, len(train), len(both) - 1):
+        stem = "TS_KS" if row < len(train) else "VS_KS"
+        with zipfile.ZipFile(release / f"{stem}.zip") as images:
+            assert both.images.read(int(both.image[row])).tobytes() == images.read(str(both.tile[row]))
+    rows = np.array([len(train) - 1, len(train)])
+    (batch,) = Loader(both.select(rows), 2, size=32, threads=1)
+    (first,), (second,) = (
+        Loader(table.select(np.array([row])), 1, size=32, threads=1) for table, row in ((train, -1), (validation, 0))
+    )
+    assert batch.rgb[0].equal(first.rgb[0])
+    assert batch.rgb[1].equal(second.rgb[0])
+
+
+def test_scenes_are_held_out_of_a_folds_training_side(release: Path, tmp_path: Path) -> None:
+    division = Division("scene", 4, 1, seed=3)
+    quiet = Console(quiet=True)
+    tables = load_tables(release, division, 0.3, cache=tmp_path, console=quiet)
+    scenes = [set(table.scene) for table in (tables.training, *tables.evaluated.values())]
+    assert list(tables.evaluated) == ["validation", "held-out scenes"]
+    assert sum(map(len, scenes)) == len(set.union(*scenes)) == 8
+    assert "Fold 1 of 4" in tables.about["validation"]
+    again = load_tables(release, division, scenes[2], cache=tmp_path, console=quiet)
+    assert again.evaluated["held-out scenes"].tile.tolist() == tables.evaluated["held-out scenes"].tile.tolist()
+
+
+def test_a_run_by_scene_says_so_and_is_evaluated_on_its_own_fold(release: Path, tmp_path: Path) -> None:
+    small = ["--preset", "demo", "--epochs", "1", "--data.size", "32", "--seed", "7", "--data.holdout", "0.2"]
+    by_scene = ["--split", "scene", "--data.folds", "4", "--data.fold", "2", "--index-cache", str(tmp_path / "kept")]
+    train.__main__.main(["--release", str(release), "--out", str(tmp_path / "run"), *small, *by_scene])
+    assert "Fold 2 of 4" in json.loads((tmp_path / "run/samples.json").read_text())["split"]
+    assert {path.name.partition("-")[0] for path in (tmp_path / "kept").iterdir()} == {"train", "validation"}
+    evaluated = ["--checkpoint", str(tmp_path / "run/best.pt"), "--release", str(release), "--device", "cpu"]
+    train.evaluate.main([*evaluated, "--out", str(tmp_path / "again")])
+    rows = {}
+    for folder in ("run", "again"):
+        assert "Fold 2 of 4" in (tmp_path / folder / "report.html").read_text()
+        with (tmp_path / folder / "predictions.csv").open() as file:
+            rows[folder] = [(row["group"], row["tile"], row["scene_seen"]) for row in csv.DictReader(file)]
+    assert rows["run"] == rows["again"]
+    assert {seen for _, _, seen in rows["run"]} == {"false"}
+    train.evaluate.main([*evaluated, "--out", str(tmp_path / "official"), "--split", "official"])
+    with (tmp_path / "official/predictions.csv").open() as file:
+        assert {row["scene_seen"] for row in csv.DictReader(file) if row["group"] == "validation"} == {"true", "false"}
