@@ -87,7 +87,7 @@ class _Chimneys:
 
 
 def _lengthened(chimneys: _Chimneys, by: float) -> _Chimneys:
-    """Chimneys of the same scenes whose vectors, whole pixels again, are `by` px longer, and their heights with them."""
+    """Chimneys of the same scenes, `by` px longer, in whole pixels again, and as much higher."""
     length = np.hypot(*chimneys.vector.T)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         vector = np.nan_to_num(np.rint(chimneys.vector * (1 + by / length)[:, None]))

@@ -1,0 +1,119 @@
+"""What an inspection says in words: every sentence that depends on a figure, for the terminal and for the page.
+
+A sentence is plain text with other people's file names in it: the terminal makes it printable, the page escapes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .audit import HALF_DIGIT, VERTEX_PX
+from .comparison import Comparison
+from .inspection import Inspection
+from .leakage import CRITERION
+from .samples import Split
+
+EXAMPLES = 3
+
+
+def missing_in_words(found: Inspection) -> list[str]:
+    """Which split is not there."""
+    return [f"{split} is missing: {sentence}" for split, sentence in found.missing.items()]
+
+
+def left_out_in_words(found: Inspection) -> list[str]:
+    """What is not in the tables, by split and reason, with examples."""
+    sentences = []
+    for split in found.tables:
+        for reason, items in found.left_out(split).items():
+            examples = list(dict.fromkeys(item.file for item in items))[:EXAMPLES]
+            sentences.append(f"{split}: left out {len(items):,} because {reason.value}, such as {', '.join(examples)}")
+    return sentences or ["nothing was left out"]
+
+
+def leakage_in_words(found: Inspection) -> list[str]:
+    """What validation shares with training, and by which criterion."""
+    leak = found.leakage
+    if leak is None:
+        return ["leakage cannot be told: it takes both splits"]
+    sentences = [
+        f"{leak.in_shared_scenes / leak.samples:.0%} of the validation samples lie in scenes that are also in training"
+        f" ({len(leak.shared_scenes):,} of {count(leak.scenes, 'scene')})"
+    ]
+    if leak.shared_tiles:
+        examples = ", ".join(leak.shared_tiles[:EXAMPLES])
+        sentences.append(f"{count(len(leak.shared_tiles), 'tile')} stand in both splits, such as {examples}")
+    sentences.append(
+        f"{len(leak.pairs):,} of {count(leak.samples, 'validation sample')} have a near-duplicate in training, where"
+        f" coincidence alone would make about {leak.by_chance:.0f}; near-duplicates are of {CRITERION}"
+    )
+    return sentences
+
+
+def closed_form_in_words(found: Inspection) -> list[str]:
+    """How many heights deviate from the closed form, by split."""
+    sentences = []
+    for split in found.tables:
+        of = found.labels.split == split
+        known, off = int(found.closed_form.known[of].sum()), int(of[found.closed_form.flagged].sum())
+        largest = np.abs(found.closed_form.deviation[of]).max(initial=0.0)
+        without = f"; {of.sum() - known:,} lack gsd, roll or pitch" if known < of.sum() else ""
+        sentences.append(
+            f"{split}: {off:,} of {known:,} heights deviate from the closed form by more than their rounding"
+            f" (± {HALF_DIGIT} m); the largest difference is {largest:.3f} m{without}"
+        )
+    return sentences
+
+
+def scales_in_words(found: Inspection) -> list[str]:
+    """How many scenes have no constant scale, and what that means."""
+    scenes = len(np.unique(found.labels.scene))
+    sentences = [
+        f"{len(found.scales):,} of {count(scenes, 'scene')} have a scale, height ÷ length, that is not constant: no one"
+        f" scale gives all their heights to ± {HALF_DIGIT} m from polylines of whole pixels"
+    ]
+    if rounded := sum(scene.vertex_rounding for scene in found.scales):
+        sentences.append(
+            f"{rounded:,} of these would be constant had their heights been made before the vertices were rounded to"
+            f" whole pixels (± {VERTEX_PX:.2f} px a segment)"
+        )
+    return sentences
+
+
+def repeated_in_words(found: Inspection) -> list[str]:
+    """How many polylines stand twice in one tile."""
+    if not len(found.repeated):
+        return []
+    examples = ", ".join(list(dict.fromkeys(found.labels.tile[found.repeated].tolist()))[:EXAMPLES])
+    return [f"{count(len(found.repeated), 'sample')} repeat a polyline of their own tile, and stay: {examples}"]
+
+
+def changes_in_words(found: Inspection) -> list[str]:
+    """What is new against the other release, by split."""
+    if found.changes is None:
+        return []
+    sentences = [f"against {found.changes.other}:"]
+    sentences += [_change_in_words(split, comparison) for split, comparison in found.changes.splits.items()]
+    sentences += [f"{split}: cannot be compared, not in this release" for split in found.missing]
+    lacking = found.changes.missing.items()
+    return sentences + [f"{split}: cannot be compared, not in the other release: {why}" for split, why in lacking]
+
+
+def _change_in_words(split: Split, changes: Comparison) -> str:
+    if changes.nothing:
+        pictures, labels = count(changes.pictures_same, "picture"), count(changes.labels_same, "label")
+        return f"{split}: nothing changed in {pictures} and {labels}"
+    pictures = _tally(changes.pictures_added, changes.pictures_removed, changes.pictures_changed, changes.pictures_same)
+    labels = _tally(changes.labels_added, changes.labels_removed, changes.labels_changed, changes.labels_same)
+    return f"{split}: pictures {pictures}; labels {labels}"
+
+
+def _tally(added: Sequence[object], removed: Sequence[object], changed: Sequence[object], same: int) -> str:
+    return f"{len(added):,} added, {len(removed):,} removed, {len(changed):,} changed, {same:,} the same"
+
+
+def count(n: int, noun: str) -> str:
+    """`n` things by their noun: "1 scene", "2,000 scenes"."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
