@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .geometry import closed_form_height, polyline_length_px
-from .samples import SampleTable
+from .samples import SampleTable, Split
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -62,7 +62,7 @@ class Labels:
         return len(self.row)
 
     @classmethod
-    def of(cls, tables: Mapping[str, SampleTable]) -> Labels:
+    def of(cls, tables: Mapping[Split, SampleTable]) -> Labels:
         """The rows of all tables, one split after the other; at least one table."""
         parts = [cls._of_split(split, table) for split, table in tables.items()]
         return cls(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
@@ -213,7 +213,7 @@ def _examined(labels: Labels, rows: Int64, low: Float64, high: Float64, vertex_r
 # --- Polylines that stand twice in one tile.
 
 
-def repeated(labels: Labels, polylines: Mapping[str, NDArray[np.float64]]) -> Int64:
+def repeated(labels: Labels, polylines: Mapping[Split, NDArray[np.float64]]) -> Int64:
     """The rows (R,) whose polyline already stood in the same tile; `polylines`: split → (N, P, 2) px."""
     seen: set[tuple[str, str, bytes]] = set()
     again = []

@@ -96,7 +96,7 @@ def checksum(images: Images, index: int) -> int | None:
     """CRC-32 of a picture's bytes: the archive's own where it has `crc`, else of what is read; None if damaged."""
     stated = getattr(images, "crc", None)
     try:
-        return int(stated(index)) if stated is not None else zlib.crc32(images.read(index))
+        return int(stated(index)) if stated is not None else zlib.crc32(images.read(index).data)
     except InputError:
         return None
 

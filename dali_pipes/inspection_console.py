@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from . import inspection_findings as findings
-from .comparison import Changed, Comparison, Label
+from .comparison import Comparison
 from .inspection import UNITS, Count, Inspection
+from .inspection_findings import metres
 from .samples import Split
 
 MOST = 10  # rows of a list on a terminal; --json has all of them
@@ -110,7 +111,7 @@ def _near_duplicates(found: Inspection) -> Table | None:
         return None
     table, labels = _table("\nvalidation", "\ntraining", "height\nm", "length\npx", lefts=2), found.labels
     for ours, theirs in found.leakage.pairs[:MOST]:
-        figures = f"{labels.height[ours]:.2f}", f"{labels.length_px[ours]:.1f}"
+        figures = metres(labels.height[ours]), f"{labels.length_px[ours]:.1f}"
         table.add_row(_name(labels.tile[ours]), _name(labels.tile[theirs]), *figures)
     return _with_rest(table, len(found.leakage.pairs), "pairs")
 
@@ -119,9 +120,9 @@ def _off_the_formula(found: Inspection) -> Table | None:
     flagged, labels = found.closed_form.flagged, found.labels
     if not len(flagged):
         return None
-    table = _table("tile", "split", "region", "label, m", "formula, m", "off by", lefts=2)
+    table = _table("tile", "split", "region", "label", "formula", "off by", lefts=2)
     for i in flagged[:MOST]:
-        figures = f"{labels.height[i]:.2f}", f"{labels.expected[i]:.2f}", f"{found.closed_form.deviation[i]:+.2f}"
+        figures = (metres(value[i]) for value in (labels.height, labels.expected, found.closed_form.deviation))
         table.add_row(_name(labels.tile[i]), labels.split[i], str(labels.region[i]), *figures)
     return _with_rest(table, len(flagged), "labels")
 
@@ -129,15 +130,13 @@ def _off_the_formula(found: Inspection) -> Table | None:
 def _off_their_scene(found: Inspection) -> Table | None:
     if not found.scales:
         return None
-    table = _table("scene", "scale", "agree", "worst tile", "region", "label, m", "off by")
-    table.columns[3].justify = "left"
+    table = _table("worst tile of the scene", "region", "scale", "agree", "label", "off by")
     for scene in found.scales[:MOST]:
         worst = scene.flagged[0]
-        table.add_row(
-            *(_name(scene.scene), f"{scene.scale:.4g}", f"{scene.agreeing:,} of {scene.labels:,}"),
-            *(_name(found.labels.tile[worst]), str(found.labels.region[worst])),
-            *(f"{found.labels.height[worst]:.2f}", f"{scene.deviation[0]:+.2f}"),
-        )
+        where = _name(found.labels.tile[worst]), str(found.labels.region[worst])
+        agree = f"{scene.agreeing:,} of {scene.labels:,}"
+        figures = f"{scene.scale:.4g}", agree, metres(found.labels.height[worst]), metres(scene.deviation[0])
+        table.add_row(*where, *figures)
     return _with_rest(table, len(found.scales), "scenes")
 
 
@@ -153,23 +152,16 @@ def _changes(split: Split, changes: Comparison) -> Table:
         _rest_of(table, f"picture {kind}", len(names))
     for kind, labels in (("added", changes.labels_added), ("removed", changes.labels_removed)):
         for label in labels[:MOST]:
-            table.add_row(f"label {kind}", _name(label.tile), f"region {label.region}, {label.height:.2f} m")
+            table.add_row(f"label {kind}", _name(label.tile), f"region {label.region}, {metres(label.height)} m")
         _rest_of(table, f"label {kind}", len(labels))
     for change in changes.labels_changed[:MOST]:
-        table.add_row("label changed", _name(change.after.tile), f"region {change.after.region}, {_change(change)}")
+        table.add_row(
+            "label changed",
+            _name(change.after.tile),
+            f"region {change.after.region}, {findings.change_in_words(change)}",
+        )
     _rest_of(table, "label changed", len(changes.labels_changed))
     return table
-
-
-def _change(change: Changed) -> str:
-    def said(label: Label, what: str) -> str:
-        if what == "height":
-            return f"{label.height:.2f} m"
-        if what == "polyline":
-            return " ".join(f"{x:g},{y:g}" for x, y in label.polyline[:3])
-        return " ".join("–" if value is None else f"{value:g}" for value in label.metadata)
-
-    return "; ".join(f"{what} {said(change.before, what)} → {said(change.after, what)}" for what in change.what)
 
 
 # --- Tables.

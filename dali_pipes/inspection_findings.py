@@ -10,12 +10,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from .audit import HALF_DIGIT, VERTEX_PX
-from .comparison import Comparison
+from .comparison import Changed, Comparison, Label
 from .inspection import Inspection
 from .leakage import CRITERION
 from .samples import Split
 
 EXAMPLES = 3
+
+
+def headline(found: Inspection) -> str:
+    """The release in one sentence: how much there is, and how much of it the audit flags."""
+    labels = found.labels
+    flagged = len(np.union1d(found.closed_form.flagged, [i for scene in found.scales for i in scene.flagged]))
+    left_out = sum(len(table.left_out) for table in found.tables.values())
+    verdict = f"the audit flags {count(flagged, 'height')}" if flagged else "the audit flags no height"
+    return (
+        f"{count(len(labels), 'polyline')} in {count(len(np.unique(labels.tile)), 'tile')} of"
+        f" {count(len(np.unique(labels.scene)), 'scene')}; {verdict}, and {left_out:,} were left out."
+    )
 
 
 def missing_in_words(found: Inspection) -> list[str]:
@@ -62,7 +74,7 @@ def closed_form_in_words(found: Inspection) -> list[str]:
         without = f"; {of.sum() - known:,} lack gsd, roll or pitch" if known < of.sum() else ""
         sentences.append(
             f"{split}: {off:,} of {known:,} heights deviate from the closed form by more than their rounding"
-            f" (± {HALF_DIGIT} m); the largest difference is {largest:.3f} m{without}"
+            f" (± {HALF_DIGIT} m); the largest difference is {f'{largest:.3f}' if largest < 1e6 else f'{largest:.4g}'} m{without}"
         )
     return sentences
 
@@ -110,6 +122,19 @@ def _change_in_words(split: Split, changes: Comparison) -> str:
     return f"{split}: pictures {pictures}; labels {labels}"
 
 
+def change_in_words(change: Changed) -> str:
+    """What a label said before, and what it says now."""
+    return "; ".join(f"{what} {_said(change.before, what)} → {_said(change.after, what)}" for what in change.what)
+
+
+def _said(label: Label, what: str) -> str:
+    if what == "height":
+        return f"{metres(label.height)} m"
+    if what == "polyline":
+        return " ".join(f"{x:g},{y:g}" for x, y in label.polyline)
+    return " ".join("–" if value is None else f"{value:g}" for value in label.metadata)
+
+
 def _tally(added: Sequence[object], removed: Sequence[object], changed: Sequence[object], same: int) -> str:
     return f"{len(added):,} added, {len(removed):,} removed, {len(changed):,} changed, {same:,} the same"
 
@@ -117,3 +142,8 @@ def _tally(added: Sequence[object], removed: Sequence[object], changed: Sequence
 def count(n: int, noun: str) -> str:
     """`n` things by their noun: "1 scene", "2,000 scenes"."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def metres(value: float) -> str:
+    """A height as it is printed; one of 10⁹ m is shorter."""
+    return f"{value:.2f}" if abs(value) < 1e6 else f"{value:.4g}"
