@@ -4,6 +4,7 @@ Counts by split, sensor and scene; what validation shares with training; how hei
 everything that is left out, with its reason; and an audit of the labels against their closed form.
 """
 
+import io
 import json
 import sys
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a Korean name on an ASCII terminal is no reason to stop
     with exits_with_one_sentence():
         run(tyro.cli(Arguments, args=argv, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)))
 

@@ -193,8 +193,7 @@ def _examined(labels: Labels, rows: Int64, low: Float64, high: Float64, vertex_r
     deepest = int(depth.argmax())
     if 2 * depth[deepest] > len(rows):
         inside = (low <= starts[deepest]) & (starts[deepest] <= high)
-        scale = float(np.median(labels.scale[rows][inside]))  # between the greatest low and the least high, as all are
-        scale = min(max(scale, float(low[inside].max())), float(high[inside].min()))
+        scale = float(np.clip(np.median(labels.scale[rows][inside]), low[inside].max(), high[inside].min()))
     else:
         scale = float(np.median(labels.scale[rows]))
     with np.errstate(over="ignore", invalid="ignore"):

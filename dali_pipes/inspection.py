@@ -183,7 +183,8 @@ def histogram(values: Float64, low: float, high: float) -> Histogram:
     """Count `values` (n,) in `BINS` bins between `low` and `high`."""
     with np.errstate(all="ignore"):
         mean, std = float(values.mean()), float(values.std())
-    counts, _ = np.histogram(np.clip(values, low, high), BINS, (low, high))
+    width = (high - low) / BINS or 1.0  # all values may be one
+    bins = np.clip((np.clip(values, low, high) - low) / width, 0, BINS - 1).astype(np.int64)
     return Histogram(
         least=float(values.min()),
         median=float(np.median(values)),
@@ -192,6 +193,6 @@ def histogram(values: Float64, low: float, high: float) -> Histogram:
         std=std,
         low=low,
         high=high,
-        counts=counts.tolist(),
+        counts=np.bincount(bins, minlength=BINS).tolist(),
         beyond=int(((values < low) | (values > high)).sum()),
     )

@@ -1,7 +1,6 @@
 """An inspection on a terminal: counts, small plots, sentences, and the worst of what was flagged.
 
-Names come from other people's files.  None is read as markup, and characters that would move the cursor, turn the
-direction of writing or cannot be encoded are shown by their escapes (`printable`).
+Names come from other people's files: none is read as markup, and all are made printable.
 """
 
 from __future__ import annotations
@@ -15,11 +14,10 @@ from rich.text import Text
 from . import inspection_findings as findings
 from .comparison import Comparison
 from .inspection import UNITS, Count, Inspection
-from .inspection_findings import metres
+from .inspection_findings import metres, printable
 from .samples import Split
 
 MOST = 10  # rows of a list on a terminal; --json has all of them
-LONGEST = 160  # characters of a name; a label's "filename" may be a megabyte
 BLOCKS, ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
 
 
@@ -28,7 +26,7 @@ def show(found: Inspection, console: Console) -> None:
 
     def say(sentences: Iterable[str]) -> None:
         for sentence in sentences:
-            console.print(printable(sentence), markup=False, highlight=False, emoji=False, soft_wrap=True)
+            console.print(sentence, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def section(title: str, sentences: Iterable[str], *tables: Table | None) -> None:
         console.print()
@@ -38,7 +36,7 @@ def show(found: Inspection, console: Console) -> None:
             if table is not None:
                 console.print(table)
 
-    say([found.release, *findings.missing_in_words(found)])
+    say([printable(found.release), *findings.missing_in_words(found)])
     console.print(_totals(found))
     console.print(_counted("sensor", found.counts(found.sensor), list(found.tables)))
     console.print(_counted("scene", found.counts(found.labels.scene), list(found.tables)))
@@ -54,13 +52,6 @@ def show(found: Inspection, console: Console) -> None:
         for split, comparison in found.changes.splits.items():
             if not comparison.nothing:
                 console.print(_changes(split, comparison))
-
-
-def printable(text: str) -> str:
-    """`text` on one line: what is no letter, sign or space becomes its escape, and the middle of a long one `…`."""
-    if len(text) > 4 * LONGEST:
-        text = f"{text[: 2 * LONGEST]}…{text[-LONGEST:]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 # --- Counts and plots.
@@ -176,8 +167,7 @@ def _table(*columns: str, lefts: int = 1) -> Table:
 
 def _name(name: str) -> Text:
     """A name as a cell: Text is never read as markup."""
-    name = printable(str(name))
-    return Text(name if len(name) <= LONGEST else f"{name[:LONGEST]}…")
+    return Text(printable(name))
 
 
 def _with_rest(table: Table, n: int, noun: str) -> Table:

@@ -1,11 +1,12 @@
 """What an inspection says in words: every sentence that depends on a figure, for the terminal and for the page.
 
-A sentence is plain text with other people's file names in it: the terminal makes it printable, the page escapes it.
+A sentence is plain text, not markup of any kind.  The file names in it are other people's, and are shown by
+`printable`: without the characters that would move a terminal's cursor or turn the direction of writing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from .leakage import CRITERION
 from .samples import Split
 
 EXAMPLES = 3
+LONGEST = 160  # characters of a name; a label's "filename" may be a megabyte
 
 
 def headline(found: Inspection) -> str:
@@ -32,7 +34,7 @@ def headline(found: Inspection) -> str:
 
 def missing_in_words(found: Inspection) -> list[str]:
     """Which split is not there."""
-    return [f"{split} is missing: {sentence}" for split, sentence in found.missing.items()]
+    return [f"{split} is missing: {printable(sentence, 10 * LONGEST)}" for split, sentence in found.missing.items()]
 
 
 def left_out_in_words(found: Inspection) -> list[str]:
@@ -40,8 +42,8 @@ def left_out_in_words(found: Inspection) -> list[str]:
     sentences = []
     for split in found.tables:
         for reason, items in found.left_out(split).items():
-            examples = list(dict.fromkeys(item.file for item in items))[:EXAMPLES]
-            sentences.append(f"{split}: left out {len(items):,} because {reason.value}, such as {', '.join(examples)}")
+            examples = _examples(item.file for item in items)
+            sentences.append(f"{split}: left out {len(items):,} because {reason.value}, such as {examples}")
     return sentences or ["nothing was left out"]
 
 
@@ -55,8 +57,8 @@ def leakage_in_words(found: Inspection) -> list[str]:
         f" ({len(leak.shared_scenes):,} of {count(leak.scenes, 'scene')})"
     ]
     if leak.shared_tiles:
-        examples = ", ".join(leak.shared_tiles[:EXAMPLES])
-        sentences.append(f"{count(len(leak.shared_tiles), 'tile')} stand in both splits, such as {examples}")
+        examples = _examples(leak.shared_tiles)
+        sentences.append(f"file names that both splits have: {len(leak.shared_tiles):,}, such as {examples}")
     sentences.append(
         f"{len(leak.pairs):,} of {count(leak.samples, 'validation sample')} have a near-duplicate in training, where"
         f" coincidence alone would make about {leak.by_chance:.0f}; near-duplicates are of {CRITERION}"
@@ -74,7 +76,7 @@ def closed_form_in_words(found: Inspection) -> list[str]:
         without = f"; {of.sum() - known:,} lack gsd, roll or pitch" if known < of.sum() else ""
         sentences.append(
             f"{split}: {off:,} of {known:,} heights deviate from the closed form by more than their rounding"
-            f" (± {HALF_DIGIT} m); the largest difference is {f'{largest:.3f}' if largest < 1e6 else f'{largest:.4g}'} m{without}"
+            f" (± {HALF_DIGIT} m); the largest difference is {metres(largest, 3)} m{without}"
         )
     return sentences
 
@@ -98,19 +100,22 @@ def repeated_in_words(found: Inspection) -> list[str]:
     """How many polylines stand twice in one tile."""
     if not len(found.repeated):
         return []
-    examples = ", ".join(list(dict.fromkeys(found.labels.tile[found.repeated].tolist()))[:EXAMPLES])
-    return [f"{count(len(found.repeated), 'sample')} repeat a polyline of their own tile, and stay: {examples}"]
+    examples = _examples(found.labels.tile[found.repeated].tolist())
+    return [f"polylines that repeat another of their own tile, and stay: {len(found.repeated):,}, such as {examples}"]
 
 
 def changes_in_words(found: Inspection) -> list[str]:
     """What is new against the other release, by split."""
     if found.changes is None:
         return []
-    sentences = [f"against {found.changes.other}:"]
+    sentences = [f"against {printable(found.changes.other)}:"]
     sentences += [_change_in_words(split, comparison) for split, comparison in found.changes.splits.items()]
     sentences += [f"{split}: cannot be compared, not in this release" for split in found.missing]
     lacking = found.changes.missing.items()
-    return sentences + [f"{split}: cannot be compared, not in the other release: {why}" for split, why in lacking]
+    return sentences + [
+        f"{split}: cannot be compared, not in the other release: {printable(why, 10 * LONGEST)}"
+        for split, why in lacking
+    ]
 
 
 def _change_in_words(split: Split, changes: Comparison) -> str:
@@ -144,6 +149,17 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def metres(value: float) -> str:
-    """A height as it is printed; one of 10⁹ m is shorter."""
-    return f"{value:.2f}" if abs(value) < 1e6 else f"{value:.4g}"
+def metres(value: float, digits: int = 2) -> str:
+    """A height as labels print it; one of 10⁹ m is shorter."""
+    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.4g}"
+
+
+def printable(text: str, longest: int = LONGEST) -> str:
+    """`text` on one line: what is no letter, sign or space becomes its escape, and a long one's middle becomes "…"."""
+    if len(text) > longest:
+        text = f"{text[: longest // 2]}…{text[-longest // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _examples(names: Iterable[str]) -> str:
+    return ", ".join(printable(name) for name in list(dict.fromkeys(names))[:EXAMPLES])

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import jinja2
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from . import inspection_findings as findings
@@ -28,6 +29,7 @@ PICTURES = 12  # a section
 PAIRS = 6
 ROWS = 200  # of a table; --json has all
 PICTURE_PX = 448  # the longer side of a picture in the page: sharp at twice its printed size, about 30 kB each
+LONGEST = 2000  # characters of what the page shows of a text
 LARGEST_PIXELS = 1 << 26  # of a picture that is decoded for the page: 200 MB
 
 
@@ -56,6 +58,7 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: findings.printable(value, LONGEST) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -88,7 +91,7 @@ def _picture(found: Inspection, i: int, number: int) -> dict[str, Any]:
         "width": width,
         "height": height,
         "unit": max(width, height) / 512,
-        "points": " ".join(f"{x:g},{y:g}" for x, y in table.polyline[row]),
+        "points": Markup(" ".join(f"{x:g},{y:g}" for x, y in table.polyline[row])),
         "base": table.polyline[row, 0].tolist(),
         "split": str(labels.split[i]),
         "tile": str(labels.tile[i]),
@@ -100,7 +103,7 @@ def _picture(found: Inspection, i: int, number: int) -> dict[str, Any]:
     }
 
 
-def _jpeg_uri(found: Inspection, i: int) -> str | None:
+def _jpeg_uri(found: Inspection, i: int) -> Markup | None:
     """The tile of label `i`, decoded and made small for the page; None if it cannot be."""
     table = found.tables[found.labels.split[i]]
     try:
@@ -114,7 +117,7 @@ def _jpeg_uri(found: Inspection, i: int) -> str | None:
     encoded = cv2.imencode(
         ".jpg", cv2.resize(image, size, interpolation=cv2.INTER_AREA), (cv2.IMWRITE_JPEG_QUALITY, 80)
     )
-    return "data:image/jpeg;base64," + base64.b64encode(encoded[1].tobytes()).decode("ascii")
+    return Markup("data:image/jpeg;base64,") + base64.b64encode(encoded[1].tobytes()).decode("ascii")
 
 
 def _decoded(data: NDArray[np.uint8]) -> NDArray[np.uint8] | None:

@@ -90,7 +90,7 @@ def _lengthened(chimneys: _Chimneys, by: float) -> _Chimneys:
     """Chimneys of the same scenes, `by` px longer, in whole pixels again, and as much higher."""
     length = np.hypot(*chimneys.vector.T)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        vector = np.nan_to_num(np.rint(chimneys.vector * (1 + by / length)[:, None]))
+        vector = np.nan_to_num(np.rint(chimneys.vector * np.maximum(1 + by / length, 0.0)[:, None]))
         height = np.nan_to_num(chimneys.height * np.hypot(*vector.T) / length)
     return _Chimneys(chimneys.scene, height, vector)
 
