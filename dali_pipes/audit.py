@@ -6,7 +6,8 @@
     repeated(labels)        polylines that stand twice in one tile
 
 The tolerances are derived, not tuned.  A height is printed to .01 m and follows from the polyline as it is printed,
-whole pixels included: so the formula holds to half of the last digit, and
+whole pixels included: so the formula holds to half of the last digit, and to what half of the last digit of roll and
+pitch makes of a height (`angle_rounding`).  And
 
     a label of height h and length L says that its scene's scale lies in [(h − .005) / L, (h + .005) / L].
 
@@ -32,8 +33,8 @@ Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
 HALF_DIGIT = 0.005  # metres: heights are printed to a hundredth
-METADATA_DIGITS = 0.0001  # metres that the last digits of roll and pitch, and of binary numbers, may add
-PRINTED = HALF_DIGIT + METADATA_DIGITS
+PRINTED = HALF_DIGIT + 1e-6  # binary numbers only approach decimal ones
+ANGLE_DECIMALS = range(3, 10)  # of roll and pitch, as published; coarser ones are taken for round numbers
 VERTEX_PX = 2 * 0.5**0.5  # pixels that a segment's length may lose or gain when its two ends are rounded
 
 
@@ -44,7 +45,8 @@ class Labels:
     `split`: (M,) str; `row`: (M,) int64, the row in its split's table; `tile`, `scene`: (M,) str; `region`: (M,)
     int64, its index in the tile's label; `vector`: (M, 2) float64 px (x, y), from the base to the top;
     `length_px`: (M,) float64 px; `segments`: (M,) int64, those that have a length; `height`: (M,) float64 metres;
-    `expected`: (M,) float64 metres by the closed form, not finite where metadata lack or the view is straight down.
+    `expected`: (M,) float64 metres by the closed form, not finite where metadata lack or the view is straight down;
+    `tolerance`: (M,) float64 metres by which the height may differ from it.
     """
 
     split: NDArray[np.str_]
@@ -57,6 +59,7 @@ class Labels:
     segments: Int64
     height: Float64
     expected: Float64
+    tolerance: Float64
 
     def __len__(self) -> int:
         return len(self.row)
@@ -72,6 +75,7 @@ class Labels:
         length_px = polyline_length_px(table.polyline)
         with np.errstate(all="ignore"):  # metadata of 1e308 are somebody's, and come out as not finite
             expected = closed_form_height(length_px, table.gsd, table.roll, table.pitch)
+            tolerance = PRINTED + np.abs(expected) * angle_rounding(table.roll, table.pitch)
         return cls(
             split=np.full(len(table), split),
             row=np.arange(len(table)),
@@ -83,6 +87,7 @@ class Labels:
             segments=(np.diff(table.polyline, axis=1) != 0).any(axis=2).sum(axis=1),
             height=table.height,
             expected=expected,
+            tolerance=tolerance,
         )
 
     @property
@@ -90,6 +95,28 @@ class Labels:
         """Height ÷ length (M,) float64, metres a pixel."""
         with np.errstate(over="ignore"):
             return self.height / self.length_px
+
+
+def angle_rounding(roll: Float64, pitch: Float64) -> Float64:
+    """By what part of itself a height changes if roll and pitch (n,) degrees are rounded as printed → (n,) float64.
+
+    Height is proportional to 1/t with t² = tan² roll + tan² pitch, and so changes by
+    (tan roll · dtan roll + tan pitch · dtan pitch) / t².
+    """
+    tangents = [np.tan(np.radians(angle)) for angle in (roll, pitch)]
+    change = sum(
+        np.abs(tan) * (1 + tan**2) * np.radians(_half_digit(angle))
+        for tan, angle in zip(tangents, (roll, pitch), strict=True)
+    )
+    return np.asarray(change / (tangents[0] ** 2 + tangents[1] ** 2))
+
+
+def _half_digit(angle: Float64) -> Float64:
+    """Half a unit of the last decimal that each angle (n,) is printed with."""
+    decimals = np.full(angle.shape, ANGLE_DECIMALS.stop)
+    for digits in reversed(ANGLE_DECIMALS):
+        decimals[np.abs(np.round(angle, digits) - angle) < 1e-12] = digits
+    return 0.5 * 10.0**-decimals
 
 
 def regions(table: SampleTable) -> Int64:
@@ -119,7 +146,7 @@ class ClosedForm:
     deviation: Float64
     """(M,) metres, label − formula; 0 where it is not known."""
     flagged: Int64
-    """(F,) the rows that are off by more than the printed rounding, the worst first."""
+    """(F,) the rows that are off by more than printed digits make, the worst first."""
 
 
 def closed_form(labels: Labels) -> ClosedForm:
@@ -127,7 +154,7 @@ def closed_form(labels: Labels) -> ClosedForm:
     known = np.isfinite(labels.expected)
     with np.errstate(invalid="ignore"):
         deviation = np.where(known, labels.height - labels.expected, 0.0)
-    return ClosedForm(known, deviation, _worst_first(np.abs(deviation), np.abs(deviation) > PRINTED))
+    return ClosedForm(known, deviation, _worst_first(np.abs(deviation), known & (np.abs(deviation) > labels.tolerance)))
 
 
 # --- Scenes whose scale is not constant.

@@ -7,8 +7,9 @@ is told by CRC-32: an archive that states its members' CRCs is believed, so that
 
 A label has no name, and its index in the tile moves when another is put before it.  Within a tile, therefore, equal
 labels are set aside first (twice the same counts twice), then those with the same polyline are taken for one label
-whose height or metadata changed, then those with the same index for one whose polyline changed.  What is left was
-added or removed.  Only labels that can be used are compared; why others are not, each release's own list says.
+whose height or metadata changed, then those with the same height, and last those with the same index, for one whose
+polyline changed.  What is left was added or removed.  Only labels that can be used are compared; why others are not,
+each release's own list says.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 from .audit import regions
@@ -128,9 +130,9 @@ class _LabelChanges:
         self.changed: list[Changed] = []
 
     def compare_tile(self, before: list[Label], after: list[Label]) -> None:
-        pairs, before, after = _paired(before, after, lambda label: (label.polyline, label.height, label.metadata))
+        pairs, before, after = _paired(before, after, attrgetter("polyline", "height", "metadata"))
         self.same += len(pairs)
-        for alike in (lambda label: label.polyline, lambda label: label.region):
+        for alike in (attrgetter("polyline"), attrgetter("height"), attrgetter("region")):
             pairs, before, after = _paired(before, after, alike)
             self.changed += [Changed(old, new) for old, new in pairs]
         self.removed += before

@@ -76,7 +76,8 @@ def closed_form_in_words(found: Inspection) -> list[str]:
         without = f"; {of.sum() - known:,} lack gsd, roll or pitch" if known < of.sum() else ""
         sentences.append(
             f"{split}: {off:,} of {known:,} heights deviate from the closed form by more than their rounding"
-            f" (± {HALF_DIGIT} m); the largest difference is {metres(largest, 3)} m{without}"
+            f" (± {HALF_DIGIT} m, and what the last digits of roll and pitch make);"
+            f" the largest difference is {metres(largest, 3)} m{without}"
         )
     return sentences
 

@@ -101,10 +101,12 @@ def _leakage(found: Inspection) -> dict[str, Any] | None:
 def _closed_form(found: Inspection) -> dict[str, Any]:
     audit = found.closed_form
     return {
-        "tolerance_m": PRINTED,
         "with_metadata": audit.known.sum(),
         "largest_m": np.abs(audit.deviation).max(initial=0.0),
-        "flagged": [{**_label(found, i), "formula_m": found.labels.expected[i]} for i in audit.flagged],
+        "flagged": [
+            {**_label(found, i), "formula_m": found.labels.expected[i], "tolerance_m": found.labels.tolerance[i]}
+            for i in audit.flagged
+        ],
     }
 
 

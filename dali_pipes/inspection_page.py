@@ -58,12 +58,17 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: findings.printable(value, LONGEST) if type(value) is str else value,
+        finalize=_finalised,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["metres"] = lambda value: findings.metres(value).replace("-", "−")
     return environment.get_template("inspection.html.j2")
+
+
+def _finalised(value: Any) -> Any:
+    """What the page shows of a value: of a text that is no mark-up of ours, that which is printable."""
+    return findings.printable(value, LONGEST) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _pictures(found: Inspection) -> dict[str, Any]:
