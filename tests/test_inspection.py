@@ -308,7 +308,7 @@ def hostile_release(write_split: Callable[..., Path]) -> Path:
 
 
 def test_hostile_names_are_printed_as_text_and_move_no_cursor(
-    write_split: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    write_split: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = hostile_release(write_split)
     printed = told(capsys, folder)
@@ -317,6 +317,10 @@ def test_hostile_names_are_printed_as_text_and_move_no_cursor(
     for name in HOSTILE[0], r"[bold]_\x1b[31m\x9b2J_\r\n\x07_1.jpg", r"K3_\u202egpj.exe_1.jpg", r"K3_\ud800_1.jpg":
         assert name in flat
     assert len(printed) < 20_000
+    monkeypatch.setenv("COLUMNS", "500")  # wide enough for a name on one line
+    rows = told(capsys, folder).splitlines()
+    assert len([row for row in rows if f"such as {HOSTILE[0]}, [bold]_" in row]) == 3, "left out, twice, and repeated"
+    assert len([row for row in rows if row.startswith(HOSTILE[0])]) == 3, "near-duplicates, closed form and scale"
     assert {item["tile"] for item in told_machines(capsys, folder)["closed_form"]["flagged"]} == set(HOSTILE[:4])
 
 

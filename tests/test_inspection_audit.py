@@ -109,6 +109,14 @@ def test_heights_of_polylines_before_rounding_are_told_from_wrong_ones(
     assert not found.vertex_rounding
 
 
+@pytest.mark.parametrize(("beyond", "explained"), [(0.98, True), (1.04, False)])
+def test_two_rounded_ends_explain_the_diagonal_of_a_pixel_and_no_more(beyond: float, explained: bool) -> None:
+    found = [(41, 41), (141, 141)]  # of diagonals that were `beyond` pixels shorter, and longer, in x and in y
+    heights = [f"{1.5 * side * 2**0.5:.2f}" for side in (41 - beyond, 141 + beyond)]
+    (flagged,) = scene_scales(Labels.of({"train": scene("K3_A_1", found, heights)}))
+    assert flagged.vertex_rounding is explained
+
+
 def test_without_a_majority_no_label_is_called_the_right_one() -> None:
     found = [(100, 0), (100, 0), (100, 0)]
     (flagged,) = scene_scales(Labels.of({"train": scene("K3_A_1", found, [100, 150, 250])}))
