@@ -320,7 +320,7 @@ def test_hostile_names_are_printed_as_text_and_move_no_cursor(
     monkeypatch.setenv("COLUMNS", "500")  # wide enough for a name on one line
     rows = told(capsys, folder).splitlines()
     assert len([row for row in rows if f"such as {HOSTILE[0]}, [bold]_" in row]) == 3, "left out, twice, and repeated"
-    assert len([row for row in rows if row.startswith(HOSTILE[0])]) == 3, "near-duplicates, closed form and scale"
+    assert len([row for row in rows if row.startswith(HOSTILE[0])]) == 3 + 2 + 1, "pairs, formula, scale"
     assert {item["tile"] for item in told_machines(capsys, folder)["closed_form"]["flagged"]} == set(HOSTILE[:4])
 
 
