@@ -109,7 +109,7 @@ def changes_in_words(found: Inspection) -> list[str]:
     """What is new against the other release, by split."""
     if found.changes is None:
         return []
-    sentences = [f"against {printable(found.changes.other)}:"]
+    sentences = [f"compared with {printable(found.changes.other)}"]
     sentences += [_change_in_words(split, comparison) for split, comparison in found.changes.splits.items()]
     sentences += [f"{split}: cannot be compared, not in this release" for split in found.missing]
     lacking = found.changes.missing.items()
