@@ -1,10 +1,17 @@
-"""Inspect a release: counts, what was left out and why, and an audit of the labels."""
+"""What is in a release, what is wrong with it, and what will be trained on.
 
+Counts by split, sensor and scene; what validation shares with training; how heights, lengths and scales spread;
+everything that is left out, with its reason; and an audit of the labels against their closed form.
+"""
+
+import io
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from rich.console import Console
 
 from .command import parse
 from .errors import exits_with_one_sentence
@@ -17,12 +24,39 @@ class Arguments:
 
     release: tyro.conf.Positional[Path]
     """Folder with the release's four ZIP archives, TS_KS.zip and its sisters, at any depth."""
+    json: bool = False
+    """Print one JSON object with all of it, and nothing else."""
+    html: Path | None = None
+    """Write a page with pictures of the flagged tiles to this file, too."""
+    against: Path | None = None
+    """An earlier release: tell what was added, removed and changed since."""
 
 
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a Korean name on an ASCII terminal is no reason to stop
     with exits_with_one_sentence():
-        inspect(parse(Arguments, argv, module="dali_pipes", description=__doc__).release)
+        run(parse(Arguments, argv, module="dali_pipes", description=__doc__))
+
+
+def run(arguments: Arguments) -> None:
+    """Inspect, then show it in the ways that were asked for.  Raises InputError."""
+    found = inspect(arguments.release, arguments.against)
+    if arguments.html is not None:
+        from .inspection_page import write_page  # OpenCV and jinja2 only where pictures are wanted
+
+        write_page(arguments.html, found)
+    if arguments.json:
+        from .inspection_json import as_json
+
+        print(json.dumps(as_json(found), allow_nan=False))
+        return
+    from .inspection_console import show
+
+    show(found, Console())
+    if arguments.html is not None:
+        print(f"page: {arguments.html}")
 
 
 if __name__ == "__main__":

@@ -28,11 +28,12 @@ def parse(
     Raises InputError on a flag that is unknown, missing or has a bad value; `--help` prints and exits with 0.
     """
     prog = f"python -m {module}"
+    options = (tyro.conf.FlagCreatePairsOff,)  # --resume, and no --no-resume
     said = io.StringIO()
     known: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with redirect_stderr(said):
-            return tyro.cli(arguments, args=argv, prog=prog, description=description, **known)
+            return tyro.cli(arguments, args=argv, prog=prog, description=description, config=options, **known)
     except SystemExit as end:
         if not end.code:
             raise
