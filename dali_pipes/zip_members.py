@@ -71,6 +71,8 @@ def directory(archive: Extent) -> Directory:
             raise _damaged(archive, f"no entry at byte {position + shift + at} of its central directory")
         member, at = _member(entries, at, shift)
         members.append(member)
+    if at != len(entries):
+        raise _damaged(archive, f"the last entry of its central directory reaches beyond byte {end}")
     if len(members) & 0xFFFF != count & 0xFFFF:  # writers without ZIP64 let the count overflow
         raise _damaged(archive, f"its central directory promises {count} members and holds {len(members)}")
     headers = sorted(member.header for member in members)
