@@ -98,8 +98,9 @@ def _number(tar: Extent, position: int, field: bytes) -> int:
         if size < 0:
             raise _damaged(tar, position, f"a member has a size of {size} bytes")
         return size
-    digits = field.strip(b" \0")
-    if digits and not _is_octal(digits):
+    text, _, beyond = field.partition(b"\0")
+    digits = text.strip(b" ")
+    if (digits and not _is_octal(digits)) or beyond.strip(b" \0"):
         raise _damaged(tar, position, f"a member has the size {field!r}")
     return int(digits or b"0", 8)
 

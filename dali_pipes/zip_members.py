@@ -92,13 +92,14 @@ def locate(archive: Extent, member: Member) -> tuple[int, int]:
     what follows.
     """
     header, limit = member.header, member.limit
-    if header + _LOCAL.size > limit:
+    name_end = header + _LOCAL.size + len(member.name)
+    if name_end > limit:
         raise ValueError(f"its header reaches into what begins at byte {limit}")
-    magic, *_, name_length, extra_length = _LOCAL.unpack(archive.read(header, header + _LOCAL.size).data)
+    record = archive.read(header, name_end).tobytes()
+    magic, *_, name_length, extra_length = _LOCAL.unpack_from(record)
     if magic != b"PK\x03\x04":
         raise ValueError("its local header is not where the central directory says")
-    name_end = header + _LOCAL.size + name_length
-    if name_end > limit or archive.read(name_end - name_length, name_end).tobytes() != member.name:
+    if name_length != len(member.name) or not record.endswith(member.name):
         raise ValueError("its local header has another name")
     first = name_end + extra_length
     if first + member.stored > limit:

@@ -90,8 +90,8 @@ def _patch_entry(path: Path, offset: int, layout: str, value: int) -> str:
         (10, "<H", 14, "compressed by method 14"),
         (20, "<L", 7, "bytes are said to be stored|deflated data are broken|bytes were promised"),
         (24, "<L", 1 << 31, "more than the 64 MiB allowed"),
-        (42, "<L", 0, "another name"),
-        (42, "<L", 1, "not where the central directory says"),
+        (42, "<L", 0, "another name|reaches into what begins at"),
+        (42, "<L", 1, "reaches into what begins at"),
         (42, "<L", 2**31 - 1, "reaches into what begins at"),
     ],
 )
