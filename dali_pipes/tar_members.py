@@ -61,7 +61,10 @@ def plain_files(tar: Extent) -> Iterator[TarMember]:
             if size > LONGEST_NAME:
                 raise _damaged(tar, position, f"a name of {size} bytes is longer than {LONGEST_NAME}")
             text = tar.read(data, data + size).tobytes()
-            named |= {"path": decode(text.split(b"\0")[0])} if kind == _GNU_LONG_NAME else _pax(tar, position, text)
+            said = {"path": decode(text.split(b"\0")[0])} if kind == _GNU_LONG_NAME else _pax(tar, position, text)
+            if named.keys() & said.keys():
+                raise _damaged(tar, position, "a member is given a second name or size")
+            named |= said
         elif kind not in (_GNU_LONG_LINK, _PAX_GLOBAL):
             path = _path(block, named)
             if kind in _PLAIN and not path.endswith("/"):  # before POSIX a folder was a name that ends so

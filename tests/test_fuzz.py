@@ -219,17 +219,20 @@ def test_a_mutated_tar_lists_what_tarfile_lists_or_nothing(data: bytes) -> None:
                 theirs = [info for info in oracle.getmembers() if info.isreg()]
         except Exception:
             return
-        found = [(member.offset, member.length) for member in mine]
-        assert found[: len(theirs)] == [(info.offset_data, info.size) for info in theirs]
-        for member, info in zip(mine, theirs, strict=False):
-            raw = info.name.encode("utf-8", "surrogateescape")
-            assert member.path.rstrip("/") == tar_members.decode(raw).rstrip("/")
+        listed = {member.offset: member for member in mine}
+        for info in theirs:
+            member = listed.pop(info.offset_data, None)
+            if member is None:  # a folder by its name, whose last stroke is cut from a pax path
+                assert info.pax_headers.get("path", info.name).endswith("/")
+                continue
+            assert member.length == info.size
+            name = tar_members.decode(info.name.encode("utf-8", "surrogateescape"))
+            # It takes for a prefix what GNU keeps there, such as times.
+            assert name == member.path or name.endswith(f"/{member.path}")
 
 
 @fuzzed
-@given(
-    data=mutated(LABEL) | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps).map(str.encode)
-)
+@given(data=mutated_values() | mutated(LABEL))
 @example(data=LABEL)
 def test_a_mutated_label_says_what_json_says_or_is_refused(data: bytes) -> None:
     with bounded_memory():
