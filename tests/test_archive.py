@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import os
 import pickle
 import re
 import struct
+import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +18,7 @@ import pytest
 
 from dali_pipes.archive import Archive
 from dali_pipes.errors import InputError, UnreadableMember
+from dali_pipes.extent import Extent, Segment
 
 
 @pytest.fixture(params=[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
@@ -45,6 +51,54 @@ def test_a_pickled_archive_reads_the_same_bytes(archive: Path) -> None:
     assert len(pickle.dumps(Archive(archive))) < 1000, "the map itself must not travel"
     there = pickle.loads(pickle.dumps(Archive(archive)))
     assert there.read(7).tobytes() == Archive(archive).read(7).tobytes()
+
+
+def test_an_archive_that_changed_is_not_taken_for_the_one_that_was_pickled(archive: Path) -> None:
+    pickled = pickle.dumps(Archive(archive))
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("K3_05.jpg", b"which would shift the numbers of those behind it")
+    with pytest.raises(InputError, match=r"changed|is cut short"):
+        pickle.loads(pickled)
+
+
+@pytest.fixture
+def in_three_pieces(archive: Path) -> Archive:
+    """The archive in parts, so that members straddle their borders."""
+    data, pieces = archive.read_bytes(), []
+    for start, stop in itertools.pairwise((0, len(data) // 3, len(data) // 2, len(data))):
+        (piece := archive.with_suffix(f".{start}")).write_bytes(data[start:stop])
+        pieces.append(Segment(piece, 0, stop - start))
+    return Archive(Extent(pieces, "some.zip in parts"))
+
+
+def test_threads_and_forked_processes_read_the_same_bytes(archive: Path, in_three_pieces: Archive) -> None:
+    expected = [Archive(archive).read(i).tobytes() for i in range(20)] * 20
+    with ThreadPoolExecutor(4) as pool:
+        assert [data.tobytes() for data in pool.map(in_three_pieces.read, list(range(20)) * 20)] == expected
+    into, out = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: a fork of a process with threads
+        child = os.fork()
+    if child == 0:
+        os.write(out, hashlib.sha256(b"".join(in_three_pieces.read(i).tobytes() for i in range(20))).digest())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(into, 32) == hashlib.sha256(b"".join(expected[:20])).digest()
+    os.close(into)
+    os.close(out)
+
+
+def test_a_zip64_of_the_standard_library_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 50)
+    with zipfile.ZipFile(tmp_path / "wide.zip", "w") as file:
+        for i in range(9):
+            file.writestr(f"K3_{i}.jpg", bytes([i]) * 40 * i)
+    data = (tmp_path / "wide.zip").read_bytes()
+    assert b"PK\x06\x06" in data
+    assert b"\xff\xff\xff\xff" in data
+    mine = Archive(tmp_path / "wide.zip")
+    assert [mine.read(i).tobytes() for i in range(9)] == [bytes([i]) * 40 * i for i in range(9)]
 
 
 def test_what_is_read_cannot_be_written(archive: Path) -> None:
