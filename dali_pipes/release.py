@@ -130,6 +130,8 @@ class _Listing:
                     elif entry.is_file():
                         path = Path(entry.path)
                         yield from _listed(path, path.relative_to(top).as_posix(), entry.stat())
+                    elif entry.is_symlink():
+                        self.unvisited.append(f"{entry.path} (a link to no file)")
                 except OSError as error:  # a link that leads to itself, or a file that is gone
                     self.unvisited.append(f"{entry.path} ({error.strerror})")
 
