@@ -40,9 +40,9 @@ from rich.table import Table
 from simplejpeg import decode_jpeg
 
 from dali_pipes import SampleTable
-from dali_pipes.archive import Archive, find_archives
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.index import open_index
+from dali_pipes.release import open_split
 
 BATCH = 64
 WARM_TILES = 10_000
@@ -81,8 +81,8 @@ def measure(arguments: Arguments, console: Console) -> dict[str, Any]:
 
 
 def _cold(arguments: Arguments, threads: int, console: Console) -> dict[str, Any]:
-    archive = Archive(find_archives(arguments.release, "train")[0])
-    jpegs = [archive.read(i) for i in range(len(archive))]
+    archive = open_split(arguments.release, "train")[0]
+    jpegs = [archive.read(i) for i in range(len(archive.names))]
     pipeline = _decode_only(jpegs, batch_size=BATCH, num_threads=threads, device_id=None, exec_dynamic=True)
     steps = -(-len(jpegs) // BATCH)
     contestants: dict[str, tuple[Callable[[], object], str]] = {

@@ -23,7 +23,11 @@ class Arguments:
     """What to inspect."""
 
     release: tyro.conf.Positional[Path]
-    """Folder with the release's four ZIP archives, TS_KS.zip and its sisters, at any depth."""
+    """The release in any form: ZIPs, parts of them, tars or folders, below a folder; or one tar or ZIP."""
+    images: Path | None = None
+    """Where the images lie, if the release holds them twice or not at all: anything that would do as a release."""
+    labels: Path | None = None
+    """Where the labels lie, likewise."""
     json: bool = False
     """Print one JSON object with all of it, and nothing else."""
     html: Path | None = None
@@ -42,7 +46,7 @@ def main(argv: list[str]) -> None:
 
 def run(arguments: Arguments) -> None:
     """Inspect, then show it in the ways that were asked for.  Raises InputError."""
-    found = inspect(arguments.release, arguments.against)
+    found = inspect(arguments.release, arguments.against, images=arguments.images, labels=arguments.labels)
     if arguments.html is not None:
         from .inspection_page import write_page  # OpenCV and jinja2 only where pictures are wanted
 

@@ -1,188 +1,208 @@
-"""Where each member's bytes lie: random access to the ZIPs of a release, nothing unpacked.
+"""The members of a ZIP or of a folder, read by random access where they lie, nothing unpacked.
 
-A release is a folder with four archives, told apart by their stems (AI Hub 71805):
+`Archive` reads a ZIP, whether it is a file or lies in parts or in a tar (see `extent`): a stored member is a view
+of the memory map, a deflated one is inflated by zlib.  `Folder` reads loose files, on disk or in a tar.  Both list
+their members by name, each name once, so that every form of a release has one order; both may be shared by threads,
+survive a fork, and when they are pickled, neither maps nor bytes travel.
 
-    TS_KS.zip  TL_KS_LINE.zip      training images and polyline labels
-    VS_KS.zip  VL_KS_LINE.zip      validation images and polyline labels
-
-`Archive` reads a ZIP by memory map and its own table of offsets: a stored member is a view of the map (0.4 µs
-where `zipfile` takes 30), a deflated one is inflated by zlib (49 µs against 78).  The map may be shared by threads
-and survives a fork; pickling keeps the path alone, and the other process maps anew.  No number that the file
-states is used before it is checked against the bytes that are there.
+    names         file names without folders, sorted, unique
+    read(index)   a member's bytes → (n,) uint8, read-only; raises UnreadableMember
+    fault(index)  why it cannot be read, as far as its archive's directory tells; "" if nothing is known
+    crc(index)    the CRC-32 that the archive has recorded for it, or None
+    fingerprint() hex; changes when the data do: hashes names, sizes, CRCs, and sizes and times of the files
+    where         what sentences call it
 """
 
 from __future__ import annotations
 
-import mmap
-import struct
+import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from . import zip_members
+from .errors import InputError, UnreadableMember
+from .extent import Extent, Segment
 
-ROLES = {
-    ("train", "images"): "TS_KS",
-    ("train", "labels"): "TL_KS_LINE",
-    ("validation", "images"): "VS_KS",
-    ("validation", "labels"): "VL_KS_LINE",
-}
-
-STORED, DEFLATED = 0, 8
-ENCRYPTED, UTF8_NAME = 0x1, 0x800
-LARGEST_MEMBER = 1 << 28  # bytes; a tile has 70 kB, and a lying header shall not claim the memory
-
-_END = struct.Struct("<4s4H2LH")  # end of central directory
-_ENTRY = struct.Struct("<4s6H3L5H2L")  # entry of the central directory
-_LOCAL = struct.Struct("<4s5H3L2H")  # local file header
-_ZIP64 = 0xFFFFFFFF
-
-
-def find_archives(release: Path, split: str) -> tuple[Path, Path]:
-    """Find the (images, labels) ZIPs of `split` ("train" or "validation") anywhere below `release`.
-
-    Raises InputError if the folder or a ZIP is missing, or if two ZIPs claim one role.
-    """
-    if not release.is_dir():
-        raise InputError(f"a release is a folder with TS_KS.zip and its three sisters, found no folder at {release}")
-    images, labels = (_find_one(release, ROLES[split, role]) for role in ("images", "labels"))
-    return images, labels
-
-
-def _find_one(release: Path, stem: str) -> Path:
-    everywhere = (path for path in release.rglob(f"{stem}.zip") if path.is_file())
-    in_sight = (
-        path for path in everywhere if not any(part.startswith(".") for part in path.relative_to(release).parts)
-    )
-    found = sorted(in_sight)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(f"expected one {stem}.zip below {release}, found {found[0]} and {found[1]}; remove one")
-    raise InputError(f"no {stem}.zip below {release}; download it from AI Hub 71805 into that folder")
+LARGEST_MEMBER = 1 << 26  # bytes; a tile has 70 kB, and a lying header shall not claim the memory
 
 
 class Archive:
-    """The members of one ZIP, in the order of its central directory.
+    """The members of one ZIP: of all of it, or of one folder in it.
 
-    `names`: member names without folders.  `read(index)`: a member's bytes.
-    Raises InputError where the file is no ZIP that can be read here.
+    Raises InputError where the file is no ZIP that can be read here, or where no member can be.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, source: Extent | Path, below: str = "") -> None:
+        self._extent = source if isinstance(source, Extent) else Extent.of_file(Path(source))
+        self._below = below
         self._open()
 
     def _open(self) -> None:
-        try:
-            with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
-        except ValueError:
-            raise InputError(f"{self.path} is empty; load it anew") from None
-        self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
-        members = [entry for entry in self._entries() if not entry[0].endswith("/")]
-        self.names = [name.rsplit("/", 1)[-1] for name, *_ in members]
-        self._members = [entry[1:] for entry in members]
+        self.where = self._extent.where + (f": {self._below}" if self._below else "")
+        members, offset = zip_members.directory(self._extent)
+        self._directory_offset = offset
+        named = [(_basename(member.path), member) for member in members if member.path.startswith(self._below)]
+        kept = _one_a_name([(name, _too_large(member)) for name, member in named], attrgetter("path"), _same_bytes)
+        self.names = list(kept)
+        self._members = list(kept.values())
+        if self._members and all(member.fault for member in self._members):
+            raise InputError(
+                f"expected stored or deflated members in {self.where}, found none that can be read; of the first,"
+                f" {self.names[0]!r}, {self._members[0].fault}; load the archive anew, or pack it again"
+            )
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"extent": self._extent, "below": self._below, "fingerprint": self.fingerprint()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path = state["path"]
+        self._extent, self._below = state["extent"], state["below"]
         self._open()
+        _expect_unchanged(self.where, self.fingerprint(), state["fingerprint"])
+
+    def fault(self, index: int) -> str:
+        """Why member `index` cannot be read, or ""."""
+        return self._members[index].fault
+
+    def crc(self, index: int) -> int | None:
+        """CRC-32 of the bytes of member `index`, as the central directory has it."""
+        return self._members[index].crc
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of member `index` → (n,) uint8, read-only; a view of the file if the member is stored.
+        """The bytes of member `index` → (n,) uint8, read-only; a view of the file if it is stored in one piece.
 
-        Raises InputError if the member's header, length or compressed data are damaged.
+        Raises UnreadableMember if the member's header, length or compressed data are damaged.
         """
-        header, method, stored, size = self._members[index]
-        if header + _LOCAL.size > len(self._bytes):
-            raise self._damaged(index, "its header lies beyond the end of the file")
-        magic, *_, name_length, extra_length = _LOCAL.unpack_from(self._map, header)
-        if magic != b"PK\x03\x04":
-            raise self._damaged(index, "its local header is not where the central directory says")
-        first = header + _LOCAL.size + name_length + extra_length
-        if first + stored > len(self._bytes):
-            raise self._damaged(index, "its data reach beyond the end of the file")
-        data = self._bytes[first : first + stored]
-        if method == STORED:
-            return data
-        return self._inflate(index, data, size)
-
-    def _inflate(self, index: int, data: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        member = self._members[index]
+        if member.fault:
+            raise self._unreadable(index, member.fault)
         try:
-            inflated = inflater.decompress(data.data, size + 1)  # one more than promised, to see a lie
-        except zlib.error as error:
-            raise self._damaged(index, f"its deflated data are broken ({error})") from None
-        if len(inflated) != size:
-            raise self._damaged(index, f"{size} bytes were promised, {len(inflated)} came")
-        return np.frombuffer(inflated, np.uint8)
+            start, stop = zip_members.locate(self._extent, member)
+            data = self._extent.read(start, stop)
+            return data if member.method == zip_members.STORED else _inflate(data, member.size)
+        except ValueError as error:
+            raise self._unreadable(index, str(error)) from None
 
-    def _entries(self) -> Iterator[tuple[str, int, int, int, int]]:
-        """Yield (name, header offset, method, stored bytes, full bytes) from the central directory."""
-        end = self._end_of_central_directory()
-        _, _, _, _, count, length, position, _ = _END.unpack_from(self._map, end)
-        if _ZIP64 in (length, position) or count == 0xFFFF:
-            raise InputError(f"{self.path} is a ZIP64 archive, which is not supported yet; repack it as a plain ZIP")
-        if position + length > end:
-            raise InputError(f"{self.path} is damaged: its central directory reaches beyond its end; load it anew")
-        directory_end = position + length
-        for _ in range(count):
-            if position + _ENTRY.size > directory_end or self._map[position : position + 4] != b"PK\x01\x02":
-                raise InputError(f"{self.path} is damaged at byte {position} of its central directory; load it anew")
-            fields = _ENTRY.unpack_from(self._map, position)
-            flags, method, stored, size = fields[3], fields[4], fields[8], fields[9]
-            name_length, extra_length, comment_length, header = *fields[10:13], fields[16]
-            position += _ENTRY.size
-            name = _decode(self._map[position : position + name_length], flags)
-            self._check(name, flags, method, stored, size)
-            yield name, header, method, stored, size
-            position += name_length + extra_length + comment_length
+    def fingerprint(self) -> str:
+        """Hash of the central directory, which has all names, sizes and CRCs, and of the files' sizes and times."""
+        found = hashlib.blake2b(self._below.encode("utf-8", "backslashreplace") + b"\0", digest_size=16)
+        found.update(self._extent.stamp())
+        found.update(self._extent.read(self._directory_offset, self._extent.size).tobytes())
+        return found.hexdigest()
 
-    def _end_of_central_directory(self) -> int:
-        """Offset of the record whose comment ends where the file ends: a comment may hold the magic itself."""
-        end = len(self._map)
-        while (end := self._map.rfind(b"PK\x05\x06", max(0, len(self._map) - _END.size - 0xFFFF), end)) >= 0:
-            if end + _END.size <= len(self._map):
-                comment = _END.unpack_from(self._map, end)[-1]
-                if end + _END.size + comment == len(self._map):
-                    return end
-        raise InputError(f"{self.path} is not a ZIP or is cut short: its central directory is missing; load it anew")
+    def _unreadable(self, index: int, how: str) -> UnreadableMember:
+        return UnreadableMember(f"{self.where} is damaged at member {self.names[index]!r}: {how}; load it anew")
 
-    def _check(self, name: str, flags: int, method: int, stored: int, size: int) -> None:
-        found = None
-        if flags & ENCRYPTED:
-            found = "an encrypted one"
-        elif method not in (STORED, DEFLATED):
-            found = f"compression method {method}"
-        elif method == STORED and stored != size:
-            found = f"{stored} bytes stored for {size}"
-        elif max(stored, size) > LARGEST_MEMBER:
-            found = f"one of {max(stored, size)} bytes"
-        if found:
-            raise InputError(
-                f"{self.path}: expected stored or deflated members below {LARGEST_MEMBER >> 20} MiB, found {found}"
-                f" at {name!r}"
+
+class LooseFile(NamedTuple):
+    """A file that is itself a member: its path below its folder, where its bytes lie, when they were written (ns)."""
+
+    path: str
+    segment: Segment
+    modified: int
+    fault: str = ""
+
+
+class Folder:
+    """The members of one folder, on disk or in a tar, at any depth; each is opened when it is read."""
+
+    def __init__(self, files: Iterable[LooseFile], where: str) -> None:
+        self.where = where
+        kept = _one_a_name([(_basename(file.path), file) for file in files], attrgetter("path"), lambda *_: False)
+        self.names = list(kept)
+        self._files = list(kept.values())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def fault(self, index: int) -> str:
+        """Why member `index` cannot be read, or ""."""
+        return self._files[index].fault
+
+    def crc(self, index: int) -> int | None:
+        """None: a folder records none."""
+        return None
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """The bytes of member `index` → (n,) uint8, read-only.
+
+        Raises UnreadableMember if the file cannot be read, or is not as long as it was.
+        """
+        (path, offset, length), fault = self._files[index].segment, self._files[index].fault
+        if length > LARGEST_MEMBER:
+            fault = f"its {length} bytes are more than the {LARGEST_MEMBER >> 20} MiB allowed"
+        try:
+            if not fault:
+                with path.open("rb") as file:
+                    file.seek(offset)
+                    data = file.read(length)
+                fault = "" if len(data) == length else f"{length} bytes were there when it was listed, now {len(data)}"
+        except OSError as error:
+            fault = str(error.strerror)
+        if fault:
+            raise UnreadableMember(f"{self.where} is damaged at member {self.names[index]!r}: {fault}; load it anew")
+        return np.frombuffer(data, np.uint8)
+
+    def fingerprint(self) -> str:
+        """Hash of all names, sizes and times of writing, as they were when the folder was listed."""
+        found = hashlib.blake2b(digest_size=16)
+        for path, segment, modified, _ in self._files:
+            found.update(
+                f"{path}\0{segment.offset}\0{segment.length}\0{modified}\0".encode("utf-8", "backslashreplace")
             )
-
-    def _damaged(self, index: int, how: str) -> InputError:
-        return InputError(f"{self.path} is damaged at member {self.names[index]!r}: {how}; load the archive anew")
+        return found.hexdigest()
 
 
-def _decode(name: bytes, flags: int) -> str:
-    """A member's name: UTF-8 where the flag says so or the bytes allow it, else a Korean Windows' cp949."""
+_M = TypeVar("_M", zip_members.Member, LooseFile)
+
+
+def _one_a_name(
+    named: list[tuple[str, _M]], path: Callable[[_M], str], same: Callable[[_M, _M], bool]
+) -> dict[str, _M]:
+    """Name → member, sorted.  Of members with the same bytes the first; others of one name cannot be told apart."""
+    kept: dict[str, _M] = {}
+    for name, member in sorted(named, key=lambda item: (item[0], path(item[1]))):
+        first = kept.setdefault(name, member)
+        if first is not member and not same(first, member):
+            kept[name] = first._replace(fault=f"its name is there twice, as {path(first)!r} and {path(member)!r}")
+    return kept
+
+
+def _same_bytes(a: zip_members.Member, b: zip_members.Member) -> bool:
+    return (a.crc, a.size, a.fault) == (b.crc, b.size, b.fault)
+
+
+def _too_large(member: zip_members.Member) -> zip_members.Member:
+    largest = max(member.stored, member.size)
+    if member.fault or largest <= LARGEST_MEMBER:
+        return member
+    return member._replace(fault=f"its {largest} bytes are more than the {LARGEST_MEMBER >> 20} MiB allowed")
+
+
+def _inflate(data: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        return name.decode("utf-8")
-    except UnicodeDecodeError:
-        return name.decode("utf-8" if flags & UTF8_NAME else "cp949", "backslashreplace")
+        inflated = inflater.decompress(data.data, size + 1)  # one more than promised, to see a lie
+    except zlib.error as error:
+        raise ValueError(f"its deflated data are broken ({error})") from None
+    if len(inflated) != size:
+        raise ValueError(f"{size} bytes were promised, {len(inflated)} came")
+    return np.frombuffer(inflated, np.uint8)
+
+
+def _basename(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def _expect_unchanged(where: str, found: str, expected: str) -> None:
+    """Another process numbers the members as this one does only while the archive stays as it is."""
+    if found != expected:
+        raise InputError(f"{where} was changed while it was being read; start again")

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
+from .archive import Archive
 from .audit import regions
 from .errors import InputError
 from .records import Images
@@ -96,10 +97,10 @@ def compare(before: SampleTable, after: SampleTable) -> Comparison:
 
 
 def checksum(images: Images, index: int) -> int | None:
-    """CRC-32 of a picture's bytes: the archive's own where it has `crc`, else of what is read; None if damaged."""
-    stated = getattr(images, "crc", None)
+    """CRC-32 of a picture's bytes: the archive's own if it is a ZIP, else of what is read; None if damaged."""
+    stated = images.crc(index) if isinstance(images, Archive) else None
     try:
-        return int(stated(index)) if stated is not None else zlib.crc32(images.read(index).data)
+        return zlib.crc32(images.read(index).data) if stated is None else stated
     except InputError:
         return None
 

@@ -18,6 +18,10 @@ class InputError(ValueError):
     """
 
 
+class UnreadableMember(InputError):
+    """One member of an archive cannot be read, while the others can: whoever lists samples leaves it out."""
+
+
 @contextmanager
 def exits_with_one_sentence(*also: type[Exception]) -> Iterator[None]:
     """Turn bad input into `error: <sentence>` on stderr and exit status 2, Ctrl-C into 130.

@@ -29,8 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-from zipfile import ZipFile
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +37,10 @@ from rich.console import Console
 from rich.progress import Progress
 from simplejpeg import decode_jpeg
 
-from .archive import Archive, find_archives
 from .errors import InputError
 from .jpeg import JpegHeader
 from .records import Images, LeftOut, usable_header
+from .release import Members, open_split
 from .samples import SampleTable, Split
 from .via import Reason
 
@@ -60,6 +59,8 @@ def open_index(
     split: Split,
     cache: Path | None = None,
     *,
+    images: Path | None = None,
+    labels: Path | None = None,
     console: Console | None = None,
     threads: int | None = None,
 ) -> Index:
@@ -69,19 +70,19 @@ def open_index(
     default stderr) is a terminal.  Raises InputError if an archive is missing or damaged, if no sample is left, or if
     `cache` cannot be written.
     """
-    images, labels = (Archive(path) for path in find_archives(release, split))
-    build = partial(_build, labels, images, split, console or Console(stderr=True), threads or _cores())
+    jpegs, texts = open_split(release, split, images=images, labels=labels)
+    build = partial(_build, texts, jpegs, split, console or Console(stderr=True), threads or _cores())
     if cache is None:
         return Index(build(), None)
-    key = hashlib.sha256(f"{_fingerprint(images)} {_fingerprint(labels)}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{jpegs.fingerprint()} {texts.fingerprint()}".encode()).hexdigest()[:32]
     path, listing = cache / f"{split}-{key}.npz", cache / f"{split}-{key}.left_out.csv"
     with suppress(InputError):
-        return Index(SampleTable.load(path, images, key), listing)
+        return Index(SampleTable.load(path, jpegs, key), listing)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _alone(cache / f"{split}-{key}.lock"):
             with suppress(InputError):  # another process may have built it in the meantime
-                return Index(SampleTable.load(path, images, key), listing)
+                return Index(SampleTable.load(path, jpegs, key), listing)
             table = build()
             _write_listing(listing, table.left_out)
             table.save(path, key)
@@ -109,24 +110,30 @@ def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path |
     )
 
 
+class Checksummed(Images, Protocol):
+    """Images whose archive may state a checksum of each."""
+
+    def crc(self, index: int) -> int | None:
+        """CRC-32 of image `index`, or None where none is stated."""
+
+
 class Verified:
     """The members of an archive, their bytes compared with the checksums that it states."""
 
-    def __init__(self, archive: Images) -> None:
+    def __init__(self, archive: Checksummed) -> None:
         self.names = archive.names
         self._archive = archive
-        self._stated = _stated_checksums(archive)
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The bytes of member `index` → (n,) uint8.  Raises InputError if they are not those that were archived."""
-        data, stated = self._archive.read(index), self._stated[index]
+        data, stated = self._archive.read(index), self._archive.crc(index)
         if stated is not None and zlib.crc32(data.data) != stated:
             raise InputError(f"member {self.names[index]!r} does not match its checksum; load the archive anew")
         return data
 
 
 def check_by_decoding(
-    images: Images, wanted: Sequence[int], *, title: str, console: Console, threads: int
+    images: Checksummed, wanted: Sequence[int], *, title: str, console: Console, threads: int
 ) -> Iterator[JpegHeader | Reason]:
     """The `Check` that decodes each image, in `threads` threads (the decoder frees the interpreter's lock)."""
     parts = [wanted[i : i + PART] for i in range(0, len(wanted), PART)]
@@ -169,9 +176,9 @@ def _decodes(data: NDArray[np.uint8], jpeg: JpegHeader, pixels: NDArray[np.uint8
         return False
 
 
-def _build(labels: Archive, images: Archive, split: Split, console: Console, threads: int) -> SampleTable:
+def _build(labels: Members, images: Members, split: Split, console: Console, threads: int) -> SampleTable:
     check = partial(check_by_decoding, title=f"checking {split} tiles", console=console, threads=threads)
-    return SampleTable.from_labels(Verified(labels), images, where=str(labels.path), check=check)
+    return SampleTable.from_labels(Verified(labels), images, where=labels.where, check=check)
 
 
 def _write_listing(path: Path, left_out: Sequence[LeftOut]) -> None:
@@ -203,20 +210,3 @@ def _stem(file: str) -> str:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-# To be replaced by the archive's own `.fingerprint()` and `.crc(index)`.
-
-
-def _fingerprint(archive: Archive) -> str:
-    state = archive.path.stat()
-    digest = hashlib.sha256(f"{state.st_size} {state.st_mtime_ns}\n".encode())
-    digest.update("\n".join(archive.names).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
-
-
-def _stated_checksums(archive: Images) -> list[int | None]:
-    if not isinstance(archive, Archive):
-        return [None] * len(archive.names)
-    with ZipFile(archive.path) as file:
-        return [info.CRC for info in file.infolist() if not info.is_dir()]

@@ -36,7 +36,7 @@ Tables = dict[Split, SampleTable]
 Missing = dict[Split, str]
 
 
-def read_release(release: Path) -> tuple[Tables, Missing]:
+def read_release(release: Path, images: Path | None = None, labels: Path | None = None) -> tuple[Tables, Missing]:
     """The tables of the splits that can be read, and of each of the others the sentence that says why not.
 
     The one place where a release is opened.  Raises InputError, the first sentence, if no split can be read.
@@ -45,7 +45,7 @@ def read_release(release: Path) -> tuple[Tables, Missing]:
     missing: Missing = {}
     for split in SPLITS:
         try:
-            tables[split] = SampleTable.from_release(release, split)
+            tables[split] = SampleTable.from_release(release, split, images=images, labels=labels)
         except InputError as error:  # noqa: PERF203
             missing[split] = str(error)
     if not tables:
@@ -53,13 +53,15 @@ def read_release(release: Path) -> tuple[Tables, Missing]:
     return tables, missing
 
 
-def inspect(release: Path, against: Path | None = None) -> Inspection:
+def inspect(
+    release: Path, against: Path | None = None, *, images: Path | None = None, labels: Path | None = None
+) -> Inspection:
     """Read and audit the release in folder `release`, and compare it with an earlier one in `against`.
 
     Raises InputError where neither split of a release can be read.
     """
-    tables, missing = read_release(release)
-    labels = Labels.of(tables)
+    tables, missing = read_release(release, images, labels)
+    columns = Labels.of(tables)
     changes = None
     if against is not None:
         before, lacking = read_release(against)
@@ -68,11 +70,11 @@ def inspect(release: Path, against: Path | None = None) -> Inspection:
         release=str(release),
         tables=tables,
         missing=missing,
-        labels=labels,
-        leakage=leakage(labels) if len(tables) == len(SPLITS) else None,
-        closed_form=closed_form(labels),
-        scales=scene_scales(labels),
-        repeated=repeated(labels, {split: table.polyline for split, table in tables.items()}),
+        labels=columns,
+        leakage=leakage(columns) if len(tables) == len(SPLITS) else None,
+        closed_form=closed_form(columns),
+        scales=scene_scales(columns),
+        repeated=repeated(columns, {split: table.polyline for split, table in tables.items()}),
         changes=changes,
     )
 

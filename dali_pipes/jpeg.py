@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the others are tables and reservations
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_MOST_MARKERS = 4096  # before the frame; a camera writes some twenty, and a file of nothing else shall not hold us up
 
 
 class JpegHeader(NamedTuple):
@@ -28,14 +29,16 @@ def read_header(data: bytes | memoryview) -> JpegHeader | None:
     if data[:2] != b"\xff\xd8":
         return None
     position, orientation = 2, 1
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
+    for _ in range(_MOST_MARKERS):
+        if position + 4 > len(data) or data[position] != 0xFF:
             return None
         marker = data[position + 1]
         if marker == 0xFF or marker in _WITHOUT_LENGTH:  # fill byte, or a marker that stands alone
             position += 1 if marker == 0xFF else 2
             continue
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        length = int.from_bytes(data[position + 2 : position + 4], "big")  # counts itself
+        if length < 2:
+            return None
         body = data[position + 4 : position + 2 + length]
         if marker in _START_OF_FRAME:
             if len(body) < 6:

@@ -71,7 +71,7 @@ def read_labels(labels: Images, images: Images, left_out: list[LeftOut]) -> Rows
     index = {name: i for i, name in enumerate(images.names) if len(name) <= LONGEST_NAME}
     rows = Rows()
     for i, name in enumerate(labels.names):
-        if not name.endswith(".json"):
+        if not name.lower().endswith(".json"):
             continue
         try:
             tiles = via.parse(labels.read(i).tobytes())

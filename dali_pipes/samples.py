@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import via
-from .archive import Archive, find_archives
 from .errors import InputError
 from .geometry import normalised_length
 from .records import Check, Images, LeftOut, check_headers, check_images, read_labels
+from .release import open_split
 from .via import Reason
 
 FORMAT = 1  # of a saved table; raise it when a saved table would no longer be what is built from the same release
@@ -71,15 +71,18 @@ class SampleTable:
         return len(self.tile)
 
     @classmethod
-    def from_release(cls, release: str | Path, split: Split = "train") -> SampleTable:
-        """Read the labels and the images' headers of one split of the release in folder `release`.
+    def from_release(
+        cls, release: str | Path, split: Split = "train", *, images: Path | None = None, labels: Path | None = None
+    ) -> SampleTable:
+        """Read the labels and the images' headers of one split of `release`, in any form that `open_split` reads.
 
-        Raises InputError if an archive is missing or damaged, or if no sample is left.
+        `images` and `labels` name either outright.  Raises InputError if one is missing or damaged, or if no sample
+        is left.
         """
         if split not in ("train", "validation"):
             raise InputError(f'a release has the splits "train" and "validation", found {split!r}')
-        images, labels = (Archive(path) for path in find_archives(Path(release), split))
-        return cls.from_labels(labels, images, where=str(labels.path))
+        jpegs, texts = open_split(Path(release), split, images=images, labels=labels)
+        return cls.from_labels(texts, jpegs, where=texts.where)
 
     @classmethod
     def from_labels(

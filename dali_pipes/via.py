@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LARGEST_LABEL = 1 << 22  # bytes; a tile's has about 900, and parsed JSON takes up to 40 times its text
+LONGEST_FILENAME = 255  # characters; the table keeps room for the longest in every row
+TALLEST = 10_000  # metres; a height beyond it is finite, but would swamp every mean
 MOST_POINTS = 64  # a chimney has two; the table keeps room for the longest polyline in every row
 
 
@@ -28,7 +31,7 @@ class Reason(str, Enum):
     TOO_FEW_POINTS = "the polyline has fewer than two points"
     TOO_MANY_POINTS = f"the polyline has more than {MOST_POINTS} points"
     ZERO_LENGTH = "the polyline has no length"
-    BAD_HEIGHT = "the height is not a finite positive number"
+    BAD_HEIGHT = f"the height is not a positive number below {TALLEST} m"
     DAMAGED = "the archive's data of it do not match their header or their checksum"
     NO_IMAGE = "the image is missing"
     NOT_A_JPEG = "the image is not a JPEG"
@@ -72,24 +75,42 @@ class TileLabel:
 def parse(data: bytes) -> list[TileLabel]:
     """Parse the UTF-8 bytes of one label file (a BOM is allowed) into its images.
 
-    Raises ValueError if it is not a JSON object of VIA images.
+    Raises ValueError if it is not a JSON object of VIA images, or if it says a thing twice.
     """
-    document = json.loads(data.decode("utf-8-sig"))
+    if len(data) > LARGEST_LABEL:
+        raise ValueError(f"expected a label below {LARGEST_LABEL} bytes, found {len(data)}")
+    try:  # integers as floats, since Python may take minutes over the digits of a large one
+        document = json.loads(data.decode("utf-8-sig"), parse_int=float, object_pairs_hook=_without_repeats)
+    except RecursionError:
+        raise ValueError("expected some levels of JSON, found them nested without end") from None
     if not isinstance(document, dict):
         raise ValueError("expected a JSON object of images")
-    return [_tile(image) for image in document.values()]
+    tiles = [_tile(image) for image in document.values()]
+    _without_repeats([(tile.filename, tile) for tile in tiles])
+    return tiles
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's keys and values; which of two values under one key is meant, nobody can tell."""
+    distinct = dict(pairs)
+    if len(distinct) != len(pairs):
+        raise ValueError("expected each key and each image once")
+    return distinct
 
 
 def _tile(image: Any) -> TileLabel:
     if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
         raise ValueError("expected images with a filename")
+    filename = image["filename"].replace("\\", "/").rsplit("/", 1)[-1]
+    if len(filename) > LONGEST_FILENAME or not filename.isprintable():  # half a surrogate could not even be reported
+        raise ValueError(f"expected a filename of at most {LONGEST_FILENAME} printable characters")
     attributes = image.get("file_attributes")
     attributes = attributes if isinstance(attributes, dict) else {}
     regions = image.get("regions")
     regions = list(regions.values()) if isinstance(regions, dict) else regions  # VIA 1 writes an object
     read = [_region(i, region) for i, region in enumerate(regions if isinstance(regions, list) else [])]
     return TileLabel(
-        filename=image["filename"].replace("\\", "/").rsplit("/", 1)[-1],
+        filename=filename,
         gsd=_number(attributes.get("img_resolution")),
         roll=_number(attributes.get("img_roll_tilt")),
         pitch=_number(attributes.get("img_pitch_tilt")),
@@ -117,7 +138,7 @@ def _region(index: int, region: Any) -> Region | Rejected:
         return Rejected(index, Reason.ZERO_LENGTH)
     attributes = region.get("region_attributes")
     height = _number(attributes.get("chi_height_m") if isinstance(attributes, dict) else None)
-    if not (math.isfinite(height) and height > 0):
+    if not 0 < height < TALLEST:
         return Rejected(index, Reason.BAD_HEIGHT)
     return Region(index, points, height)
 
@@ -125,6 +146,8 @@ def _region(index: int, region: Any) -> Region | Rejected:
 def _number(value: Any) -> float:
     """A number or its text → float; NaN for anything else, so that the caller has one case to test."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return math.nan
+    if isinstance(value, str) and "_" in value:  # Python reads 1_5 as 15
         return math.nan
     try:
         return float(value)

@@ -27,7 +27,7 @@ class Arguments:
     """What to train on, where to, and how."""
 
     release: Path
-    """Folder with the release's four ZIP archives, TS_KS.zip and its sisters, at any depth."""
+    """The release in any form: ZIPs, parts of them, tars or folders, below a folder; or one tar or ZIP."""
 
     out: Path
     """The run folder: checkpoints, metrics.jsonl, report.html, predictions.csv."""

@@ -39,6 +39,12 @@ class Data:
     fold: int = 0
     """The fold that validates, counted from 0."""
 
+    images: Annotated[str | None, AsPlainFlag] = None
+    """Where the images lie, if --release holds them twice or not at all: anything that would do as a release."""
+
+    labels: Annotated[str | None, AsPlainFlag] = None
+    """Where the labels lie, likewise."""
+
     max_bad: Annotated[float, AsPlainFlag] = 0.01
     """Largest share of tiles that may be unusable, in whole or in part; above it training stops and says why."""
 
@@ -204,7 +210,7 @@ PRESETS: dict[str, Callable[[], Config]] = {"reference": reference, "fast": fast
 Preset = Literal["reference", "fast", "demo"]
 
 MAY_CHANGE = (
-    *("device", "data.threads", "data.cache", "data.max_bad", "data.index_cache"),
+    *("device", "data.threads", "data.cache", "data.max_bad", "data.index_cache", "data.images", "data.labels"),
     *("runtime.compile", "runtime.log_every"),
 )
 """What a resumed run may do otherwise than before: it changes how fast, not what is learnt."""

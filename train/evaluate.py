@@ -132,7 +132,7 @@ class Arguments:
     """A best.pt or last.pt of a run, or a .pth in the reference's layout."""
 
     release: Path
-    """Folder with the release's four ZIP archives."""
+    """The release in any form: ZIPs, parts of them, tars or folders, below a folder; or one tar or ZIP."""
 
     out: Path
     """Folder for report.html and predictions.csv."""
@@ -140,6 +140,12 @@ class Arguments:
     split: Literal["official", "scene"] | None = None
     """official: the release's own validation split; scene: the fold that validated in training (fold 0 of 5 where the
     checkpoint knows none); if not given, as in training."""
+
+    images: Path | None = None
+    """Where the images lie, if the release holds them twice or not at all: anything that would do as a release."""
+
+    labels: Path | None = None
+    """Where the labels lie, likewise."""
 
     index_cache: Path | None = None
     """Folder for the checked sample tables; if not given, the folder index-cache beside --out."""
@@ -158,7 +164,15 @@ def report(arguments: Arguments) -> None:
     division = replace(trained.division, by=arguments.split or trained.division.by)
     console = Console()
     cache = arguments.index_cache or beside(arguments.out)
-    tables = load_tables(arguments.release, division, trained.held_out, cache=cache, console=console)
+    tables = load_tables(
+        arguments.release,
+        division,
+        trained.held_out,
+        cache=cache,
+        images=arguments.images,
+        labels=arguments.labels,
+        console=console,
+    )
     trained = completed(trained, tables.training)
     precision = choose_precision("auto", device).value
     model = trained.model.to(device).to(memory_format=torch.channels_last)

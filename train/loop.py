@@ -46,6 +46,8 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
         config.division(),
         config.data.holdout,
         cache=Path(config.data.index_cache) if config.data.index_cache else beside(out),
+        images=Path(config.data.images) if config.data.images else None,
+        labels=Path(config.data.labels) if config.data.labels else None,
         max_bad=config.data.max_bad,
         console=console.console,
     )

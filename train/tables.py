@@ -36,17 +36,19 @@ def load_tables(
     held_out: float | Collection[str] = 0.0,
     *,
     cache: Path | None,
+    images: Path | None = None,
+    labels: Path | None = None,
     max_bad: float = 1.0,
     console: Console,
 ) -> Tables:
     """Check the release or read its index from the folder `cache`, divide it, and hold scenes out of training.
 
-    `held_out`: a share of the training samples, drawn by the division's seed, or the scenes by name.  Raises
-    InputError where the release cannot be read or more than the share `max_bad` of a split's tiles is unusable.
+    `images` and `labels`: where these lie, if `release` does not tell.  `held_out`: a share of the training samples,
+    drawn by the division's seed, or the scenes by name.  Raises InputError where the release cannot be read or more than the share `max_bad` of a split's tiles is unusable.
     """
     splits = []
     for split in ("train", "validation"):
-        table, listing = open_index(release, split, cache, console=console)
+        table, listing = open_index(release, split, cache, images=images, labels=labels, console=console)
         refuse_above(max_bad, split, table, listing)
         if table.left_out:
             found = f"{split}: left {len(table.left_out)} regions and tiles out; see {listing}"

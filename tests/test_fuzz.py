@@ -1,0 +1,268 @@
+"""Mutated archives, labels and JPEGs: no error but the declared ones, and where an oracle reads on, the same bytes.
+
+Hypothesis draws the mutations, derandomized: CI sees the same `EXAMPLES` each time.  The oracles are `zipfile`,
+`tarfile`, `json` and OpenCV.  Each example may take `DEADLINE` and, in Python's own count, `MEMORY` bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import tarfile
+import tempfile
+import tracemalloc
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import cv2
+import numpy as np
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from dali_pipes import tar_members, zip_members
+from dali_pipes.archive import Archive
+from dali_pipes.errors import InputError, UnreadableMember
+from dali_pipes.extent import Extent, Segment
+from dali_pipes.jpeg import read_header
+from dali_pipes.via import parse
+
+from .conftest import jpeg, via_label
+from .test_samples import with_exif
+
+EXAMPLES = 300
+DEADLINE = timedelta(seconds=2)
+MEMORY = 8 << 20  # bytes
+fuzzed = settings(
+    max_examples=EXAMPLES,
+    deadline=DEADLINE,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@contextmanager
+def bounded_memory() -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
+
+
+def a_zip() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a/K3_1.jpg", b"stored" * 20)
+        archive.writestr("a/K3_2.jpg", b"deflated" * 20, zipfile.ZIP_DEFLATED)
+        with archive.open("a/K3_3.jpg", "w", force_zip64=True) as member:
+            member.write(b"wide" * 20)
+        archive.writestr("원천/K3_4.jpg", b"Korean")
+        archive.comment = b"a comment"
+    return out.getvalue()
+
+
+def a_tar(layout: int) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=layout) as tar:
+        for i, name in enumerate(
+            ("short", "긴이름/" * 20 + "part0", "다운로드/TS_KS.zip.part1073741824", "d/" * 60 + "x")
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = 100 * i
+            tar.addfile(info, io.BytesIO(bytes([i]) * info.size))
+    return out.getvalue().rstrip(b"\0") + bytes(1024)
+
+
+ZIP, GNU_TAR, PAX_TAR = a_zip(), a_tar(tarfile.GNU_FORMAT), a_tar(tarfile.PAX_FORMAT)
+JPEGS = [jpeg(24, 40), with_exif(jpeg(24, 40), 6), jpeg(513, 7)]
+LABEL = json.dumps(
+    via_label("K3_1.jpg", [[(10, 20), (30, 40)], [(1, 2), (3, 4), (5, 6)]], img_resolution="0.7", img_roll_tilt="-16.7")
+).encode()
+
+odd_values = st.recursive(
+    st.sampled_from([None, True, 0, -1, 10**400, "", "polyline", "1e999", "-0", " 7 ", "1_0", "٣", "NaN", 1e300, 2.5])
+    | st.floats()
+    | st.integers(0, 600)
+    | st.integers(0, 600).map(str)
+    | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+numbers = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]) | st.integers(0, 255)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, *originals: bytes) -> bytes:
+    """An original with bytes overwritten, a run of it repeated, removed or moved, and perhaps cut."""
+    data = bytearray(draw(st.sampled_from(originals)))
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(data) - 1))
+        length = draw(st.integers(1, 8) | st.integers(1, 200))
+        what = draw(st.sampled_from(["overwrite", "overwrite", "overwrite", "remove", "repeat", "move", "cut"]))
+        run = bytes(data[at : at + length])
+        if what == "overwrite":
+            new = draw(st.binary(min_size=1, max_size=8) | st.lists(numbers, min_size=1, max_size=8).map(bytes))
+            data[at : at + len(new)] = new
+        elif what == "cut":
+            data = data[: max(at, 1)]
+        elif what == "repeat":
+            data[at:at] = run
+        else:
+            del data[at : at + length]
+            if what == "move":
+                to = draw(st.integers(0, len(data)))
+                data[to:to] = run
+        if not data:
+            return b"\0"
+    return bytes(data)
+
+
+def rechecked(tar: bytes) -> bytes:
+    """The same tar with the checksum of each header made right again, so that a mutation comes further."""
+    blocks = [bytearray(tar[at : at + 512]) for at in range(0, len(tar), 512)]
+    for block in blocks:
+        if block[257:262] == b"ustar":
+            block[148:156] = b" " * 8
+            block[148:156] = b"%06o\0 " % sum(block)
+    return b"".join(blocks)
+
+
+@st.composite
+def mutated_values(draw: st.DrawFn) -> bytes:
+    """The label with some of its values, at any depth, replaced by others."""
+    document = json.loads(LABEL)
+    for _ in range(draw(st.integers(1, 3))):
+        parent, value = None, document
+        while isinstance(value, (dict, list)) and value and (parent is None or draw(st.integers(0, 5))):
+            parent, key = value, draw(st.sampled_from(list(value) if isinstance(value, dict) else range(len(value))))
+            value = parent[key]
+        if parent is not None:
+            parent[key] = draw(odd_values)
+    return json.dumps(document).encode()
+
+
+def in_pieces(folder: str, data: bytes, cut: int) -> Extent:
+    """The bytes in two files, so that members straddle them."""
+    files = []
+    for i, piece in enumerate((data[:cut], data[cut:])):
+        (file := Path(folder) / str(i)).write_bytes(piece)
+        files.append(Segment(file, 0, len(piece)))
+    return Extent(files, "pieces")
+
+
+def zipfile_reads(archive: zipfile.ZipFile, path: str) -> bytes | None:
+    """What the standard library reads, or None where it refuses."""
+    try:
+        return archive.read(path)
+    except Exception:
+        return None
+
+
+@fuzzed
+@given(data=mutated(ZIP), cut=st.integers(0, 600))
+@example(data=ZIP, cut=100)
+def test_a_mutated_zip_reads_as_zipfile_reads_it_or_not_at_all(data: bytes, cut: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, bounded_memory():
+        try:
+            mine = Archive(in_pieces(folder, data, cut))
+        except InputError:
+            return
+        read: dict[str, bytes] = {}
+        for i, name in enumerate(mine.names):
+            with suppress(UnreadableMember):
+                read[name] = mine.read(i).tobytes()
+        try:
+            oracle = zipfile.ZipFile(io.BytesIO(data))
+        except Exception:
+            return  # it refuses more, such as a timestamp in the thirteenth month
+        theirs = [(zip_name(info), zipfile_reads(oracle, info.filename)) for info in oracle.infolist()]
+        for name, bytes_read in read.items():
+            same_name = [theirs_read for their_name, theirs_read in theirs if their_name == name]
+            agreed = [x for x in same_name if x is not None]
+            assert not agreed or bytes_read in agreed
+
+
+def zip_name(info: zipfile.ZipInfo) -> str:
+    """As an `Archive` has it, which reads names without the UTF-8 flag as what they look like."""
+    raw = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437", "surrogateescape")
+    return tar_members.decode(raw).replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def test_the_unmutated_zip_is_read_by_both() -> None:
+    """The property above must not hold for want of archives that both read."""
+    with tempfile.TemporaryDirectory() as folder:
+        mine = Archive(in_pieces(folder, ZIP, 150))
+        oracle = zipfile.ZipFile(io.BytesIO(ZIP))
+        assert [mine.read(i).tobytes() for i in range(4)] == [oracle.read(info) for info in oracle.infolist()]
+        assert [zip_name(info) for info in oracle.infolist()] == mine.names
+        assert len(zip_members.directory(in_pieces(folder, ZIP, 7)).members) == 4
+
+
+@fuzzed
+@given(data=mutated(GNU_TAR, PAX_TAR).map(rechecked))
+@example(data=GNU_TAR)
+@example(data=PAX_TAR)
+def test_a_mutated_tar_lists_what_tarfile_lists_or_nothing(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder, bounded_memory():
+        try:
+            mine = list(tar_members.plain_files(in_pieces(folder, data, len(data) // 2)))
+        except InputError:
+            return
+        try:
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:", errors="surrogateescape") as oracle:
+                theirs = [info for info in oracle.getmembers() if info.isreg()]
+        except Exception:
+            return
+        listed = {member.offset: member for member in mine}
+        for info in theirs:
+            member = listed.pop(info.offset_data, None)
+            if member is None:  # a folder by its name, whose last stroke is cut from a pax path
+                assert info.pax_headers.get("path", info.name).endswith("/")
+                continue
+            assert member.length == info.size
+            name = tar_members.decode(info.name.encode("utf-8", "surrogateescape"))
+            # It takes for a prefix what GNU keeps there, and reads a name that no NUL ends to the end of its block.
+            assert name.startswith(member.path) or name.endswith(f"/{member.path}")
+
+
+@fuzzed
+@given(data=mutated_values() | mutated(LABEL))
+@example(data=LABEL)
+def test_a_mutated_label_says_what_json_says_or_is_refused(data: bytes) -> None:
+    with bounded_memory():
+        try:
+            tiles = parse(data)
+        except ValueError:
+            return
+    document = json.loads(data.decode("utf-8-sig"))
+    for tile, image in zip(tiles, document.values(), strict=True):
+        assert image["filename"].replace("\\", "/").endswith(tile.filename)
+        for region in tile.regions:
+            regions = image["regions"]
+            plain = list(regions.values() if isinstance(regions, dict) else regions)[region.index]
+            shape = plain["shape_attributes"]
+            assert region.points.T.tolist() == [[float(v) for v in shape[f"all_points_{axis}"]] for axis in "xy"]
+            assert region.height == float(plain["region_attributes"]["chi_height_m"])
+            assert np.isfinite(region.points).all()
+            assert math.isfinite(region.height)
+            assert region.height > 0
+
+
+@fuzzed
+@given(data=mutated(*JPEGS))
+@example(data=JPEGS[0])
+@example(data=JPEGS[1])
+def test_a_mutated_jpegs_size_is_the_decoders(data: bytes) -> None:
+    with bounded_memory():
+        header = read_header(data)
+    if header is None or header.height * header.width > 1 << 20:  # the decoder's own memory is not ours to bound
+        return
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is not None:
+        assert decoded.shape[:2] == (header.height, header.width)

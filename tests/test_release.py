@@ -1,0 +1,178 @@
+"""Every form of one release gives the same samples and the same batches; what is missing or double is named."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import tarfile
+import zipfile
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dali_pipes import SampleTable
+from dali_pipes.errors import InputError
+from dali_pipes.plan import TrainingPlan
+from dali_pipes.release import Members, open_split
+from dali_pipes.source import Source, SourceBatch
+
+from .conftest import STEMS
+from .forms import FORMS, PART, add, loose_parts, one_tar, parts
+
+
+def first_batch(table: SampleTable) -> SourceBatch:
+    """What DALI is given for the first step."""
+    return Source(table, TrainingPlan(len(table), 16, seed=4), 224)(0)
+
+
+@pytest.fixture(params=FORMS.values(), ids=list(FORMS))
+def other_form(request: pytest.FixtureRequest, release: Path, tmp_path: Path) -> Path:
+    (tmp_path / "unpacked").mkdir()
+    path: Path = request.param(release, tmp_path)
+    return path
+
+
+def test_every_form_gives_the_same_table_and_the_same_first_batch(release: Path, other_form: Path) -> None:
+    for split in STEMS:
+        expected, found = (SampleTable.from_release(form, split) for form in (release, other_form))  # type: ignore[arg-type]
+        assert found.images.names == expected.images.names
+        for field in fields(SampleTable):
+            if field.name != "images":
+                a, b = getattr(expected, field.name), getattr(found, field.name)
+                assert a.tobytes() == b.tobytes() if isinstance(a, np.ndarray) else a == b, field.name
+        for column in SourceBatch._fields:
+            a, b = (getattr(first_batch(table), column) for table in (expected, found))
+            assert [x.tobytes() for x in a] == [x.tobytes() for x in b], column
+
+
+def test_every_form_reads_what_zipfile_reads_and_travels(release: Path, other_form: Path) -> None:
+    for split, stems in STEMS.items():
+        for stem, members in zip(stems, open_split(other_form, split), strict=True):  # type: ignore[arg-type]
+            there: Members = pickle.loads(pickle.dumps(members))
+            assert there.fingerprint() == members.fingerprint()
+            with zipfile.ZipFile(release / f"{stem}.zip") as oracle:
+                assert there.names == members.names == sorted(oracle.namelist())
+                for i, name in enumerate(members.names):
+                    assert members.read(i).tobytes() == there.read(i).tobytes() == oracle.read(name)
+                    assert members.crc(i) in (oracle.getinfo(name).CRC, None)
+                    assert not members.fault(i)
+                    assert not members.read(i).flags.writeable
+
+
+def test_the_fingerprint_changes_with_the_data(release: Path, other_form: Path) -> None:
+    before = [members.fingerprint() for members in open_split(other_form, "train")]
+    assert before == [members.fingerprint() for members in open_split(other_form, "train")]
+    assert before[0] != before[1]
+    top = other_form if other_form.is_dir() else other_form.parent
+    for path in top.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            status = path.stat()
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+    assert not set(before) & {members.fingerprint() for members in open_split(other_form, "train")}
+
+
+@pytest.mark.parametrize("lost", [0, 3, 7])
+def test_a_gap_between_parts_names_its_first_byte(release: Path, tmp_path: Path, lost: int) -> None:
+    top = loose_parts(release, tmp_path)
+    name = f"TS_KS.zip.part{lost * PART}"
+    next(top.rglob(name)).unlink()
+    with pytest.raises(InputError, match=rf"begins at byte {lost * PART}, .*{name} again"):
+        open_split(top, "train")
+
+
+def test_the_last_part_is_missed_too(release: Path, tmp_path: Path) -> None:
+    top = loose_parts(release, tmp_path)
+    at = max(int(path.name.rpartition("part")[2]) for path in top.rglob("TS_KS.zip.part*"))
+    next(top.rglob(f"TS_KS.zip.part{at}")).unlink()
+    with pytest.raises(
+        InputError, match=rf"TS_KS\.zip\.part0 and .* its {at} bytes do not end with a central directory"
+    ):
+        open_split(top, "train")
+
+
+def test_parts_that_contradict_one_another_are_named(release: Path, tmp_path: Path) -> None:
+    top = loose_parts(release, tmp_path)
+    first = next(top.rglob("TS_KS.zip.part0"))
+    (first.parent / "TS_KS.zip.part1000").write_bytes(b"x")
+    with pytest.raises(
+        InputError, match=rf"begin at byte {PART}, where .*part0 ends, found .*part1000 to begin at byte 1000"
+    ):
+        open_split(top, "train")
+    (first.parent / "TS_KS.zip.part1000").rename(top / "TS_KS.zip.part0")
+    with pytest.raises(InputError, match="remove the wrong one"):
+        open_split(top, "train")
+
+
+def test_two_candidates_for_one_role_are_both_named(release: Path, tmp_path: Path) -> None:
+    shutil.copytree(release, tmp_path / "a")
+    one_tar(release, tmp_path)
+    with pytest.raises(
+        InputError, match=r"one TS_KS below .*a/TS_KS\.zip and .*download\.tar.*TS_KS\.zip\.part0.*--images"
+    ):
+        open_split(tmp_path, "train")
+    images, labels = open_split(
+        tmp_path, "train", images=tmp_path / "a" / "TS_KS.zip", labels=tmp_path / "download.tar"
+    )
+    assert images.where == str(tmp_path / "a" / "TS_KS.zip")
+    assert "download.tar" in labels.where
+
+
+def test_a_missing_role_is_named(release: Path, tmp_path: Path) -> None:
+    shutil.copy(release / "TS_KS.zip", tmp_path)
+    with pytest.raises(InputError, match=r"no TL_KS_LINE\.zip below .*among 1 files; download"):
+        open_split(tmp_path, "train")
+    with pytest.raises(InputError, match=r"no TL_KS_LINE\.zip below .*TS_KS\.zip"):
+        open_split(tmp_path / "TS_KS.zip", "train")
+    with pytest.raises(InputError, match="found none of them at"):
+        open_split(tmp_path / "nowhere", "train")
+    (tmp_path / "download.tar.gz").touch()
+    with pytest.raises(InputError, match="found none of them at"):
+        open_split(tmp_path / "download.tar.gz", "train")
+
+
+def test_overrides_need_no_role_in_their_names(release: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(release / "TS_KS.zip") as archive:
+        archive.extractall(tmp_path / "pictures" / "of" / "mine")
+    for name, data in parts(release / "TL_KS_LINE.zip").items():
+        (tmp_path / name.replace("TL_KS_LINE", "texts")).write_bytes(data)
+    shutil.copy(release / "TS_KS.zip", tmp_path / "some.zip")
+    expected = SampleTable.from_release(release)
+    for images in (tmp_path / "pictures", tmp_path / "some.zip", release / "TS_KS.zip", release):
+        found = SampleTable.from_release("nowhere", images=images, labels=tmp_path / "texts.zip.part0")
+        assert found.tile.tolist() == expected.tile.tolist()
+        assert found.polyline.tobytes() == expected.polyline.tobytes()
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(InputError, match=r"no TS_KS\.zip below .*nothing"):
+        open_split(release, "train", images=tmp_path / "nothing")
+
+
+def test_links_are_never_followed_into_an_endless_walk(release: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "release"
+    folder.mkdir()
+    (folder / "round").symlink_to(folder)
+    (folder / "itself").symlink_to("itself")
+    (folder / "everything").symlink_to("/")
+    (folder / "TS_KS.zip").symlink_to("gone")
+    with pytest.raises(InputError, match=r"no TS_KS\.zip below .*TS_KS\.zip \(a link to no file\), .*not looked into"):
+        open_split(folder, "train")
+    os.mkfifo(folder / "TL_KS_LINE.zip")
+    with pytest.raises(InputError, match=r"no TL_KS_LINE\.zip below"):
+        open_split(folder, "train", images=release / "TS_KS.zip")
+
+
+def test_links_in_a_tar_are_no_files(release: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for i, kind in enumerate(
+            (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
+        ):
+            info = tarfile.TarInfo("TS_KS.zip" if i % 2 else "../../TS_KS.zip")
+            info.type, info.linkname = kind, str(release / "TS_KS.zip")
+            tar.addfile(info)
+        add(tar, "/absolute/../TL_KS_LINE.zip", (release / "TL_KS_LINE.zip").read_bytes())
+    with pytest.raises(InputError, match=r"no TS_KS\.zip below"):
+        open_split(tmp_path, "train")
+    images, labels = open_split(tmp_path, "train", images=release)
+    assert len(images.names) == len(labels.names)
