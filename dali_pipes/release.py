@@ -121,7 +121,7 @@ class _Listing:
                 continue
             for entry in entries:
                 try:
-                    if entry.name.startswith("._") or entry.name == "__MACOSX":  # macOS keeps a shadow of every file
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":  # a bin, or macOS's shadow of every file
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
