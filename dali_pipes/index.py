@@ -95,8 +95,8 @@ def open_index(
 
 def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path | None = None) -> None:
     """Raise InputError, with counts by reason, if more than the share `max_bad` of the tiles lost something."""
-    bad = {_stem(item.file) for item in table.left_out}
-    tiles = len(bad.union(_stem(tile) for tile in np.unique(table.tile).tolist()))
+    bad = {item.file for item in table.left_out}
+    tiles = len(bad.union(np.unique(table.tile).tolist()))
     if len(bad) <= max_bad * tiles:
         return
     reasons = "; ".join(
@@ -201,11 +201,6 @@ def _alone(lock: Path) -> Iterator[None]:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _stem(file: str) -> str:
-    """A tile's name, of its image as of its label."""
-    return file.rpartition(".")[0] or file
 
 
 def _cores() -> int:

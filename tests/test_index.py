@@ -260,6 +260,24 @@ def test_a_foreign_cache_is_never_trusted(
     assert equal(table, open_index(small, "train", console=QUIET).table)
 
 
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_cache_cannot_run_code(small: Path, tmp_path: Path, built_once: list[int]) -> None:
+    path = _cached(small, tmp_path / "cache")
+    with np.load(path) as stored:
+        columns = dict(stored)
+    np.savez(path, **{**columns, "image": np.array([Bomb(tmp_path / "gone off")], object)})
+    open_index(small, "train", tmp_path / "cache", console=QUIET)
+    assert len(built_once) == 2
+    assert not (tmp_path / "gone off").exists()
+
+
 def test_of_processes_that_come_together_one_builds(small: Path, tmp_path: Path, built_once: list[int]) -> None:
     with ThreadPoolExecutor(4) as ranks:  # a lock belongs to whoever opened the file, thread or process
         found = list(ranks.map(lambda _: open_index(small, "train", tmp_path / "cache", console=QUIET), range(4)))
@@ -306,7 +324,7 @@ def test_above_max_bad_training_stops_and_counts_by_reason(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_broken_label_and_its_image_are_one_tile(write_split: Callable[..., Path]) -> None:
+def test_a_broken_label_counts_as_its_tile(write_split: Callable[..., Path]) -> None:
     tiles = {f"a_{i}.jpg": (GOOD, via_label(f"a_{i}.jpg", [LINE])) for i in range(3)}
     table = SampleTable.from_release(write_split({**tiles, "a_3.jpg": (GOOD, b"{")}))
     refuse_above(0.25, "train", table)
