@@ -44,7 +44,8 @@ def load_tables(
     """Check the release or read its index from the folder `cache`, divide it, and hold scenes out of training.
 
     `images` and `labels`: where these lie, if `release` does not tell.  `held_out`: a share of the training samples,
-    drawn by the division's seed, or the scenes by name.  Raises InputError where the release cannot be read or more than the share `max_bad` of a split's tiles is unusable.
+    drawn by the division's seed, or the scenes by name.  Raises InputError where the release cannot be read or more
+    than the share `max_bad` of a split's tiles is unusable.
     """
     splits = []
     for split in ("train", "validation"):
