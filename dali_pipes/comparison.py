@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from .archive import Archive
 from .audit import regions
 from .errors import InputError
-from .records import Images
+from .records import Checksummed, Images
 from .samples import SampleTable
 
 
@@ -97,8 +96,8 @@ def compare(before: SampleTable, after: SampleTable) -> Comparison:
 
 
 def checksum(images: Images, index: int) -> int | None:
-    """CRC-32 of a picture's bytes: the archive's own if it is a ZIP, else of what is read; None if damaged."""
-    stated = images.crc(index) if isinstance(images, Archive) else None
+    """CRC-32 of a picture's bytes: the archive's own where it states one, else of what is read; None if damaged."""
+    stated = images.crc(index) if isinstance(images, Checksummed) else None
     try:
         return zlib.crc32(images.read(index).data) if stated is None else stated
     except InputError:

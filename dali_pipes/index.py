@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ from simplejpeg import decode_jpeg
 
 from .errors import InputError
 from .jpeg import JpegHeader
-from .records import Images, LeftOut, usable_header
+from .records import Checksummed, Images, LeftOut, usable_header
 from .release import Members, open_split
 from .samples import SampleTable, Split
 from .via import Reason
@@ -108,13 +108,6 @@ def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path |
         f"{len(bad)} of the {tiles} {split} tiles cannot be used in whole, more than --max-bad {max_bad:g} allows:"
         f" {reasons}{listed}; download what is damaged anew, or raise --max-bad"
     )
-
-
-class Checksummed(Images, Protocol):
-    """Images whose archive may state a checksum of each."""
-
-    def crc(self, index: int) -> int | None:
-        """CRC-32 of image `index`, or None where none is stated."""
 
 
 class Verified:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,14 @@ class Images(Protocol):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The bytes of image `index` → (n,) uint8."""
+
+
+@runtime_checkable
+class Checksummed(Images, Protocol):
+    """Images whose archive may state a checksum of each."""
+
+    def crc(self, index: int) -> int | None:
+        """CRC-32 of image `index`, or None where none is stated."""
 
 
 Check = Callable[[Images, Sequence[int]], Iterable[JpegHeader | Reason]]

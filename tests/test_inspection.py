@@ -19,6 +19,7 @@ from dali_pipes.__main__ import main
 from dali_pipes.inspection import BINS, histogram, plot_range
 from dali_pipes.inspection_console import bars
 from dali_pipes.inspection_json import plain
+from dali_pipes.via import Reason
 
 from .conftest import STEMS, jpeg, via_label
 
@@ -224,7 +225,7 @@ def test_regions_keep_their_index_where_others_were_left_out(
     found = told_machines(capsys, write_split(tiles))
     assert [item["region"] for item in found["closed_form"]["flagged"]] == [3]
     assert found["splits"]["train"]["left_out"] == {
-        "the height is not a finite positive number": [{"file": "K3_A_1_1.jpg", "region": 0}],
+        Reason.BAD_HEIGHT.value: [{"file": "K3_A_1_1.jpg", "region": 0}],
         "the polyline has no length": [{"file": "K3_A_1_1.jpg", "region": 2}],
     }
 
@@ -248,7 +249,7 @@ def test_what_was_left_out_is_counted_by_reason_with_examples(
     tiles = {name: tile(name, (line(3, 4), "tall"), right(30, 40), **TILTED) for name in names[:5]}
     tiles |= {name: (b"", via_label(name, [line(30, 40)])) for name in names[5:]}
     printed = told(capsys, write_split(tiles))
-    assert "train: left out 5 because the height is not a finite positive number, such as K3_A_1_0.jpg, " in printed
+    assert f"train: left out 5 because {Reason.BAD_HEIGHT.value}, such as K3_A_1_0.jpg, " in printed
     assert "train: left out 4 because the image is not a JPEG, such as K3_A_1_5.jpg, K3_A_1_6.jpg, K3_A" in printed
 
 
@@ -284,7 +285,7 @@ def test_bad_input_is_one_sentence_and_status_2(
 
 HOSTILE = [
     "[red]K3_[link=file:x]_:skull:_1.jpg",
-    "[bold]_\x1b[31m\x9b2J_\r\n\x07_1.jpg",
+    "3[bold]_\x1b[31m\x9b2J_\r\n\x07_1.jpg",
     "K3_\u202egpj.exe_1.jpg",
     "한국_<script>alert(1)<b>_{{ 7 * 7 }}.jpg",
     "K3_\ud800_1.jpg",  # these two cannot be a ZIP's names: their pictures are missing
@@ -293,10 +294,14 @@ HOSTILE = [
 
 
 def hostile_release(write_split: Callable[..., Path]) -> Path:
-    """Each hostile name is a tile with a wrong label, one that is left out, and a polyline that stands there twice."""
+    """Each hostile name is a tile with a wrong label, one that is left out, and a polyline that stands there twice.
+
+    Those that cannot be printed are broken labels, some of them in files of that name.
+    """
     regions = (line(30, 40), 777.0), (line(3, 4), "x"), right(0, 50), right(0, 50)
     labels = {
-        f"{i}.jpg": (None, json.dumps(tile(name, *regions, **TILTED)[1]).encode()) for i, name in enumerate(HOSTILE)
+        (name if i in (1, 2) else f"{i}.jpg"): (None, json.dumps(tile(name, *regions, **TILTED)[1]).encode())
+        for i, name in enumerate(HOSTILE)
     }
     write_split(labels)
     folder = write_split(labels, "validation")
@@ -314,14 +319,17 @@ def test_hostile_names_are_printed_as_text_and_move_no_cursor(
     printed = told(capsys, folder)
     assert not [c for c in printed if c != "\n" and not c.isprintable()]
     flat = "".join(printed.split())
-    for name in HOSTILE[0], r"[bold]_\x1b[31m\x9b2J_\r\n\x07_1.jpg", r"K3_\u202egpj.exe_1.jpg", r"K3_\ud800_1.jpg":
+    for name in HOSTILE[0], r"3[bold]_\x1b[31m\x9b2J_\r\n\x07_1.json", "5.json":
         assert name in flat
     assert len(printed) < 20_000
     monkeypatch.setenv("COLUMNS", "500")  # wide enough for a name on one line
     rows = told(capsys, folder).splitlines()
-    assert len([row for row in rows if f"such as {HOSTILE[0]}, [bold]_" in row]) == 3, "left out, twice, and repeated"
+    assert len([row for row in rows if f"such as {HOSTILE[0]}, 한국" in row]) == 4, "left out and repeated, in both splits"
     assert len([row for row in rows if row.startswith(HOSTILE[0])]) == 3 + 2 + 1, "pairs, formula, scale"
-    assert {item["tile"] for item in told_machines(capsys, folder)["closed_form"]["flagged"]} == set(HOSTILE[:4])
+    assert {item["tile"] for item in told_machines(capsys, folder)["closed_form"]["flagged"]} == {
+        HOSTILE[0],
+        HOSTILE[3],
+    }
 
 
 def test_numbers_beyond_all_measure_neither_crash_nor_become_nan(

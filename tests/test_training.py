@@ -253,7 +253,7 @@ MAINS = {"train": train.__main__.main, "train.evaluate": train.evaluate.main, "d
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train", "--release", "nowhere", "--out", "{tmp}/run", "--preset", "demo"], "found no folder at nowhere"),
+        (["train", "--release", "nowhere", "--out", "{tmp}/run", "--preset", "demo"], "found none of them at nowhere"),
         ([*DEMO, "--epochs", "0"], "--epochs must lie between 1 and"),
         ([*DEMO, "--epochs", "many"], "Error parsing --epochs"),
         ([*DEMO, "--bogus", "3"], "Unrecognized options: --bogus"),
@@ -273,7 +273,7 @@ MAINS = {"train": train.__main__.main, "train.evaluate": train.evaluate.main, "d
         ([*DEMO, "--out", "{file}"], "takes a folder, found a file"),
         ([*EVALUATE, "no.pt"], "expected a checkpoint"),
         ([*EVALUATE, "{file}"], "expected a checkpoint"),
-        (["dali_pipes", "nowhere"], "found no folder at nowhere"),
+        (["dali_pipes", "nowhere"], "found none of them at nowhere"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_leaves_nothing(
