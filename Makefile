@@ -8,7 +8,7 @@ DEMO :=
 
 .PHONY: demo test lint
 demo: .venv/installed $(RUNS)/release/VS_KS.zip
-	$(BIN)/python -m dali_pipes $(RUNS)/release
+	$(BIN)/python -m dali_pipes $(RUNS)/release --index-cache $(RUNS)/index-cache
 	rm -rf $(RUNS)/demo
 	$(BIN)/python -m train --release $(RUNS)/release --preset demo --out $(RUNS)/demo $(DEMO)
 

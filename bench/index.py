@@ -40,6 +40,7 @@ from rich.table import Table
 from simplejpeg import decode_jpeg
 
 from dali_pipes import SampleTable
+from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.index import open_index
 from dali_pipes.release import open_split
@@ -288,7 +289,7 @@ _LABEL = json.dumps(
 def main(argv: Sequence[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence():
-        figures = measure(tyro.cli(Arguments, args=argv, description=__doc__), Console())
+        figures = measure(parse(Arguments, argv, module="bench.index", description=__doc__), Console())
         print(json.dumps(figures))
 
 

@@ -28,6 +28,9 @@ class Arguments:
     """Where the images lie, if the release holds them twice or not at all: anything that would do as a release."""
     labels: Path | None = None
     """Where the labels lie, likewise."""
+    index_cache: Path | None = None
+    """Folder for the checked sample tables, so that a training or a second look need not decode again; if not given,
+    none is kept."""
     json: bool = False
     """Print one JSON object with all of it, and nothing else."""
     html: Path | None = None
@@ -46,7 +49,13 @@ def main(argv: list[str]) -> None:
 
 def run(arguments: Arguments) -> None:
     """Inspect, then show it in the ways that were asked for.  Raises InputError."""
-    found = inspect(arguments.release, arguments.against, images=arguments.images, labels=arguments.labels)
+    found = inspect(
+        arguments.release,
+        arguments.against,
+        images=arguments.images,
+        labels=arguments.labels,
+        cache=arguments.index_cache,
+    )
     if arguments.html is not None:
         from .inspection_page import write_page  # OpenCV and jinja2 only where pictures are wanted
 

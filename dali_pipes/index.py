@@ -113,20 +113,21 @@ def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path |
 class Verified:
     """The members of an archive, their bytes compared with the checksums that it states."""
 
-    def __init__(self, archive: Checksummed) -> None:
+    def __init__(self, archive: Images) -> None:
         self.names = archive.names
         self._archive = archive
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The bytes of member `index` → (n,) uint8.  Raises InputError if they are not those that were archived."""
-        data, stated = self._archive.read(index), self._archive.crc(index)
+        data = self._archive.read(index)
+        stated = self._archive.crc(index) if isinstance(self._archive, Checksummed) else None
         if stated is not None and zlib.crc32(data.data) != stated:
             raise InputError(f"member {self.names[index]!r} does not match its checksum; load the archive anew")
         return data
 
 
 def check_by_decoding(
-    images: Checksummed, wanted: Sequence[int], *, title: str, console: Console, threads: int
+    images: Images, wanted: Sequence[int], *, title: str, console: Console, threads: int
 ) -> Iterator[JpegHeader | Reason]:
     """The `Check` that decodes each image, in `threads` threads (the decoder frees the interpreter's lock)."""
     parts = [wanted[i : i + PART] for i in range(0, len(wanted), PART)]
@@ -148,7 +149,7 @@ def _decode(images: Images, part: Sequence[int]) -> list[JpegHeader | Reason]:
         if isinstance(jpeg, JpegHeader):
             if pixels.size < 3 * jpeg.height * jpeg.width:
                 pixels = np.empty(3 * jpeg.height * jpeg.width, np.uint8)
-            if not _decodes(data, jpeg, pixels):
+            if not decodes(data, jpeg, pixels):
                 jpeg = Reason.UNDECODABLE
         found.append(jpeg)
     return found
@@ -162,7 +163,8 @@ def _read(images: Images, image: int) -> tuple[JpegHeader | Reason, NDArray[np.u
     return usable_header(data), data
 
 
-def _decodes(data: NDArray[np.uint8], jpeg: JpegHeader, pixels: NDArray[np.uint8]) -> bool:
+def decodes(data: NDArray[np.uint8], jpeg: JpegHeader, pixels: NDArray[np.uint8]) -> bool:
+    """Whether the JPEG `data` (n,) uint8 decodes to the last pixel; `pixels` is room for 3 · height · width bytes."""
     try:
         return decode_jpeg(data, "RGB", buffer=pixels, strict=True).shape == (jpeg.height, jpeg.width, 3)
     except ValueError:  # also where a second header asks for more room than the first

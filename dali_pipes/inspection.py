@@ -22,6 +22,7 @@ import numpy as np
 from .audit import ClosedForm, Float64, Int64, Labels, SceneScale, closed_form, repeated, scene_scales
 from .comparison import Comparison, compare
 from .errors import InputError
+from .index import open_index
 from .leakage import Leakage, leakage
 from .records import LeftOut
 from .samples import SampleTable, Split
@@ -36,16 +37,19 @@ Tables = dict[Split, SampleTable]
 Missing = dict[Split, str]
 
 
-def read_release(release: Path, images: Path | None = None, labels: Path | None = None) -> tuple[Tables, Missing]:
+def read_release(
+    release: Path, images: Path | None = None, labels: Path | None = None, cache: Path | None = None
+) -> tuple[Tables, Missing]:
     """The tables of the splits that can be read, and of each of the others the sentence that says why not.
 
-    The one place where a release is opened.  Raises InputError, the first sentence, if no split can be read.
+    The one place where a release is opened; every image is decoded, or was for the index in the folder `cache`.
+    Raises InputError, the first sentence, if no split can be read.
     """
     tables: Tables = {}
     missing: Missing = {}
     for split in SPLITS:
         try:
-            tables[split] = SampleTable.from_release(release, split, images=images, labels=labels)
+            tables[split] = open_index(release, split, cache, images=images, labels=labels).table
         except InputError as error:  # noqa: PERF203
             missing[split] = str(error)
     if not tables:
@@ -54,17 +58,22 @@ def read_release(release: Path, images: Path | None = None, labels: Path | None 
 
 
 def inspect(
-    release: Path, against: Path | None = None, *, images: Path | None = None, labels: Path | None = None
+    release: Path,
+    against: Path | None = None,
+    *,
+    images: Path | None = None,
+    labels: Path | None = None,
+    cache: Path | None = None,
 ) -> Inspection:
     """Read and audit the release in folder `release`, and compare it with an earlier one in `against`.
 
     Raises InputError where neither split of a release can be read.
     """
-    tables, missing = read_release(release, images, labels)
+    tables, missing = read_release(release, images, labels, cache)
     columns = Labels.of(tables)
     changes = None
     if against is not None:
-        before, lacking = read_release(against)
+        before, lacking = read_release(against, cache=cache)
         changes = Changes(str(against), {s: compare(before[s], tables[s]) for s in tables if s in before}, lacking)
     return Inspection(
         release=str(release),

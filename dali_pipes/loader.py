@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
@@ -25,6 +26,7 @@ from .graph import build
 from .plan import Plan, TrainingPlan, ValidationPlan
 from .samples import SampleTable, Statistics
 from .source import Source
+from .via import Reason
 
 
 @dataclass(frozen=True)
@@ -165,11 +167,21 @@ class Loader:
         )
 
     def _undecodable(self, step: int, error: RuntimeError) -> str:
-        tiles = sorted(set(self.table.tile[self.plan.ids(step)].tolist()))
-        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        """DALI names no sample: ask the index's decoder which it was."""
+        from .index import check_by_decoding
+
+        images = np.unique(self.table.image[self.plan.ids(step)]).tolist()
+        console = Console(quiet=True)
+        checked = check_by_decoding(self.table.images, images, title="", console=console, threads=self.threads)
+        bad = [
+            f"{self.table.images.names[i]} ({found.value})"
+            for i, found in zip(images, checked, strict=True)
+            if isinstance(found, Reason)
+        ]
+        named = ", ".join(bad) or f"none that another decoder refuses ({str(error).strip().splitlines()[-1]})"
         return (
-            f"expected JPEGs that decode, but DALI failed on one of the {len(tiles)} tiles {', '.join(tiles[:4])}, …:"
-            f" {reason.strip()}; check the release with `python -m dali_pipes`"
+            f"expected tiles that decode, found {named} in batch {step};"
+            " `python -m dali_pipes` lists all of the release"
         )
 
 

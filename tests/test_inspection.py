@@ -324,7 +324,7 @@ def test_hostile_names_are_printed_as_text_and_move_no_cursor(
     assert len(printed) < 20_000
     monkeypatch.setenv("COLUMNS", "500")  # wide enough for a name on one line
     rows = told(capsys, folder).splitlines()
-    assert len([row for row in rows if f"such as {HOSTILE[0]}, 한국" in row]) == 4, "left out and repeated, in both splits"
+    assert len([row for row in rows if f"such as {HOSTILE[0]}, 한국" in row]) == 4, "both splits, twice"
     assert len([row for row in rows if row.startswith(HOSTILE[0])]) == 3 + 2 + 1, "pairs, formula, scale"
     assert {item["tile"] for item in told_machines(capsys, folder)["closed_form"]["flagged"]} == {
         HOSTILE[0],

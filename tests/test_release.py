@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from dali_pipes import SampleTable
+from dali_pipes import Loader, SampleTable
 from dali_pipes.errors import InputError
 from dali_pipes.plan import TrainingPlan
 from dali_pipes.release import Members, open_split
@@ -46,6 +47,14 @@ def test_every_form_gives_the_same_table_and_the_same_first_batch(release: Path,
         for column in SourceBatch._fields:
             a, b = (getattr(first_batch(table), column) for table in (expected, found))
             assert [x.tobytes() for x in a] == [x.tobytes() for x in b], column
+
+
+def test_every_form_loads_the_same_tensors(release: Path, other_form: Path) -> None:
+    batches = [
+        next(iter(Loader(SampleTable.from_release(form), 16, shuffle=True, seed=4))) for form in (release, other_form)
+    ]
+    for mine, theirs in zip(*(vars(batch).values() for batch in batches), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_every_form_reads_what_zipfile_reads_and_travels(release: Path, other_form: Path) -> None:
