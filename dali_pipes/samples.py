@@ -220,7 +220,7 @@ class SampleTable:
                 " hold out less"
             )
         held_out = np.isin(inverse, chosen)
-        return self.select(~held_out), self.select(held_out)
+        return self.select(~held_out), replace(self.select(held_out), left_out=())  # listed once
 
 
 def scene_of(file: str) -> str:

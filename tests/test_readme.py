@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import bench.index
+import bench.loader
 import bench.render
 import dali_pipes.__main__
 import train.__main__
@@ -34,9 +36,19 @@ def unchanged(argv: list[str]) -> list[str]:
     return argv
 
 
+def few_samples(argv: list[str]) -> list[str]:
+    return [*argv, "--repeats=1", "--samples=32", "--batch-size=16", "--size=32"]
+
+
+def few_records(argv: list[str]) -> list[str]:
+    return [{"1000000": "1000", "3": "1"}.get(argument, argument) for argument in argv]
+
+
 MAINS: dict[str, tuple[Callable[[list[str]], None], Callable[[list[str]], list[str]]]] = {
     "bench.render": (bench.render.main, fewer_tiles),
     "dali_pipes": (dali_pipes.__main__.main, unchanged),
+    "bench.loader": (bench.loader.main, few_samples),
+    "bench.index": (bench.index.main, few_records),
     "train": (train.__main__.main, smaller),
     "train.evaluate": (train.evaluate.main, unchanged),
 }
@@ -47,6 +59,8 @@ def test_the_python_commands_run_as_they_stand_one_after_the_other(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "DIR").symlink_to(release)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/release").symlink_to(release)
     ran = set()
     for line in SHELL:
         words = shlex.split(line)
