@@ -18,6 +18,10 @@ class InputError(ValueError):
     """
 
 
+class CutShort(InputError):
+    """An archive ends before its central directory does."""
+
+
 class UnreadableMember(InputError):
     """One member of an archive cannot be read, while the others can: whoever lists samples leaves it out."""
 

@@ -97,7 +97,7 @@ class Extent:
         """
         files = dict.fromkeys(segment.file for segment in self.segments)
         stats = [file.stat() for file in files]
-        return b"".join(struct.pack("<Qq", status.st_size, status.st_mtime_ns) for status in stats)
+        return b"".join(struct.pack("<Qqq", status.st_size, status.st_mtime_ns, status.st_ctime_ns) for status in stats)
 
 
 def _mapped(file: Path) -> NDArray[np.uint8]:

@@ -94,14 +94,17 @@ def open_index(
 
 
 def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path | None = None) -> None:
-    """Raise InputError, with counts by reason, if more than the share `max_bad` of the tiles lost something."""
-    bad = {item.file for item in table.left_out}
+    """Raise InputError, with counts by reason, if more than the share `max_bad` of the tiles lost something.
+
+    An image without a label is no fault: a release may well have pictures without chimneys.
+    """
+    left_out = [item for item in table.left_out if item.reason != Reason.NO_LABEL]
+    bad = {item.file for item in left_out}
     tiles = len(bad.union(np.unique(table.tile).tolist()))
     if len(bad) <= max_bad * tiles:
         return
     reasons = "; ".join(
-        f"{count} because {reason.value}"
-        for reason, count in Counter(item.reason for item in table.left_out).most_common()
+        f"{count} because {reason.value}" for reason, count in Counter(item.reason for item in left_out).most_common()
     )
     listed = f", all listed in {listing}" if listing else ""
     raise InputError(

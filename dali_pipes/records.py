@@ -67,6 +67,19 @@ class Rows:
         self.points.frombytes(region.points.tobytes())
         self.numbers.extend((region.height, tile.gsd, tile.roll, tile.pitch))
 
+    def without(self, images: Sequence[int]) -> Rows:
+        """The rows of all other images."""
+        if not images:
+            return self
+        keep = ~np.isin(np.frombuffer(self.image, np.int64), images)
+        points = np.repeat(keep, np.frombuffer(self.points_of, np.int64))
+        other = Rows()
+        for name in ("image", "region", "points_of"):
+            getattr(other, name).frombytes(np.frombuffer(getattr(self, name), np.int64)[keep].tobytes())
+        other.points.frombytes(np.frombuffer(self.points).reshape(-1, 2)[points].tobytes())
+        other.numbers.frombytes(np.frombuffer(self.numbers).reshape(-1, 4)[keep].tobytes())
+        return other
+
     def polylines(self) -> NDArray[np.float64]:
         """(N, P, 2) px; short ones repeat their last point."""
         counts = np.frombuffer(self.points_of, np.int64)
@@ -75,29 +88,50 @@ class Rows:
 
 
 def read_labels(labels: Images, images: Images, left_out: list[LeftOut]) -> Rows:
-    """Read all labels, and add to `left_out` what cannot be used whatever the images are like."""
+    """Read all labels, and add to `left_out` what cannot be used whatever the images are like.
+
+    Which tile a label is of must be beyond doubt: one that names another tile's image although its own is there, and
+    two that name the same image, are left out.
+    """
     index = {name: i for i, name in enumerate(images.names) if len(name) <= LONGEST_NAME}
-    rows = Rows()
+    own = {stem_of(name): name for name in images.names}
+    rows, owner = Rows(), dict[str, int]()  # image name → the label file that names it
+    twice: set[str] = set()
     for i, name in enumerate(labels.names):
         if not name.lower().endswith(".json"):
             continue
-        try:
-            tiles = via.parse(labels.read(i).tobytes())
-        except InputError:
-            left_out.append(LeftOut(name, -1, Reason.DAMAGED))
-            continue
-        except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-            left_out.append(LeftOut(name, -1, Reason.BROKEN_LABEL))
-            continue
-        for tile in tiles:
-            left_out.extend(LeftOut(tile.filename, *vars(rejected).values()) for rejected in tile.rejected)
+        owner.setdefault(own.get(stem_of(name), ""), i)
+        for tile in _tiles(labels, i, left_out):
             image = index.get(tile.filename)
+            if own.get(stem_of(name), tile.filename) != tile.filename:
+                left_out.append(LeftOut(name, -1, Reason.MISNAMED))
+                continue
+            if owner.setdefault(tile.filename, i) != i:
+                twice.add(tile.filename)
+            left_out.extend(LeftOut(tile.filename, *vars(rejected).values()) for rejected in tile.rejected)
             if tile.regions and image is None:
                 left_out.append(LeftOut(tile.filename, -1, Reason.NO_IMAGE))
             elif image is not None:
                 for region in tile.regions:
                     rows.append(image, tile, region)
-    return rows
+    left_out += [LeftOut(name, -1, Reason.TWO_LABELS) for name in sorted(twice)]
+    left_out += [LeftOut(name, -1, Reason.NO_LABEL) for name in images.names if name not in owner]
+    return rows.without([index[name] for name in twice if name in index])
+
+
+def _tiles(labels: Images, i: int, left_out: list[LeftOut]) -> list[via.TileLabel]:
+    try:
+        return via.parse(labels.read(i).tobytes())
+    except InputError:
+        left_out.append(LeftOut(labels.names[i], -1, Reason.DAMAGED))
+    except ValueError:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        left_out.append(LeftOut(labels.names[i], -1, Reason.BROKEN_LABEL))
+    return []
+
+
+def stem_of(file: str) -> str:
+    """A tile's name, of its image as of its label."""
+    return file.rpartition(".")[0] or file
 
 
 def check_images(

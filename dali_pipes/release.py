@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from . import tar_members, zip_members
 from .archive import Archive, Folder, LooseFile
-from .errors import InputError
+from .errors import CutShort, InputError
 from .extent import Extent, Segment
 
 ROLES = {
@@ -138,7 +138,7 @@ class _Listing:
 
 def _listed(path: Path, below: str, status: os.stat_result, release_itself: bool = False) -> Iterator[_File]:
     """A file on disk and, if it is a tar, or a ZIP given as the release, what it holds."""
-    modified = status.st_mtime_ns
+    modified = max(status.st_mtime_ns, status.st_ctime_ns)  # cp -p and rsync -t set the former back
     yield _File(below, str(path), Segment(path, 0, status.st_size), modified)
     stem, suffix = os.path.splitext(below)
     if suffix.lower() == ".tar" and status.st_size:
@@ -238,7 +238,14 @@ def _open_parts(parts: list[tuple[int, _File]]) -> Members:
         segments += _extent_of(file).segments
         reached, before = sum(segment.length for segment in segments), file.where
     first = min(parts, key=lambda part: part[0])[1].where
-    return Archive(Extent(segments, f"{first} and {len(parts) - 1} more" if parts[1:] else first))
+    try:
+        return Archive(Extent(segments, f"{first} (parts: {len(parts)})"))
+    except CutShort:
+        raise InputError(
+            f"expected a central directory at the end of {whole}, found none in the last of its {len(parts)} parts:"
+            f" one that begins at byte {reached} is missing, or {before} is damaged; download"
+            f" {os.path.basename(whole)}.part{reached} again"
+        ) from None
 
 
 def _place(file: _File, folder: str) -> str:

@@ -27,7 +27,7 @@ from .records import Check, Images, LeftOut, check_headers, check_images, read_l
 from .release import open_split
 from .via import Reason
 
-FORMAT = 1  # of a saved table; raise it when a saved table would no longer be what is built from the same release
+FORMAT = 2  # of a saved table; raise it when a saved table would no longer be what is built from the same release
 
 Split = Literal["train", "validation"]
 

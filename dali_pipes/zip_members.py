@@ -11,7 +11,7 @@ import struct
 from bisect import bisect_right
 from typing import NamedTuple
 
-from .errors import InputError
+from .errors import CutShort, InputError
 from .extent import Extent
 from .tar_members import decode
 
@@ -117,7 +117,7 @@ def _end(archive: Extent) -> tuple[int, int, int, int]:
         if found + _END.size <= len(tail) and found + _END.size + _END.unpack_from(tail, found)[-1] == len(tail):
             break
     else:
-        raise _damaged(archive, f"its {archive.size} bytes do not end with a central directory")
+        raise CutShort(str(_damaged(archive, f"its {archive.size} bytes do not end with a central directory")))
     _, disk, first_disk, here, count, length, position, _ = _END.unpack_from(tail, found)
     end = tail_from + found
     locator = archive.read(max(0, end - _LOCATOR64.size), end).tobytes()

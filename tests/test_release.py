@@ -96,9 +96,7 @@ def test_the_last_part_is_missed_too(release: Path, tmp_path: Path) -> None:
     top = loose_parts(release, tmp_path)
     at = max(int(path.name.rpartition("part")[2]) for path in top.rglob("TS_KS.zip.part*"))
     next(top.rglob(f"TS_KS.zip.part{at}")).unlink()
-    with pytest.raises(
-        InputError, match=rf"TS_KS\.zip\.part0 and .* its {at} bytes do not end with a central directory"
-    ):
+    with pytest.raises(InputError, match=rf"one that begins at byte {at} is missing.*TS_KS\.zip\.part{at} again"):
         open_split(top, "train")
 
 

@@ -147,3 +147,22 @@ def test_a_jpegs_header_is_read(height: int, width: int) -> None:
     rotated = read_header(with_exif(jpeg(height, width), 8))
     assert rotated is not None
     assert rotated.orientation == 8
+
+
+def test_a_label_of_another_tile_is_never_a_silently_wrong_sample(write_split: Callable[..., Path]) -> None:
+    names = [f"a_{i}.jpg" for i in range(5)]
+    tiles: dict[str, tuple[bytes | None, Any]] = {name: (GOOD, via_label(name, [LINE])) for name in names}
+    tiles["a_1.jpg"] = (GOOD, via_label("a_2.jpg", [LINE]))  # its own picture is there
+    tiles["b_1.jpg"] = (None, via_label("a_3.jpg", [LINE]))  # a second label of a_3
+    tiles["a_4.jpg"] = (GOOD, via_label("../../a_4.jpg", [LINE]))  # a folder says nothing
+    table = SampleTable.from_release(write_split(tiles))
+    assert table.tile.tolist() == ["a_0.jpg", "a_2.jpg", "a_4.jpg"]
+    found = {(item.file, item.reason) for item in table.left_out}
+    assert found == {("a_1.json", Reason.MISNAMED), ("a_3.jpg", Reason.TWO_LABELS)}
+
+
+def test_an_image_without_a_label_is_listed(write_split: Callable[..., Path]) -> None:
+    folder = write_split({f"a_{i}.jpg": (GOOD, via_label(f"a_{i}.jpg", [LINE])) for i in range(2)})
+    with zipfile.ZipFile(folder / "TS_KS.zip", "a") as images:
+        images.writestr("a_9.jpg", GOOD)
+    assert SampleTable.from_release(folder).left_out == (("a_9.jpg", -1, Reason.NO_LABEL),)
