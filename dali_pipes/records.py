@@ -57,7 +57,7 @@ class Rows:
 
     def __init__(self) -> None:
         self.image, self.region, self.points_of = array("q"), array("q"), array("q")
-        self.points, self.numbers = array("d"), array("d")
+        self.points, self.numbers, self.stated = array("d"), array("d"), array("d")
 
     def append(self, image: int, tile: via.TileLabel, region: via.Region) -> None:
         """One region of `tile`, which is image number `image`."""
@@ -66,6 +66,7 @@ class Rows:
         self.points_of.append(len(region.points))
         self.points.frombytes(region.points.tobytes())
         self.numbers.extend((region.height, tile.gsd, tile.roll, tile.pitch))
+        self.stated.extend((tile.width, tile.height))
 
     def without(self, images: Sequence[int]) -> Rows:
         """The rows of all other images."""
@@ -78,6 +79,7 @@ class Rows:
             getattr(other, name).frombytes(np.frombuffer(getattr(self, name), np.int64)[keep].tobytes())
         other.points.frombytes(np.frombuffer(self.points).reshape(-1, 2)[points].tobytes())
         other.numbers.frombytes(np.frombuffer(self.numbers).reshape(-1, 4)[keep].tobytes())
+        other.stated.frombytes(np.frombuffer(self.stated).reshape(-1, 2)[keep].tobytes())
         return other
 
     def polylines(self) -> NDArray[np.float64]:

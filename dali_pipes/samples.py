@@ -96,12 +96,16 @@ class SampleTable:
         rows = read_labels(labels, images, left_out)
         image, polyline = np.frombuffer(rows.image, np.int64), rows.polylines()
         size, usable = check_images(images, image, check or check_headers, left_out)
-        outside = ((polyline < 0) | (polyline > size[:, None])).any(axis=(1, 2))
-        left_out += [
-            LeftOut(images.names[image[row]], rows.region[row], Reason.OUTSIDE)
-            for row in np.flatnonzero(usable & outside).tolist()
-        ]
-        kept = usable & ~outside
+        stated = np.frombuffer(rows.stated).reshape(-1, 2)  # the size in whose pixels the polyline was drawn
+        faults = {
+            Reason.OTHER_SIZE: (np.isfinite(stated) & (stated != size)).any(axis=1),
+            Reason.OUTSIDE: ((polyline < 0) | (polyline > size[:, None])).any(axis=(1, 2)),
+        }
+        kept = usable
+        for reason, faulty in faults.items():
+            bad = np.flatnonzero(kept & faulty).tolist()
+            left_out += [LeftOut(images.names[image[row]], rows.region[row], reason) for row in bad]
+            kept = kept & ~faulty
         if not kept.any():
             common = Counter(item.reason for item in left_out).most_common(1)
             because = f"; most often because {common[0][0].value}" if common else ""

@@ -44,6 +44,7 @@ class Reason(str, Enum):
     TOO_LARGE = "the JPEG has more than 16 million pixels"
     UNDECODABLE = "the JPEG's data are corrupt"
     OUTSIDE = "the polyline leaves the image"
+    OTHER_SIZE = "the image is not of the size that its label states"
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,14 @@ class Rejected:
 
 @dataclass(frozen=True)
 class TileLabel:
-    """What one label says of one image; `gsd` is metres a pixel, `roll` and `pitch` are degrees, NaN if absent."""
+    """What one label says of one image, NaN where it says nothing.
+
+    `width` and `height` are pixels, `gsd` is metres a pixel, `roll` and `pitch` are degrees.
+    """
 
     filename: str
+    width: float
+    height: float
     gsd: float
     roll: float
     pitch: float
@@ -114,6 +120,8 @@ def _tile(image: Any) -> TileLabel:
     read = [_region(i, region) for i, region in enumerate(regions if isinstance(regions, list) else [])]
     return TileLabel(
         filename=filename,
+        width=_number(attributes.get("img_width")),
+        height=_number(attributes.get("img_height")),
         gsd=_number(attributes.get("img_resolution")),
         roll=_number(attributes.get("img_roll_tilt")),
         pitch=_number(attributes.get("img_pitch_tilt")),

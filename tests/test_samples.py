@@ -166,3 +166,14 @@ def test_an_image_without_a_label_is_listed(write_split: Callable[..., Path]) ->
     with zipfile.ZipFile(folder / "TS_KS.zip", "a") as images:
         images.writestr("a_9.jpg", GOOD)
     assert SampleTable.from_release(folder).left_out == (("a_9.jpg", -1, Reason.NO_LABEL),)
+
+
+def test_a_picture_of_another_size_than_its_label_states_is_left_out(write_split: Callable[..., Path]) -> None:
+    stated = {"a_0.jpg": ("96", "64"), "a_1.jpg": ("192", "128"), "a_2.jpg": ("", "64")}
+    tiles = {
+        name: (GOOD, via_label(name, [LINE], img_width=width, img_height=height))
+        for name, (width, height) in stated.items()
+    }
+    table = SampleTable.from_release(write_split(tiles))
+    assert table.tile.tolist() == ["a_0.jpg", "a_2.jpg"]
+    assert table.left_out == (("a_1.jpg", 0, Reason.OTHER_SIZE),)
