@@ -1,9 +1,8 @@
-"""The peers: the reference system's own way of loading and stepping, and the best loader one would write without DALI.
+"""The peers: the reference system's own way of loading, and the best loader that one would write without DALI.
 
 `ReferenceDataset` reads loose files with `imread`, draws the polyline, resizes the four channels together, and
-converts and normalises to float CHW in two DataLoader workers, as the reference does; `reference_step` is its eager
-fp32 NCHW step with a `loss.item()` each time.  `TunedDataset` is what an engineer would write instead: bytes from the
-archive, image and mask resized apart, uint8 HWC out, persistent workers.
+converts and normalises to float CHW in two DataLoader workers, as the reference does.  `TunedDataset` is what an
+engineer would write instead: bytes from the archive, image and mask resized apart, uint8 HWC out, persistent workers.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from torch.utils.data import DataLoader, Dataset
 from dali_pipes import SampleTable
 from dali_pipes.geometry import letterbox
 from dali_pipes.masks import letterbox_mask, padding_mask, polyline_mask
-from model import HeightRegressor, gaussian_nll
 
 MEAN = torch.tensor([0.485, 0.456, 0.406, 0.5, 0.5])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225, 0.5, 0.5])[:, None, None]
@@ -104,16 +102,3 @@ def data_loader(dataset: Dataset[Any], batch_size: int, *, tuned: bool, workers:
         persistent_workers=tuned,
         worker_init_fn=one_thread if tuned else None,
     )
-
-
-def reference_step(
-    model: HeightRegressor, optimizer: torch.optim.Optimizer, image: torch.Tensor, length: torch.Tensor, z: torch.Tensor
-) -> float:
-    """Eager fp32 NCHW, clipping, AdamW, and the loss read back at once; `z` (B,) is the z-normalised height."""
-    optimizer.zero_grad()
-    mu, log_var = model(image, length)
-    loss = gaussian_nll(mu, log_var, z).mean()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-    optimizer.step()
-    return loss.item()
