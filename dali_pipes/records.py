@@ -19,7 +19,6 @@ from .errors import InputError
 from .jpeg import JpegHeader, read_header
 from .via import Reason
 
-LONGEST_NAME = 255  # characters, as on any file system: each row of a column of names has room for the longest
 MOST_PIXELS = 1 << 24  # of an image; a tile has 2¹⁸, and a lying header shall not claim the memory
 
 
@@ -58,6 +57,7 @@ class Rows:
     def __init__(self) -> None:
         self.image, self.region, self.points_of = array("q"), array("q"), array("q")
         self.points, self.numbers, self.stated = array("d"), array("d"), array("d")
+        self.doubted: set[int] = set()  # images that two labels name
 
     def append(self, image: int, tile: via.TileLabel, region: via.Region) -> None:
         """One region of `tile`, which is image number `image`."""
@@ -67,20 +67,6 @@ class Rows:
         self.points.frombytes(region.points.tobytes())
         self.numbers.extend((region.height, tile.gsd, tile.roll, tile.pitch))
         self.stated.extend((tile.width, tile.height))
-
-    def without(self, images: Sequence[int]) -> Rows:
-        """The rows of all other images."""
-        if not images:
-            return self
-        keep = ~np.isin(np.frombuffer(self.image, np.int64), images)
-        points = np.repeat(keep, np.frombuffer(self.points_of, np.int64))
-        other = Rows()
-        for name in ("image", "region", "points_of"):
-            getattr(other, name).frombytes(np.frombuffer(getattr(self, name), np.int64)[keep].tobytes())
-        other.points.frombytes(np.frombuffer(self.points).reshape(-1, 2)[points].tobytes())
-        other.numbers.frombytes(np.frombuffer(self.numbers).reshape(-1, 4)[keep].tobytes())
-        other.stated.frombytes(np.frombuffer(self.stated).reshape(-1, 2)[keep].tobytes())
-        return other
 
     def polylines(self) -> NDArray[np.float64]:
         """(N, P, 2) px; short ones repeat their last point."""
@@ -92,13 +78,12 @@ class Rows:
 def read_labels(labels: Images, images: Images, left_out: list[LeftOut]) -> Rows:
     """Read all labels, and add to `left_out` what cannot be used whatever the images are like.
 
-    Which tile a label is of must be beyond doubt: one that names another tile's image although its own is there, and
-    two that name the same image, are left out.
+    Which tile a label is of must be beyond doubt: one that names another tile's image although its own is there is left
+    out, and an image that two labels name is `doubted`.
     """
-    index = {name: i for i, name in enumerate(images.names) if len(name) <= LONGEST_NAME}
+    index = {name: i for i, name in enumerate(images.names)}
     own = {stem_of(name): name for name in images.names}
     rows, owner = Rows(), dict[str, int]()  # image name → the label file that names it
-    twice: set[str] = set()
     for i, name in enumerate(labels.names):
         if not name.lower().endswith(".json"):
             continue
@@ -108,17 +93,16 @@ def read_labels(labels: Images, images: Images, left_out: list[LeftOut]) -> Rows
             if own.get(stem_of(name), tile.filename) != tile.filename:
                 left_out.append(LeftOut(name, -1, Reason.MISNAMED))
                 continue
-            if owner.setdefault(tile.filename, i) != i:
-                twice.add(tile.filename)
+            if owner.setdefault(tile.filename, i) != i and image is not None:
+                rows.doubted.add(image)
             left_out.extend(LeftOut(tile.filename, *vars(rejected).values()) for rejected in tile.rejected)
             if tile.regions and image is None:
                 left_out.append(LeftOut(tile.filename, -1, Reason.NO_IMAGE))
             elif image is not None:
                 for region in tile.regions:
                     rows.append(image, tile, region)
-    left_out += [LeftOut(name, -1, Reason.TWO_LABELS) for name in sorted(twice)]
     left_out += [LeftOut(name, -1, Reason.NO_LABEL) for name in images.names if name not in owner]
-    return rows.without([index[name] for name in twice if name in index])
+    return rows
 
 
 def _tiles(labels: Images, i: int, left_out: list[LeftOut]) -> list[via.TileLabel]:

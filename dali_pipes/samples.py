@@ -98,6 +98,7 @@ class SampleTable:
         size, usable = check_images(images, image, check or check_headers, left_out)
         stated = np.frombuffer(rows.stated).reshape(-1, 2)  # the size in whose pixels the polyline was drawn
         faults = {
+            Reason.TWO_LABELS: np.isin(image, list(rows.doubted)),
             Reason.OTHER_SIZE: (np.isfinite(stated) & (stated != size)).any(axis=1),
             Reason.OUTSIDE: ((polyline < 0) | (polyline > size[:, None])).any(axis=(1, 2)),
         }
