@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dali_pipes import Batch
 from model import HeightRegressor
+from train.compilation import StochasticDepth
 from train.step import Forward, Step
 
 CPU = torch.device("cpu")
@@ -27,9 +28,9 @@ def random_batch(size: int, count: int = 4, seed: int = 0) -> Batch:
     return Batch(pixels(3), pixels(1), pixels(1), length, height, torch.arange(count))
 
 
-def network(seed: int = 0) -> HeightRegressor:
+def network(seed: int = 0, drop_path: float = 0.0) -> HeightRegressor:
     torch.manual_seed(seed)
-    return HeightRegressor("convnext_atto", drop_path=0.0, layer_scale=1.0).to(memory_format=torch.channels_last)
+    return HeightRegressor("convnext_atto", drop_path=drop_path, layer_scale=1.0).to(memory_format=torch.channels_last)
 
 
 def test_the_image_is_the_references_normalisation_and_channels_last() -> None:
@@ -107,26 +108,56 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return counted
 
 
-def test_training_warm_up_and_partial_batches_make_one_graph_each(graphs: list[Any]) -> None:
-    model = network()
-    forward = Forward(model, CPU, 4, "fp32", compiled=True)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("compilation", "in_training", "in_all"), [("whole", 1, 2), ("regional", 4, 8)])
+def test_graphs_of_training_warm_up_validation_and_partial_batches(
+    graphs: list[Any], compilation: str, in_training: int, in_all: int, precision: str
+) -> None:
+    model = network(drop_path=0.1)
+    forward = Forward(model, CPU, 4, precision, compilation=compilation)
     step = Step(forward, torch.optim.AdamW(model.parameters(), fused=True), clip_norm=5.0)
-    plain = Forward(model, CPU, 4, "fp32")
+    for weight in (0.0, 0.0, 1.0, 1.0):
+        step(random_batch(64), torch.tensor(weight))
+    assert len(graphs) == in_training, "fullgraph=True would have raised at a break; one more is a recompilation"
+    for _ in range(2):
+        model.eval()
+        for count in (4, 4, 3, 1):
+            forward.predict(random_batch(64, count))
+        model.train()
+        step(random_batch(64), torch.tensor(1.0))
+    assert len(graphs) == in_all
+
+
+@pytest.mark.usefixtures("graphs")
+@pytest.mark.parametrize("compilation", ["whole", "regional"])
+def test_compiled_is_what_eager_is_and_padding_a_partial_batch_changes_nothing(compilation: str) -> None:
+    plain = Forward(network(), CPU, 4, "fp32")
+    compiled = Forward(network(), CPU, 4, "fp32", compilation=compilation)
+    steps = [Step(f, torch.optim.AdamW(f.model.parameters(), fused=True), clip_norm=5.0) for f in (plain, compiled)]
     for weight in (0.0, 1.0):
-        batch = random_batch(32)
-        expected = plain.loss(batch, torch.tensor(weight)).detach()
-        torch.testing.assert_close(step(batch, torch.tensor(weight)), expected)
-    assert len(graphs) == 1, "fullgraph=True would have raised at a break; a second graph is a recompilation"
-    model.eval()
-    for count in (4, 4, 3, 1):
-        batch = random_batch(32, count)
-        for mine, expected in zip(forward.predict(batch), plain.predict(batch), strict=True):
+        losses = [step(random_batch(64), torch.tensor(weight)) for step in steps]
+        torch.testing.assert_close(*losses)
+    plain.model.eval(), compiled.model.eval()
+    for count in (4, 3, 1):
+        batch = random_batch(64, count)
+        for mine, expected in zip(compiled.predict(batch), plain.predict(batch), strict=True):
+            assert len(mine) == count
             torch.testing.assert_close(mine, expected)
-    assert len(graphs) == 2
 
 
-def test_compilation_leaves_the_names_of_the_parameters() -> None:
-    model = network()
+def test_stochastic_depth_by_a_tensor_drops_as_often_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(20_000, 2, 1, 1)
+    dropped = StochasticDepth(0.25)(x)
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.015)  # five standard deviations
+    assert torch.equal(dropped[:, 0], dropped[:, 1]), "a sample is dropped in all of its channels"
+    assert StochasticDepth(0.25).eval()(x) is x
+
+
+@pytest.mark.parametrize("compilation", ["whole", "regional"])
+def test_compilation_leaves_the_names_of_the_parameters(compilation: str) -> None:
+    model = network(drop_path=0.1)
     names = list(model.state_dict())
-    Forward(model, CPU, 4, "fp32", compiled=True)
+    Forward(model, CPU, 4, "fp32", compilation=compilation)
     assert list(model.state_dict()) == names

@@ -357,6 +357,9 @@ def test_choices_are_made_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert choose_precision("auto", cpu).value == "fp32"
     assert choose_precision("bf16", cpu).value == "bf16"
-    assert choose_compilation("auto", torch.device("cuda")).value == "on"
+    assert choose_compilation("auto", torch.device("cuda")).value == "whole"
+    assert choose_compilation("auto", torch.device("cuda"), world_size=2).value == "regional"
+    assert choose_compilation("auto", cpu).value == "off"
+    assert choose_compilation("on", cpu).value == "regional"
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
     assert "install g++" in choose_compilation("on", cpu).reason

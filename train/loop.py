@@ -112,8 +112,7 @@ class Training:
         self.model.to(device).to(memory_format=torch.channels_last)
         precision = choose_precision(config.runtime.precision, device)
         compilation = choose_compilation(config.runtime.compile, device)
-        compiled = compilation.value == "on"
-        self.forward = Forward(self.model, device, config.batch_size, precision.value, compiled=compiled)
+        self.forward = Forward(self.model, device, config.batch_size, precision.value, compilation=compilation.value)
         optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.optimizer.learning_rate,

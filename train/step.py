@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from dali_pipes import Batch
 from model import gaussian_nll
 
+from .compilation import compile_blocks
+
 MEAN = (0.485, 0.456, 0.406, 0.5, 0.5)  # ImageNet's for RGB, the reference's for the two masks
 STD = (0.229, 0.224, 0.225, 0.5, 0.5)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -20,26 +22,37 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 class Forward:
     """`model` on batches of at most `batch_size` samples: their loss, or their predictions.
 
-    `precision`: "bf16", "fp16" or "fp32" for the backbone; `compiled`: whether forward and loss are compiled as one
-    graph, which leaves `model` itself as it is, to be saved and loaded.
+    `model` is what is saved and loaded; `network` is what a training step calls, where that is another module around
+    it (DDP).  `precision`: "bf16", "fp16" or "fp32" for the backbone; `compilation`: "off", "whole" (forward and loss
+    as one graph) or "regional" (each block of the backbone, in place); neither changes the names of the parameters.
     """
 
     def __init__(
-        self, model: nn.Module, device: torch.device, batch_size: int, precision: str, *, compiled: bool = False
+        self,
+        model: nn.Module,
+        device: torch.device,
+        batch_size: int,
+        precision: str,
+        *,
+        compilation: str = "off",
+        network: nn.Module | None = None,
     ) -> None:
         self.model = model
+        self.network = network or model
         self.device = device
         self.batch_size = batch_size
-        self.compiled = compiled
+        self.compilation = compilation
         self.dtype = DTYPES[precision]
         # (x / 255 - mean) / std as one multiplication and one addition
         self._scale = torch.tensor([1 / (255 * std) for std in STD], device=device)[:, None, None]
         shift = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
         self._shift = torch.tensor(shift, device=device)[:, None, None]
-        self._loss = (
-            torch.compile(self._forward_loss, fullgraph=True, dynamic=False) if compiled else self._forward_loss
-        )
-        self._predict = torch.compile(self._forward, fullgraph=True, dynamic=False) if compiled else self._forward
+        self._loss, self._predict = self._forward_loss, self._forward
+        if compilation == "whole":
+            self._loss = torch.compile(self._forward_loss, fullgraph=True, dynamic=False)
+            self._predict = torch.compile(self._forward, fullgraph=True, dynamic=False)
+        elif compilation == "regional":
+            compile_blocks(model.get_submodule("backbone"))
 
     def loss(self, batch: Batch, variance_weight: Tensor) -> Tensor:
         """Mean loss of a batch, 0-dim.  `variance_weight`: 0-dim float, 0 while the mean warms up, then 1."""
@@ -50,9 +63,9 @@ class Forward:
         """`mu`, `log_var` of the z-normalised heights, both (B,) float32 on the device."""
         inputs = [batch.rgb, batch.polyline, batch.padding, batch.length]
         missing = self.batch_size - len(batch)
-        if self.compiled and missing:  # a batch of another size would be another graph
+        if self.compilation != "off" and missing:  # a batch of another size would be another graph
             inputs = [torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in inputs]
-        mu, log_var = self._predict(*inputs)
+        mu, log_var = self._predict(self.model, *inputs)
         return mu[: len(batch)], log_var[: len(batch)]
 
     def image(self, rgb: Tensor, polyline: Tensor, padding: Tensor) -> Tensor:
@@ -60,15 +73,17 @@ class Forward:
         pixels = torch.cat([rgb, polyline, padding], dim=-1).permute(0, 3, 1, 2)  # a view: HWC is channels_last
         return torch.addcmul(self._shift, pixels.float(), self._scale)
 
-    def _forward(self, rgb: Tensor, polyline: Tensor, padding: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward(
+        self, network: nn.Module, rgb: Tensor, polyline: Tensor, padding: Tensor, length: Tensor
+    ) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            mu, log_var = self.model(self.image(rgb, polyline, padding), length)
+            mu, log_var = network(self.image(rgb, polyline, padding), length)
         return mu, log_var
 
     def _forward_loss(
         self, rgb: Tensor, polyline: Tensor, padding: Tensor, length: Tensor, height: Tensor, variance_weight: Tensor
     ) -> Tensor:
-        mu, log_var = self._forward(rgb, polyline, padding, length)
+        mu, log_var = self._forward(self.network, rgb, polyline, padding, length)
         return gaussian_nll(mu, log_var, height, variance_weight).mean()
 
 
