@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -77,6 +77,32 @@ def open_split(
         elif listing is not None:
             opened.append(_open_one(listing, stem, role))
     return opened[0], opened[1]
+
+
+def open_images(given: Sequence[Path]) -> Members:
+    """Open JPEGs that belong to no release: files, folders and tars of them at any depth, or one ZIP of them.
+
+    Raises InputError if there are none.
+    """
+    if len(given) == 1 and given[0].suffix.lower() == ".zip":
+        return Archive(given[0])
+    if len(given) == 1 and _PART.fullmatch(given[0].name):
+        return _open_given(given[0], ROLES["train", "images"], "images")
+    loose = []
+    for path in given:
+        if path.is_dir() or path.suffix.lower() == ".tar":
+            files: Iterable[_File] = _Listing(path).files
+        elif path.is_file():
+            files = _listed(path, path.name, path.stat())
+        else:
+            raise InputError(
+                f"expected images at {path}, found nothing there; give --images a folder, archive or JPEGs"
+            )
+        loose += [file for file in files if file.path.lower().endswith(SUFFIXES["images"])]
+    where = ", ".join(str(path) for path in given[:3]) + (", …" if len(given) > 3 else "")
+    if not loose:
+        raise InputError(f"expected .jpg files in {where}, found none; a ZIP of images must be named itself")
+    return Folder([LooseFile(file.path, file.segment, file.modified) for file in loose if file.segment], where)
 
 
 class _File(NamedTuple):

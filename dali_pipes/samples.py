@@ -146,6 +146,16 @@ class SampleTable:
             left_out=left_out,
         )
 
+    @classmethod
+    def without_heights(
+        cls, image: NDArray[np.int64], polyline: NDArray[np.float64], size: NDArray[np.int64], images: Images
+    ) -> SampleTable:
+        """The table of polylines (N, P, 2) px to predict, on `image` (N,) of `size` (N, 2) px (w, h).
+
+        `height`, `gsd`, `roll` and `pitch` are NaN.
+        """
+        return cls._of(image, polyline, np.full((len(image), 4), np.nan), size, images, ())
+
     def save(self, path: Path, key: str) -> None:
         """Write the table to the file `path`, whole or not at all; `key` is asked for when it is loaded again.
 

@@ -49,7 +49,8 @@ class Reason(str, Enum):
 
 @dataclass(frozen=True)
 class Region:
-    """One polyline: `points` (P, 2) float64 px, base first; `height` in metres; `index` in the tile's list."""
+    """One polyline: `points` (P, 2) float64 px, base first; `height` in metres (NaN if not asked for); `index` in the
+    tile's list."""
 
     index: int
     points: NDArray[np.float64]
@@ -94,7 +95,7 @@ def parse(data: bytes) -> list[TileLabel]:
         raise ValueError("expected some levels of JSON, found them nested without end") from None
     if not isinstance(document, dict):
         raise ValueError("expected a JSON object of images")
-    tiles = [_tile(image) for image in document.values()]
+    tiles = [read_tile(image) for image in document.values()]
     _without_repeats([(tile.filename, tile) for tile in tiles])
     return tiles
 
@@ -107,7 +108,11 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return distinct
 
 
-def _tile(image: Any) -> TileLabel:
+def read_tile(image: Any, *, heights: bool = True) -> TileLabel:
+    """What VIA's object of one image says; without `heights` a region needs none, and its height is NaN.
+
+    Raises ValueError if it is no such object.
+    """
     if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
         raise ValueError("expected images with a filename")
     filename = image["filename"].replace("\\", "/").rsplit("/", 1)[-1]
@@ -117,7 +122,7 @@ def _tile(image: Any) -> TileLabel:
     attributes = attributes if isinstance(attributes, dict) else {}
     regions = image.get("regions")
     regions = list(regions.values()) if isinstance(regions, dict) else regions  # VIA 1 writes an object
-    read = [_region(i, region) for i, region in enumerate(regions if isinstance(regions, list) else [])]
+    read = [_region(i, region, heights) for i, region in enumerate(regions if isinstance(regions, list) else [])]
     return TileLabel(
         filename=filename,
         width=_number(attributes.get("img_width")),
@@ -131,7 +136,7 @@ def _tile(image: Any) -> TileLabel:
     )
 
 
-def _region(index: int, region: Any) -> Region | Rejected:
+def _region(index: int, region: Any, heights: bool) -> Region | Rejected:
     shape = region.get("shape_attributes") if isinstance(region, dict) else None
     if not isinstance(shape, dict) or shape.get("name") != "polyline":
         return Rejected(index, Reason.NOT_A_POLYLINE)
@@ -147,6 +152,8 @@ def _region(index: int, region: Any) -> Region | Rejected:
         return Rejected(index, Reason.NOT_A_POLYLINE)
     if not np.any(points[1:] != points[:-1]):
         return Rejected(index, Reason.ZERO_LENGTH)
+    if not heights:
+        return Region(index, points, math.nan)
     attributes = region.get("region_attributes")
     height = _number(attributes.get("chi_height_m") if isinstance(attributes, dict) else None)
     if not 0 < height < TALLEST:

@@ -6,6 +6,7 @@ python -m train.evaluate --checkpoint runs/one/best.pt --release DIR --out DIR
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from dali_pipes import Loader, SampleTable, Statistics, command
+from dali_pipes import Batch, Loader, SampleTable, Statistics, command
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.splits import Division
 from model import BackboneError, CheckpointError, HeightRegressor, checkpoint
+from model.architecture import backbone_of
+from model.calibration import Calibration
 
 from .config import Config, Data
 from .console import score_table
@@ -43,17 +46,18 @@ class Trained:
     held_out: frozenset[str] = frozenset()
     baselines: Baselines | None = None
     division: Division = field(default_factory=Division)
+    calibration: Calibration | None = None
 
 
 def load(path: Path) -> Trained:
-    """Read a checkpoint of this project, or one of the reference's without `about`: ConvNeXt-base at 224².
+    """Read a checkpoint of this project, or one of the reference's without `about`: 224², the backbone by its shapes.
 
     Raises CheckpointError if it does not fit.
     """
     contents = checkpoint.load(path)
     about = contents.get("about", {})
     try:
-        model = HeightRegressor(str(about.get("backbone", Config.backbone)))
+        model = HeightRegressor(str(about["backbone"] if "backbone" in about else backbone_of(contents["model"])))
         trained = Trained(
             model,
             Statistics(*contents["stats"]),
@@ -62,6 +66,7 @@ def load(path: Path) -> Trained:
             frozenset(map(str, about.get("held_out", ()))),
             Baselines.from_dict(about["baselines"]) if "baselines" in about else None,
             Division(**about.get("division", {})),
+            Calibration.from_dict(contents["calib"]) if "calib" in contents else None,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} describes no network of this project: {error}") from None
@@ -81,11 +86,19 @@ def about(config: Config, training: SampleTable, held_out: SampleTable | None, b
     }
 
 
-def predict(forward: Forward, loader: Loader, statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
-    """`mu` and `sigma` in metres, both (N,) float64, for all rows of the loader's table."""
+def predict(
+    forward: Forward,
+    loader: Loader,
+    statistics: Statistics,
+    shown: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`mu` and `sigma` in metres, both (N,) float64, for all rows of the loader's table.
+
+    `shown` passes the batches on and may show how far they are.
+    """
     forward.model.eval()
     samples, mus, log_vars = [], [], []
-    for batch in loader:
+    for batch in shown(loader):
         mu, log_var = forward.predict(batch)
         samples.append(batch.sample)
         mus.append(mu)

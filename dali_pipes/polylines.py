@@ -1,0 +1,205 @@
+"""Polylines without heights, as people draw them: what a prediction is asked for.
+
+    polylines = read_polylines(Path("VIA.json"))
+    table = table_of(polylines, open_images([Path("DIR")]))
+
+Whatever they come as is brought into one form, VIA's own objects of images, so that they can be written back with
+nothing lost:
+
+    VIA JSON    an annotation export, or a project with its `_via_img_metadata`
+    VIA CSV     filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes
+    plain CSV   a header with the columns tile and polyline, the latter as "x y;x y;…" in pixels, base first
+    a mapping   {"tile.jpg": [[(x, y), (x, y)], …]}
+
+Here the user asks for each polyline, so what a training would leave out is an error that names tile and region.
+Regions that are not polylines stay where they are and are not predicted.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from rich.console import Console
+
+from .errors import InputError
+from .index import check_by_decoding
+from .jpeg import JpegHeader
+from .records import Images
+from .samples import SampleTable
+from .via import Reason, Region, read_tile
+
+VIA_COLUMNS = (
+    *("filename", "file_size", "file_attributes", "region_count", "region_id"),
+    *("region_shape_attributes", "region_attributes"),
+)
+PLAIN_COLUMNS = ("tile", "polyline")
+
+csv.field_size_limit(1 << 24)  # a polyline in VIA's JSON may be longer than the 128 KiB that are the default
+
+
+@dataclass(frozen=True)
+class Polylines:
+    """Polylines by tile.
+
+    `images`: VIA's object of each image (`filename`, `size`, `regions` as a list, `file_attributes`), in file order;
+    `drawn`: the polylines, each with the number of its image in `images`; `where`: what sentences call their source.
+    """
+
+    images: list[dict[str, Any]]
+    drawn: list[tuple[int, Region]]
+    where: str
+
+    @classmethod
+    def of(cls, images: Sequence[Any], where: str) -> Polylines:
+        """Check VIA's objects.  Raises InputError where one is none, or where a polyline cannot be predicted."""
+        kept, drawn = [], []
+        for i, image in enumerate(images):
+            try:
+                tile = read_tile(image, heights=False)
+            except ValueError as error:
+                raise InputError(f"{where} is not VIA's: {error}; export the annotations from VIA again") from None
+            for rejected in tile.rejected:
+                if rejected.reason not in (Reason.NOT_A_POLYLINE, Reason.NO_REGIONS):
+                    raise InputError(
+                        f"{where}: region {rejected.index} of {tile.filename} cannot be predicted, because"
+                        f" {rejected.reason.value}; correct or remove it"
+                    )
+            regions = image.get("regions") or []
+            regions = list(regions.values()) if isinstance(regions, dict) else list(regions)
+            kept.append({**image, "filename": tile.filename, "regions": regions})
+            drawn += [(i, region) for region in tile.regions]
+        names = [image["filename"] for image in kept]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{where} has the image {twice} twice; merge its regions into one")
+        if not drawn:
+            raise InputError(f"expected polylines in {where}, found none; draw them from base to top")
+        return cls(kept, drawn, where)
+
+
+def read_polylines(source: Path | Mapping[str, Sequence[ArrayLike]]) -> Polylines:
+    """Read any of the forms above; a mapping's polylines are (P, 2) px.  Raises InputError with a sentence."""
+    if isinstance(source, Mapping):
+        return Polylines.of([_image(tile, lines) for tile, lines in source.items()], "the polylines")
+    try:
+        text = source.read_text("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}; give --polylines a VIA JSON or a CSV") from None
+    except UnicodeDecodeError:
+        raise InputError(f"expected UTF-8 text in {source}, found other bytes; save it as UTF-8") from None
+    if source.suffix.lower() == ".csv":
+        return Polylines.of(_from_csv(text, source), str(source))
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError(f"expected VIA's JSON in {source}, found something else; a CSV must end in .csv") from None
+    document = document.get("_via_img_metadata", document) if isinstance(document, dict) else None
+    if not isinstance(document, dict):
+        raise InputError(f"expected VIA's JSON object of images in {source}, found another kind of JSON")
+    return Polylines.of(list(document.values()), str(source))
+
+
+def table_of(polylines: Polylines, images: Images, *, console: Console | None = None) -> SampleTable:
+    """One row a polyline, in the order of `polylines.drawn`; `height` is NaN.
+
+    Each image is decoded once, so that a broken one is named.  Raises InputError if an image is missing or broken, or
+    if a polyline leaves it.
+    """
+    index = {name: i for i, name in enumerate(images.names)}
+    names = [polylines.images[i]["filename"] for i, _ in polylines.drawn]
+    missing = sorted(set(names) - set(index))
+    if missing:
+        raise InputError(
+            f"{polylines.where} has polylines of {missing[0]}"
+            + (f" and {len(missing) - 1} other images" if len(missing) > 1 else "")
+            + f", found no such image among {len(index)}; name the folder or archive that holds it with --images"
+        )
+    image = np.array([index[name] for name in names], np.int64)
+    wanted, inverse = np.unique(image, return_inverse=True)
+    quiet = console or Console(quiet=True)
+    threads = len(os.sched_getaffinity(0))
+    size = np.empty((len(wanted), 2), np.int64)
+    checked = check_by_decoding(images, wanted.tolist(), title="checking tiles", console=quiet, threads=threads)
+    for i, found in enumerate(checked):
+        if not isinstance(found, JpegHeader):
+            raise InputError(f"{images.names[wanted[i]]} cannot be predicted: {found.value}; replace the file")
+        size[i] = found.width, found.height
+    points = max(len(region.points) for _, region in polylines.drawn)
+    polyline = np.stack(
+        [np.pad(region.points, ((0, points - len(region.points)), (0, 0)), "edge") for _, region in polylines.drawn]
+    )
+    outside = ((polyline < 0) | (polyline > size[inverse][:, None])).any(axis=(1, 2))
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        width, height = size[inverse][row].tolist()
+        raise InputError(
+            f"{polylines.where}: region {polylines.drawn[row][1].index} of {names[row]} leaves its image of"
+            f" {width} × {height} px; was it drawn on a picture of another size?"
+        )
+    return SampleTable.without_heights(image, polyline, size[inverse], images)
+
+
+def _image(tile: str, lines: Sequence[ArrayLike]) -> dict[str, Any]:
+    return {"filename": tile, "size": -1, "regions": [_region(tile, line) for line in lines], "file_attributes": {}}
+
+
+def _region(tile: str, line: ArrayLike) -> dict[str, Any]:
+    try:
+        points = np.asarray(line, np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise InputError(f"expected a polyline of (x, y) points for {tile}, found {str(line)[:80]!r}")
+    return {
+        "shape_attributes": {
+            "name": "polyline",
+            "all_points_x": points[:, 0].tolist(),
+            "all_points_y": points[:, 1].tolist(),
+        },
+        "region_attributes": {},
+    }
+
+
+def _from_csv(text: str, source: Path) -> list[dict[str, Any]]:
+    """VIA's objects of images, in the order in which a CSV first names them."""
+    rows = csv.DictReader(io.StringIO(text), strict=True)
+    columns = [name.lstrip("#").strip() for name in rows.fieldnames or ()]
+    rows.fieldnames = columns
+    is_via = set(VIA_COLUMNS) <= set(columns)
+    if not is_via and not set(PLAIN_COLUMNS) <= set(columns):
+        raise InputError(
+            f"expected VIA's CSV or one with the columns tile and polyline in {source}, found the columns"
+            f" {', '.join(columns)[:200] or 'none'}"
+        )
+    images: dict[str, dict[str, Any]] = {}
+    try:
+        for row in rows:
+            tile = row["filename" if is_via else "tile"] or ""
+            image = images.setdefault(tile, _image(tile, []))
+            if is_via:
+                _add_via_row(image, row)
+            else:
+                image["regions"].append(_region(tile, [point.split() for point in row["polyline"].split(";")]))
+    except (csv.Error, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{source} is damaged at line {rows.line_num}: {error}") from None
+    return list(images.values())
+
+
+def _add_via_row(image: dict[str, Any], row: Mapping[str, str]) -> None:
+    image["size"] = int(row["file_size"])
+    image["file_attributes"] = json.loads(row["file_attributes"])
+    shape = json.loads(row["region_shape_attributes"])
+    if shape:  # VIA writes a row without one for an image that has no regions
+        attributes = json.loads(row["region_attributes"])
+        image["regions"].append({"shape_attributes": shape, "region_attributes": attributes})

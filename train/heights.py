@@ -1,0 +1,182 @@
+"""Predicted heights, and the files they are written to.
+
+    .csv       a row a polyline; has the columns tile and polyline, so that it may be predicted again
+    .json      a project of the VGG Image Annotator 2, with the prediction as attributes of each region
+    .geojson   a LineString a polyline; tiles have no georeference, so coordinates are PIXELS of the tile, y downwards
+
+A file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipes.errors import InputError
+from dali_pipes.polylines import Polylines
+from dali_pipes.samples import SampleTable
+from model.whole_file import write_text
+
+Float64 = NDArray[np.float64]
+
+LEVEL = 0.9  # of the intervals
+COLUMNS = (
+    *("height_m", "sigma_m", "low_m", "high_m"),
+    *("raw_height_m", "raw_sigma_m", "raw_low_m", "raw_high_m"),
+)
+PREFIX = "predicted_"  # of VIA's region attributes, which may hold a true height beside them
+PIXELS = "pixels of the tile, x to the right, y downwards; the tiles have no georeference"
+
+
+@dataclass(frozen=True)
+class Heights:
+    """N predicted heights in metres, all columns (N,) float64, in the order of the polylines.
+
+    `mu`, `sigma`, `low`, `high`: the calibrated height, its standard deviation, and its 90 % interval, pooled by scene
+    where that was asked for; `raw_…`: what the network says, with the interval of its Gaussian.
+    `table` has each polyline's `tile`, `scene` and `polyline` (pixels).
+    """
+
+    polylines: Polylines
+    table: SampleTable
+    mu: Float64
+    sigma: Float64
+    low: Float64
+    high: Float64
+    raw_mu: Float64
+    raw_sigma: Float64
+    raw_low: Float64
+    raw_high: Float64
+
+    def __len__(self) -> int:
+        return len(self.mu)
+
+    def records(self) -> list[dict[str, Any]]:
+        """A flat dict a polyline, as `pandas.DataFrame` takes them: tile, scene, region, polyline and `COLUMNS`."""
+        return [
+            {
+                "tile": self.polylines.images[image]["filename"],
+                "scene": str(self.table.scene[i]),
+                "region": region.index,
+                "polyline": ";".join(f"{x:.10g} {y:.10g}" for x, y in region.points),
+                **numbers,
+            }
+            for i, ((image, region), numbers) in enumerate(zip(self.polylines.drawn, self._numbers(), strict=True))
+        ]
+
+    def write(self, path: str | Path) -> None:
+        """Write the file that the suffix of `path` names.  Raises InputError for another suffix."""
+        path = Path(path)
+        writers = {".csv": self._csv, ".json": self._via, ".geojson": self._geojson}
+        check_suffix(path)
+        write_text(path, writers[path.suffix.lower()]())
+
+    def _numbers(self) -> Iterator[dict[str, float | None]]:
+        columns = (self.mu, self.sigma, self.low, self.high, self.raw_mu, self.raw_sigma, self.raw_low, self.raw_high)
+        for row in np.stack(columns, axis=1).round(4).tolist():
+            # Where too few scenes calibrated, an interval has no upper end; JSON knows no infinity.
+            yield {name: x if math.isfinite(x) else None for name, x in zip(COLUMNS, row, strict=True)}
+
+    def _csv(self) -> str:
+        text = io.StringIO(newline="")
+        rows = csv.DictWriter(text, ("tile", "scene", "region", "polyline", *COLUMNS), lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(self.records())
+        return text.getvalue()
+
+    def _via(self) -> str:
+        images = [
+            {**image, "regions": [dict(region) for region in image["regions"]]} for image in self.polylines.images
+        ]
+        for (i, region), numbers in zip(self.polylines.drawn, self._numbers(), strict=True):
+            drawn = images[i]["regions"][region.index]
+            said = {PREFIX + name: "" if value is None else f"{value:.2f}" for name, value in numbers.items()}
+            drawn["region_attributes"] = {**(drawn.get("region_attributes") or {}), **said}
+        for (i, _), image in zip(self.polylines.drawn, self.table.image.tolist(), strict=True):
+            # VIA knows an image again by its name and its size in bytes.
+            images[i]["size"] = len(self.table.images.read(image))
+        return json.dumps(_via_project(images), ensure_ascii=False)
+
+    def _geojson(self) -> str:
+        features = [
+            {
+                "type": "Feature",
+                "geometry": {"type": "LineString", "coordinates": region.points.tolist()},
+                "properties": {key: value for key, value in record.items() if key != "polyline"},
+            }
+            for record, (_, region) in zip(self.records(), self.polylines.drawn, strict=True)
+        ]
+        document = {"type": "FeatureCollection", "coordinate_system": PIXELS, "features": features}
+        return json.dumps(document, ensure_ascii=False)
+
+
+def check_suffix(path: Path) -> None:
+    """Raise InputError if no file of this suffix is written here."""
+    if path.suffix.lower() not in (".csv", ".json", ".geojson"):
+        raise InputError(f"--out takes a file that ends in .csv, .json or .geojson, found {path}")
+
+
+def _via_project(images: list[dict[str, Any]]) -> dict[str, Any]:
+    """A project file of VIA 2.0.10, as "Load Project" wants it: each of these keys must be there."""
+    metadata = {
+        f"{image['filename']}{image.get('size', -1):g}": {
+            "filename": image["filename"],
+            "size": image.get("size", -1),
+            "regions": [
+                {
+                    "shape_attributes": region.get("shape_attributes") or {},
+                    "region_attributes": region.get("region_attributes") or {},
+                }
+                for region in image["regions"]
+            ],
+            "file_attributes": image.get("file_attributes") or {},
+        }
+        for image in images
+    }
+    regions = {
+        name for image in metadata.values() for region in image["regions"] for name in region["region_attributes"]
+    }
+    files = {name for image in metadata.values() for name in image["file_attributes"]}
+    return {
+        "_via_settings": {
+            "ui": {
+                "annotation_editor_height": 25,
+                "annotation_editor_fontsize": 0.8,
+                "leftsidebar_width": 18,
+                "image_grid": {
+                    "img_height": 80,
+                    "rshape_fill": "none",
+                    "rshape_fill_opacity": 0.3,
+                    "rshape_stroke": "yellow",
+                    "rshape_stroke_width": 2,
+                    "show_region_shape": True,
+                    "show_image_policy": "all",
+                },
+                "image": {
+                    "region_label": PREFIX + COLUMNS[0],
+                    "region_color": "__via_default_region_color__",
+                    "region_label_font": "10px Sans",
+                    "on_image_annotation_editor_placement": "NEAR_REGION",
+                },
+            },
+            "core": {"buffer_size": 18, "filepath": {}, "default_filepath": ""},
+            "project": {"name": "heights"},
+        },
+        "_via_img_metadata": metadata,
+        "_via_attributes": {"region": _as_text(regions), "file": _as_text(files)},
+        "_via_data_format_version": "2.0.10",
+        "_via_image_id_list": list(metadata),
+    }
+
+
+def _as_text(names: set[str]) -> dict[str, Any]:
+    return {name: {"type": "text", "description": "", "default_value": ""} for name in sorted(names)}

@@ -1,0 +1,162 @@
+"""Predict the heights of chimneys from tiles and the polylines drawn on them.
+
+python -m train.predict --checkpoint best.pt --images DIR --polylines VIA.json --out heights.csv
+
+In a notebook, the same in three lines:
+
+    from train.predict import load
+    model = load("best.pt")
+    heights = model.predict("DIR", "VIA.json")  # heights.mu, heights.sigma, heights.low, heights.high: metres
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from rich.console import Console
+from rich.progress import Progress
+
+from dali_pipes import Loader, command
+from dali_pipes.errors import InputError, exits_with_one_sentence
+from dali_pipes.geometry import polyline_length_px
+from dali_pipes.polylines import read_polylines, table_of
+from dali_pipes.release import open_images
+from model import BackboneError, CheckpointError
+from model.calibration import Calibration
+
+from . import evaluate
+from .environment import choose_device, choose_precision
+from .heights import LEVEL, Float64, Heights, check_suffix
+from .pooling import pool as pool_by_scene
+from .step import Forward
+
+Images = str | Path | Sequence[str | Path]
+Polylines = str | Path | Mapping[str, Sequence[ArrayLike]]
+Pool = Literal["none", "scene"]
+
+
+class HeightModel:
+    """A trained network, ready to predict; `load` makes one.
+
+    `trained` is what the checkpoint holds; the network runs on `forward.device` in `forward.dtype`.
+    """
+
+    def __init__(self, trained: evaluate.Trained, forward: Forward) -> None:
+        self.trained = trained
+        self.forward = forward
+
+    def predict(
+        self, images: Images, polylines: Polylines, *, pool: Pool = "none", console: Console | None = None
+    ) -> Heights:
+        """Predict all polylines, each on its image, through the same graph that trains.
+
+        `images`: a folder, a ZIP or tar, or JPEGs; any size, no metadata.  `polylines`: VIA's JSON or CSV, a CSV with
+        the columns tile and polyline, or {"tile.jpg": [[(x, y), (x, y)], …]} in pixels, base first.  `pool`: "scene"
+        lets the polylines of one scene, which share a scale, learn from each other; the scene is what stands before
+        the last underscore of a tile's name.  `console`: where progress is shown, by default nowhere.
+
+        Raises InputError if a polyline's image is missing or broken, or a polyline cannot be used.
+        """
+        console = console or Console(quiet=True)
+        paths = [Path(images)] if isinstance(images, (str, Path)) else [Path(path) for path in images]
+        wanted = read_polylines(Path(polylines) if isinstance(polylines, (str, Path)) else polylines)
+        table = table_of(wanted, open_images(paths), console=console)
+        loader = Loader(
+            table,
+            self.forward.batch_size,
+            device=self.forward.device,
+            size=self.trained.size,
+            statistics=self.trained.statistics,
+        )
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            shown = partial(progress.track, total=len(loader), description="predicting")
+            raw_mu, raw_sigma = evaluate.predict(self.forward, loader, self.trained.statistics, shown)
+        loader.close()
+        calibration = self.trained.calibration or Calibration()
+        mu, sigma = calibration(raw_mu, raw_sigma)
+        if pool == "scene":
+            mu, sigma = pool_by_scene(polyline_length_px(table.polyline), mu, sigma, table.scene, calibration.between)
+        promised = calibration.pooled_quantiles if pool == "scene" else calibration.quantiles
+        if LEVEL in promised:
+            interval = calibration.interval(mu, sigma, LEVEL, pooled=pool == "scene")
+        else:
+            interval = gaussian_interval(mu, sigma)
+        return Heights(wanted, table, mu, sigma, *interval, raw_mu, raw_sigma, *gaussian_interval(raw_mu, raw_sigma))
+
+
+def gaussian_interval(mu: Float64, sigma: Float64) -> tuple[Float64, Float64]:
+    """Where a Gaussian has 90 % of its mass, its ends from `mu`, `sigma` (N,) metres; no height is below 0."""
+    reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * sigma
+    return np.maximum(mu - reach, 0.0), mu + reach
+
+
+def load(checkpoint: str | Path, *, device: str = "auto", batch_size: int = 64) -> HeightModel:
+    """Read a checkpoint of this project or of the reference system.
+
+    `device`: "cpu", "cuda", "cuda:N", or "auto", a GPU if there is one.  Raises CheckpointError if the file cannot be
+    used, InputError if the device is not there.
+    """
+    where = choose_device(device)
+    trained = evaluate.load(Path(checkpoint))
+    network = trained.model.to(where).to(memory_format=torch.channels_last)
+    return HeightModel(trained, Forward(network, where, batch_size, choose_precision("auto", where).value))
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Predict heights of polylines: metres, their σ and their 90 % interval, raw and calibrated."""
+
+    checkpoint: Path
+    """A best.pt or last.pt of a run, or a .pth in the reference's layout."""
+
+    images: tuple[Path, ...]
+    """A folder of JPEGs at any depth, a ZIP or tar of them, or the files themselves; any size, no metadata."""
+
+    polylines: Path
+    """VIA's JSON or CSV, or a CSV with the columns tile and polyline ("x y;x y" in pixels, base first)."""
+
+    out: Path
+    """heights.csv, heights.json (a VIA project) or heights.geojson (in pixels)."""
+
+    pool: Pool = "none"
+    """scene: let the polylines of one scene, which share a scale, learn from each other."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+
+    batch_size: int = 64
+    """Samples a step."""
+
+
+def write(arguments: Arguments) -> None:
+    """Predict as the command line says.  Raises InputError, CheckpointError or BackboneError on bad input."""
+    check_suffix(arguments.out)
+    if not arguments.out.absolute().parent.is_dir():
+        raise InputError(f"--out {arguments.out} lies in no folder; make {arguments.out.parent} first")
+    console = Console()
+    model = load(arguments.checkpoint, device=arguments.device, batch_size=arguments.batch_size)
+    heights = model.predict(arguments.images, arguments.polylines, pool=arguments.pool, console=console)
+    heights.write(arguments.out)
+    told = f"{len(heights)} heights of {len(set(heights.table.tile.tolist()))} tiles: {arguments.out}"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    if model.trained.calibration is None:
+        console.print("the checkpoint holds no calibration: σ and intervals are the network's own", highlight=False)
+
+
+def main(argv: list[str]) -> None:
+    """The command: exits with status 2 and one sentence on bad input."""
+    with exits_with_one_sentence(BackboneError, CheckpointError):
+        write(command.parse(Arguments, argv, module="train.predict", description=__doc__))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
