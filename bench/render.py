@@ -23,6 +23,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
@@ -88,6 +89,17 @@ def render_release(
 ) -> None:
     """Write a rendered release into the folder `out`; the arguments are the fields of `Render`."""
     write(Render(Path(out), train, val, scenes, seed, disjoint, workers))
+
+
+@contextmanager
+def given_or_rendered(release: Path | None, train: int = 600, val: int = 1) -> Iterator[Path]:
+    """The `release` that was given, or else a rendered one that is gone at the end: what a benchmark works on."""
+    if release is not None:
+        yield release
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        render_release(Path(folder), train=train, val=val, scenes=20)
+        yield Path(folder)
 
 
 def write(render: Render) -> None:
