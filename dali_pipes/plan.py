@@ -7,6 +7,7 @@ the slice, so that the same samples meet in a step however many ranks there are.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,17 +17,42 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int64]
 
 
-@lru_cache(maxsize=4)
-def shuffled(samples: int, seed: int, epoch: int) -> Ids:
-    """A permutation of `range(samples)` → (samples,) int64, the same on every machine and numpy version.
+ROUNDS = 6  # below, the 720 orders of 6 samples are not yet equally frequent
 
-    Sorts raw PCG64 words: numpy promises the streams of its bit generators (NEP 19), but not those of
-    `Generator.permutation`.
+
+def shuffled(places: Ids, samples: int, seed: int, epoch: int) -> Ids:
+    """Which samples stand at `places` (n,) int64 of an epoch → (n,) int64; over all places a permutation.
+
+    Costs the same for each place however many samples or ranks there are.  Sorting random keys, or numpy's
+    permutation, would cost every rank the whole epoch: with 10⁶ samples on 1,024 ranks 100 µs for each sample that
+    a rank sees, twice as much as reading it and drawing its masks.
+
+    A place is a pair (row, column) of a table of about √samples rows.  Each round turns each column by a random
+    amount, then each row by one: a Feistel network in mixed radix, whose each round can be undone.  The table has a
+    few cells too many; a place that falls on one walks on until it meets a sample (Black & Rogaway, *Ciphers with
+    arbitrary finite domains*, CT-RSA 2002).  The amounts are raw PCG64 words, whose stream numpy promises (NEP 19).
     """
-    keys = np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(samples)
-    order = np.argsort(keys, kind="stable")
-    order.setflags(write=False)  # shared between calls
-    return order
+    columns, row_turns, column_turns = _turns(samples, seed, epoch)
+    row, column = np.divmod(places, columns)
+    for turn_row, turn_column in zip(row_turns, column_turns, strict=True):
+        row = (row + turn_row[column]) % column_turns.shape[1]
+        column = (column + turn_column[row]) % columns
+    found: Ids = row * columns + column
+    beyond = found >= samples
+    if beyond.any():
+        found[beyond] = shuffled(found[beyond], samples, seed, epoch)
+    return found
+
+
+@lru_cache(maxsize=4)
+def _turns(samples: int, seed: int, epoch: int) -> tuple[int, Ids, Ids]:
+    """Columns of the table; by how much each round moves each column's row, (ROUNDS, columns), and each row's column,
+    (ROUNDS, rows), int64."""
+    rows = math.isqrt(samples - 1) + 1
+    columns = -(-samples // rows)
+    words = np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(ROUNDS * (rows + columns))
+    of_columns, of_rows = np.split(words.reshape(ROUNDS, -1), [columns], axis=1)
+    return columns, (of_columns % rows).astype(np.int64), (of_rows % columns).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -68,7 +94,7 @@ class TrainingPlan:
         """Rows of the table for this rank at `step` → (largest_batch,) int64."""
         epoch, i = divmod(step, self.steps_per_epoch)
         first = i * self.batch_size + self.rank * self.largest_batch
-        return shuffled(self.samples, self.seed, epoch)[first : first + self.largest_batch]
+        return shuffled(np.arange(first, first + self.largest_batch), self.samples, self.seed, epoch)
 
 
 @dataclass(frozen=True)

@@ -49,14 +49,54 @@ def test_training_shows_none_twice_and_drops_less_than_a_batch(
         assert np.concatenate(parts).tolist() == alone.ids(epoch * steps + i).tolist(), "order depends on ranks"
 
 
+def epoch_of(samples: int, seed: int, epoch: int) -> tuple[int, ...]:
+    return tuple(shuffled(np.arange(samples), samples, seed, epoch).tolist())
+
+
 def test_the_order_is_the_same_on_any_machine() -> None:
     # Frozen from PCG64's published stream: a change here breaks every resumed run.
-    assert shuffled(10, seed=7, epoch=3).tolist() == [2, 4, 7, 3, 5, 1, 8, 9, 0, 6]
+    assert epoch_of(10, seed=7, epoch=3) == (3, 2, 4, 5, 6, 1, 7, 8, 0, 9)
 
 
 def test_epochs_and_seeds_differ() -> None:
-    orders = {tuple(shuffled(50, seed, epoch).tolist()) for seed in range(5) for epoch in range(5)}
+    orders = {epoch_of(50, seed, epoch) for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
+
+
+@given(samples=st.integers(1, 20_000), seed=st.integers(0, 2**63), epoch=st.integers(0, 1000))
+def test_an_epoch_is_a_permutation_of_any_number_of_samples(samples: int, seed: int, epoch: int) -> None:
+    assert np.array_equal(np.sort(epoch_of(samples, seed, epoch)), np.arange(samples))
+
+
+@given(samples=st.integers(1, 10**6), places=st.lists(st.floats(0, 0.999), min_size=1, max_size=40))
+def test_a_place_has_the_same_sample_whatever_else_is_asked(samples: int, places: list[float]) -> None:
+    asked = (np.array(places) * samples).astype(np.int64)
+    together = shuffled(asked, samples, 1, 2).tolist()
+    assert together == [int(shuffled(asked[i : i + 1], samples, 1, 2)[0]) for i in range(len(asked))]
+    assert 0 <= min(together) <= max(together) < samples
+
+
+def is_uniform(counts: np.ndarray) -> bool:
+    """χ² of equally likely cells within six standard deviations: one run in 10⁸ fails by chance, this one does not."""
+    expected = counts.mean()
+    return bool(((counts - expected) ** 2 / expected).sum() < counts.size - 1 + 6 * (2 * counts.size) ** 0.5)
+
+
+def test_all_orders_of_five_samples_are_equally_frequent() -> None:
+    orders = [epoch_of(5, seed, 0) for seed in range(6000)]
+    frequency = np.unique(np.array(orders), axis=0, return_counts=True)[1]
+    assert len(frequency) == 120
+    assert is_uniform(frequency)
+
+
+def test_any_sample_stands_at_any_place_and_beside_any_other() -> None:
+    samples, epochs = 31, 3000
+    orders = np.array([epoch_of(samples, 3, epoch) for epoch in range(epochs)])
+    at_place = np.bincount((orders * samples + np.arange(samples)).ravel(), minlength=samples**2)
+    assert is_uniform(at_place)
+    beside = np.bincount((orders[:, :-1] * samples + orders[:, 1:]).ravel(), minlength=samples**2).reshape(samples, -1)
+    assert (np.diag(beside) == 0).all()
+    assert is_uniform(beside[~np.eye(samples, dtype=bool)])
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
