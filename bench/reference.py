@@ -3,6 +3,7 @@
 `ReferenceDataset` reads loose files with `imread`, draws the polyline, resizes the four channels together, and
 converts and normalises to float CHW in two DataLoader workers, as the reference does.  `TunedDataset` is what an
 engineer would write instead: bytes from the archive, image and mask resized apart, uint8 HWC out, persistent workers.
+`ReferenceStep` is its step: eager, fp32, NCHW, and the host waits for the loss of each one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dali_pipes import SampleTable
@@ -102,3 +104,22 @@ def data_loader(dataset: Dataset[Any], batch_size: int, *, tuned: bool, workers:
         persistent_workers=tuned,
         worker_init_fn=one_thread if tuned else None,
     )
+
+
+class ReferenceStep:
+    """Normalised float32 images, lengths and z-normalised heights in, the loss out as a Python number."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
+
+    def __call__(self, image: Tensor, length: Tensor, height: Tensor) -> float:
+        """One update from images (B, 5, S, S), lengths (B, 1) and heights (B,) on the host."""
+        image, length, height = (x.to(self.device) for x in (image, length, height))
+        mu, log_var = self.model(image, length)
+        loss = (0.5 * (log_var + (height - mu) ** 2 / log_var.exp())).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        self.optimizer.step()
+        return loss.item()

@@ -237,7 +237,7 @@ def draw(growth: Growth, path: Path) -> None:
     _draw(left, growth.by_samples, "samples of the release, one rank")
     _draw(right, growth.by_ranks, f"ranks that share {max(growth.by_samples[PLAN]):,} samples")
     left.set_ylabel("CPU-µs for a sample of one rank")
-    left.legend(frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     try:
         write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
     except OSError as error:
