@@ -49,6 +49,14 @@ def normalised_length(points: ArrayLike, height: ArrayLike, width: ArrayLike) ->
     return polyline_length_px(np.asarray(points, np.float64) / size[..., None, :])
 
 
+def length_in_sides(points: ArrayLike, height: ArrayLike, width: ArrayLike) -> Float64:
+    """Polylines (..., P, 2) px measured in units of their image's longer side → (...) float64.
+
+    The reference's length for square tiles; for others it does not depend on the polyline's direction.
+    """
+    return polyline_length_px(points) / np.maximum(np.asarray(height, np.float64), np.asarray(width, np.float64))
+
+
 def closed_form_height(length_px: ArrayLike, gsd: ArrayLike, roll: ArrayLike, pitch: ArrayLike) -> Float64:
     """Height in metres from the layover: length_px · gsd / sqrt(tan² roll + tan² pitch), all (...) → (...) float64.
 

@@ -35,7 +35,7 @@ class Batch:
 
     `rgb`: (B, S, S, 3) uint8; `polyline`, `padding`: (B, S, S, 1) uint8, 255 is foreground; `length`: (B, 1)
     float32 and `height`: (B,) float32, z-normalised if the loader was given statistics, else the normalised length
-    and metres; `sample`: (B,) int64, rows of the table.
+    and metres, or in its place what the loader was given as `target`; `sample`: (B,) int64, rows of the table.
     """
 
     rgb: torch.Tensor
@@ -52,12 +52,13 @@ class Batch:
 class Loader:
     """Epochs of batches from a table of samples.
 
-    `batch_size`: samples a step, over all ranks; `device`: "cpu", "cuda" or "cuda:N"; `shuffle`: a training epoch
-    (a new order each epoch from `seed`, equal batches, the remainder dropped) or a validation epoch (the table's
-    order, each sample once, the last batch partial); `size`: S, the frame's side in pixels; `statistics`:
-    z-normalises length and height; `threads`: DALI's, default all cores this process may use; `prefetch`: batches
-    made ahead; `cache`: "none", or where tiles are kept after the first epoch, in the memory of the "host" or of the
-    "device".  Raises InputError where the table is too small for a batch or an image cannot be decoded.
+    `batch_size`: samples a step, over all ranks; `device`: "cpu", "cuda" or "cuda:N"; `shuffle`: a training epoch (a
+    new order each epoch from `seed`, equal batches, the remainder dropped) or a validation epoch (the table's order,
+    each sample once, the last batch partial); `size`: S, the frame's side in pixels; `statistics`: z-normalises
+    length and height; `target`: (N,) one number a row, given as `height` instead; `threads`: DALI's, default all
+    cores this process may use; `prefetch`: batches made ahead; `cache`: "none", or where tiles are kept after the
+    first epoch, in the memory of the "host" or of the "device".  Raises InputError where the table is too small for a
+    batch or an image cannot be decoded.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Loader:
         seed: int = 0,
         size: int = 224,
         statistics: Statistics | None = None,
+        target: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
         threads: int | None = None,
@@ -84,7 +86,7 @@ class Loader:
         self._prefetch = prefetch
         stats = statistics or Statistics(0.0, 1.0, 0.0, 1.0)
         length = (table.length - stats.length_mean) / stats.length_std
-        height = (table.height - stats.height_mean) / stats.height_std
+        height = (table.height - stats.height_mean) / stats.height_std if target is None else target
         self._length = torch.from_numpy(length).to(self.device, torch.float32)
         self._height = torch.from_numpy(height).to(self.device, torch.float32)
         self._pipeline: Any = None

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from . import via
 from .errors import InputError
-from .geometry import normalised_length
+from .geometry import length_in_sides, normalised_length
 from .records import Check, Images, LeftOut, check_headers, check_images, read_labels
 from .release import open_split
 from .via import Reason
@@ -209,6 +209,11 @@ class SampleTable:
             name: column[rows] for name, column in columns.items() if isinstance(column, np.ndarray)
         }
         return replace(self, **chosen)
+
+    @property
+    def length_in_sides(self) -> NDArray[np.float64]:
+        """(N,) float64, the polylines' lengths in units of their images' longer sides."""
+        return length_in_sides(self.polyline, self.height_px, self.width)
 
     def statistics(self) -> Statistics:
         """Mean and standard deviation of length and height over all rows, as the reference normalises them."""

@@ -4,5 +4,6 @@ from .backbone import BackboneError
 from .checkpoint import CheckpointError
 from .loss import gaussian_nll
 from .regressor import HeightRegressor
+from .target import Target
 
-__all__ = ["BackboneError", "CheckpointError", "HeightRegressor", "gaussian_nll"]
+__all__ = ["BackboneError", "CheckpointError", "HeightRegressor", "Target", "gaussian_nll"]

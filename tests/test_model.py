@@ -114,6 +114,19 @@ def test_while_the_mean_warms_up_no_gradient_reaches_the_variance() -> None:
     torch.testing.assert_close(log_var_grad, 0.5 * (1 - target**2 / torch.tensor(0.7).exp()))
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_beta_weighs_each_sample_by_its_variance_and_passes_no_gradient_through_the_weight(beta: float) -> None:
+    mu, log_var = torch.randn(2, 50, dtype=torch.float64, requires_grad=True).unbind()
+    target = torch.randn(50, dtype=torch.float64)
+    variance = log_var.detach().exp()
+    nll = nn.functional.gaussian_nll_loss(mu, target, log_var.exp(), reduction="none", eps=0)
+    expected = torch.autograd.grad((variance**beta * nll).sum(), (mu, log_var), retain_graph=True)
+    mine = torch.autograd.grad(gaussian_nll(mu, log_var, target, beta=beta).sum(), (mu, log_var))
+    torch.testing.assert_close(mine, expected)
+    if beta == 1:  # the mean is pulled as by half the squared error, however sure the network is
+        torch.testing.assert_close(mine[0], (mu - target).detach())
+
+
 def test_local_imagenet_weights_are_widened_to_five_channels(tmp_path: Path) -> None:
     torch.manual_seed(1)
     donor = timm.create_model("convnext_atto")  # three channels and a classifier, as timm publishes it

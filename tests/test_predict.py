@@ -56,7 +56,7 @@ def test_it_says_what_evaluation_says(best: Path, release: Path, tmp_path: Path)
     model = in_fp32(best)
     heights = model.predict(release / "VS_KS.zip", drawn)
     loader = Loader(table, 16, size=64, statistics=model.trained.statistics)
-    mu, sigma = evaluate.predict(model.forward, loader, model.trained.statistics)
+    mu, sigma = evaluate.predict(model.forward, loader, model.trained.target)
     np.testing.assert_allclose(heights.raw_mu, mu, rtol=1e-5)
     np.testing.assert_allclose(heights.raw_sigma, sigma, rtol=1e-5)
     assert np.ptp(mu) > 0.1, "the samples are told apart"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -194,15 +195,31 @@ def test_a_history_with_gaps_is_drawn_as_far_as_it_goes(tmp_path: Path, official
     assert "3 epochs; best RMSE 12.50 m after epoch 2; median 100 samples/s; 25% of the time spent waiting" in text
 
 
-def test_the_rmse_by_epoch_is_said_to_be_of_the_first_group(
+def test_the_rmse_by_epoch_is_said_to_be_of_the_group_that_selected(
     tmp_path: Path, official: Predictions, unseen: Predictions
 ) -> None:
     nobody = official.select(np.zeros(len(official), bool))
-    for first in (official, nobody):
-        captions = Page(write(tmp_path / "report.html", first, unseen)).captions
+    for first, second, told in (
+        (replace(official, selection=True), unseen, "RMSE on validation"),
+        (replace(nobody, selection=True), unseen, "RMSE on validation"),
+        (official, replace(unseen, selection=True), "RMSE on held-out scenes"),
+        (official, unseen, "RMSE"),
+    ):
+        captions = Page(write(tmp_path / "report.html", first, second)).captions
         assert [caption for caption in captions if caption.startswith("RMSE")] == [
-            "RMSE on validation, logarithmic; the ring marks the best epoch."
+            f"{told}, logarithmic; the ring marks the best epoch."
         ]
+
+
+def test_the_page_says_which_figures_are_optimistic(tmp_path: Path, official: Predictions, unseen: Predictions) -> None:
+    by_validation = Page(write(tmp_path / "report.html", replace(official, selection=True), unseen)).text
+    assert "chosen on “validation”, so its figures there are optimistic; “held-out scenes” had no part" in by_validation
+    by_unseen = Page(write(tmp_path / "report.html", official, replace(unseen, selection=True))).text
+    assert "chosen on “held-out scenes”, so its figures there are optimistic; “validation” had no part" in by_unseen
+    assert "Of scenes that were neither trained on nor chosen by, nothing is known here" in by_unseen
+    alone = Page(write(tmp_path / "report.html", replace(official, selection=True))).text
+    assert "no samples are left that had no part in the choice" in alone
+    assert "optimistic" not in Page(write(tmp_path / "report.html", official, unseen)).text
 
 
 def test_what_is_not_known_of_a_run_still_makes_a_page(tmp_path: Path, official: Predictions) -> None:

@@ -36,9 +36,9 @@ SMALL = Config(
     device="cpu",
     backbone="convnext_atto",
     weights="none",
-    data=Data(size=32, holdout=0.2),
-    model=Model(drop_path=0.1, layer_scale=1.0),
-    optimizer=Optimizer(learning_rate=1e-3, variance_warmup=1, schedule="cosine"),
+    data=Data(size=32, holdout=0.2, select_on="development"),
+    model=Model(target="log_scale", drop_path=0.1, layer_scale=1.0),
+    optimizer=Optimizer(learning_rate=1e-3, variance_warmup=1, schedule="cosine", beta=0.5, ema=0.9),
     runtime=Runtime(log_every=2),
 )
 TIMINGS = ("seconds", "samples_per_s", "data_wait")
@@ -79,7 +79,7 @@ def test_a_run_folder_holds_what_it_should(finished: tuple[Path, str], release: 
     assert json.loads((folder / "config.json").read_text()) == asdict(SMALL)
     table = SampleTable.from_release(release)
     samples = json.loads((folder / "samples.json").read_text())
-    assert samples["training"]["samples"] + samples["held-out scenes"]["samples"] == len(table)
+    assert samples["training"]["samples"] + samples["development"]["samples"] == len(table)
     assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
     assert f"report: {folder / 'report.html'}" in text
     assert "step 2/" in text
@@ -99,9 +99,32 @@ def test_the_best_checkpoint_is_the_epoch_of_lowest_rmse_in_the_references_layou
 
     _, lines = learnt(folder)
     with (folder / "predictions.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["group"] == "validation"]
+        rows = [row for row in csv.DictReader(file) if row["group"] == "development"]
     errors = [float(row["mu_m"]) - float(row["height_m"]) for row in rows]
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(min(line["rmse"] for line in lines), abs=1e-3)
+
+
+def test_the_weights_that_are_kept_are_an_average_of_those_trained(finished: tuple[Path, str]) -> None:
+    last, name = torch.load(finished[0] / "last.pt", weights_only=True), "head.0.weight"
+    assert not torch.equal(last["average"][name], last["model"][name])
+    distance = (last["average"][name] - last["model"][name]).norm()
+    assert distance < 0.1 * last["model"][name].norm(), "an average over some steps lies near the end"
+
+
+def test_validation_is_looked_at_once_unless_it_selects_which_is_said(
+    finished: tuple[Path, str], release: Path, tmp_path: Path
+) -> None:
+    lines = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
+    assert {line["measured_on"] for line in lines} == {"development"}
+    assert "validation RMSE" not in finished[1]
+    assert "development (optimistic)" in finished[1]
+    assert "The best epoch was chosen on “development”" in (finished[0] / "report.html").read_text()
+
+    console = Quiet()
+    run(replace(SMALL, epochs=1, data=Data(size=32)), release, tmp_path / "run", resume=False, console=console)
+    assert "validation RMSE" in console.text.getvalue()
+    assert "validation (optimistic)" in console.text.getvalue()
+    assert "no samples are left that had no part in the choice" in (tmp_path / "run/report.html").read_text()
 
 
 def test_held_out_scenes_are_told_apart_from_those_trained_on(finished: tuple[Path, str]) -> None:
@@ -256,6 +279,8 @@ MAINS = {"train": train.__main__.main, "train.evaluate": train.evaluate.main, "d
         (["train", "--release", "nowhere", "--out", "{tmp}/run", "--preset", "demo"], "found none of them at nowhere"),
         ([*DEMO, "--epochs", "0"], "--epochs must lie between 1 and"),
         ([*DEMO, "--epochs", "many"], "Error parsing --epochs"),
+        ([*TRAIN, "--select-on", "development"], "add --data.holdout 0.1"),
+        ([*DEMO, "--optimizer.ema", "1"], "--optimizer.ema must lie between"),
         ([*DEMO, "--bogus", "3"], "Unrecognized options: --bogus"),
         ([*TRAIN, "--preset", "nonsense"], "see python -m train --help"),
         (["train", "--release", "{release}"], "Missing from python -m train: --out"),
@@ -326,7 +351,7 @@ def test_what_may_change_on_resuming_and_what_may_not() -> None:
     assert differences(replace(reference(), epochs=99), asdict(reference())) == []
     assert differences(replace(demo(), runtime=Runtime(precision="fp32")), before)
     assert differences(fast(), before)
-    assert differences(replace(demo(), data=Data(size=96, holdout=0.15)), before) == ["data.size 96, was 112"]
+    assert differences(replace(demo(), data=replace(demo().data, size=96)), before) == ["data.size 96, was 112"]
 
 
 def test_the_plateau_halves_after_four_epochs_without_progress() -> None:

@@ -2,7 +2,7 @@
 
     config.json       the resolved configuration        metrics.jsonl   a line an epoch
     environment.txt   hardware and versions             last.pt         where a resumed run goes on
-    samples.json      counts, and what was left out     best.pt         lowest validation RMSE so far
+    samples.json      counts, and what was left out     best.pt         lowest RMSE so far
     report.html, predictions.csv                        written at the end
 
 `last.pt` holds the metrics of all epochs, too: resuming writes metrics.jsonl anew, so that no line is lost or

@@ -73,7 +73,7 @@ class RunConsole:
             )
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """The end of an epoch, with the record that metrics.jsonl gets."""
+        """The end of an epoch, with the record that metrics.jsonl gets; it says on which samples it was measured."""
         is_best = record["rmse"] < self._best
         self._best = min(self._best, record["rmse"])
         cells = (
@@ -87,18 +87,19 @@ class RunConsole:
             f"{record['data_wait']:.1%}",
             _duration(record["seconds"]),
         )
+        self._epochs.caption = f"{record['measured_on']}; * is the best so far"
         self._epochs.add_row(*cells)
         if self._live:
             self._live.update(self._epochs)
         else:
             self.note(
-                f"epoch {cells[0]} done in {cells[8]}: train loss {cells[1]}, validation RMSE {cells[2].strip()},"
-                f" MAE {cells[3]}, NLL {cells[4]}"
+                f"epoch {cells[0]} done in {cells[8]}: train loss {cells[1]}, {record['measured_on']} RMSE"
+                f" {cells[2].strip()}, MAE {cells[3]}, NLL {cells[4]}"
             )
 
 
 def _epoch_table() -> Table:
-    table = Table(box=None, pad_edge=False, caption="validation; * is the best so far", caption_justify="left")
+    table = Table(box=None, pad_edge=False, caption_justify="left")
     for name in ("epoch", "train loss", "RMSE", "MAE", "NLL", "learning rate", "samples/s", "data wait", "time"):
         table.add_column(name, justify="right")
     return table
@@ -126,14 +127,19 @@ def _view(now: Moment, best: float) -> Table:
     return whole
 
 
-def score_table(rows: Sequence[ScoreRow]) -> Table:
-    """The report's score table for a terminal: every figure with its samples and whether their scenes were seen."""
-    table = Table(title="Heights in metres", title_justify="left", box=None, pad_edge=False)
+def score_table(rows: Sequence[ScoreRow], selected_on: str) -> Table:
+    """The report's score table for a terminal: every figure with its samples and whether their scenes were seen.
+
+    The group `selected_on` is marked: the best epoch was chosen on it, so its figures are optimistic.
+    """
+    table = Table(title="Heights in metres", title_justify="left", box=None, pad_edge=False, caption_justify="left")
+    table.caption = "optimistic: the best epoch was selected on these samples"
     table.add_column("", no_wrap=True)
     for name in ("samples", "scenes seen", "RMSE", "MAE", "bias", "NLL"):
         table.add_column(name, justify="right", no_wrap=True)
     for (group, part), block in groupby(rows, key=lambda row: (row.group, row.part)):
-        table.add_row(Text(group if part == "all" else f"{group}, {part} scenes", style="bold"))
+        mark = " (optimistic)" if group == selected_on else ""
+        table.add_row(Text((group if part == "all" else f"{group}, {part} scenes") + mark, style="bold"))
         for row in block:
             score = row.scores
             table.add_row(

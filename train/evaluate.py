@@ -18,17 +18,17 @@ from rich.console import Console
 from dali_pipes import Batch, Loader, SampleTable, Statistics, command
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.splits import Division
-from model import BackboneError, CheckpointError, HeightRegressor, checkpoint
+from model import BackboneError, CheckpointError, HeightRegressor, Target, checkpoint
 from model.architecture import backbone_of
 from model.calibration import Calibration
 
-from .config import Config, Data
+from .config import Config, Data, Model
 from .console import score_table
 from .environment import choose_device, choose_precision, describe
 from .metrics import Baselines
 from .report import Predictions, score_rows, write_predictions, write_report
 from .step import Forward
-from .tables import Tables, beside, counts, load_tables
+from .tables import DEVELOPMENT, VALIDATION, Tables, beside, counts, load_tables
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,12 @@ class Trained:
     """A network with all that is needed to use it and to speak of it honestly.
 
     `scenes`: those it was trained on, None where the checkpoint does not say; `held_out`: those of its release
-    that were kept from it; `baselines`: fitted on its training samples; `division`: how its samples were divided.
+    that were kept from it; `baselines`: fitted on its training samples; `division`: how its samples were divided;
+    `select_on`: which of the evaluated samples the best epoch was chosen on.
     """
 
     model: HeightRegressor
+    target: Target
     statistics: Statistics
     size: int
     scenes: frozenset[str] | None = None
@@ -47,10 +49,16 @@ class Trained:
     baselines: Baselines | None = None
     division: Division = field(default_factory=Division)
     calibration: Calibration | None = None
+    select_on: str = VALIDATION
+
+    def __post_init__(self) -> None:
+        if self.select_on not in (VALIDATION, DEVELOPMENT):
+            raise ValueError(f"its best epoch was selected on {self.select_on!r}")
 
 
 def load(path: Path) -> Trained:
-    """Read a checkpoint of this project, or one of the reference's without `about`: 224², the backbone by its shapes.
+    """Read a checkpoint of this project, or one of the reference's without `about`: 224², the backbone by its shapes,
+    selected on the validation split.
 
     Raises CheckpointError if it does not fit.
     """
@@ -58,15 +66,19 @@ def load(path: Path) -> Trained:
     about = contents.get("about", {})
     try:
         model = HeightRegressor(str(about["backbone"] if "backbone" in about else backbone_of(contents["model"])))
+        statistics = Statistics(*contents["stats"])
+        moments = about.get("target_moments", (statistics.height_mean, statistics.height_std))
         trained = Trained(
             model,
-            Statistics(*contents["stats"]),
+            Target(about.get("target", Model.target), *map(float, moments)),
+            statistics,
             replace(Data(), size=int(about.get("size", Data.size))).size,
             frozenset(map(str, about["scenes"])) if "scenes" in about else None,
             frozenset(map(str, about.get("held_out", ()))),
             Baselines.from_dict(about["baselines"]) if "baselines" in about else None,
             Division(**about.get("division", {})),
             Calibration.from_dict(contents["calib"]) if "calib" in contents else None,
+            str(about.get("select_on", VALIDATION)),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} describes no network of this project: {error}") from None
@@ -74,25 +86,29 @@ def load(path: Path) -> Trained:
     return trained
 
 
-def about(config: Config, training: SampleTable, held_out: SampleTable | None, baselines: Baselines) -> dict[str, Any]:
+def about(config: Config, tables: Tables, target: Target, baselines: Baselines) -> dict[str, Any]:
     """What a checkpoint says of itself beside the reference's two keys, in plain values: `load`'s counterpart."""
+    held_out = tables.evaluated.get(DEVELOPMENT)
     return {
         "backbone": config.backbone,
         "size": config.data.size,
-        "scenes": np.unique(training.scene).tolist(),
+        "target": target.kind,
+        "target_moments": [target.mean, target.std],
+        "scenes": np.unique(tables.training.scene).tolist(),
         "held_out": [] if held_out is None else np.unique(held_out.scene).tolist(),
         "baselines": baselines.to_dict(),
         "division": asdict(config.division()),
+        "select_on": tables.select_on,
     }
 
 
 def predict(
     forward: Forward,
     loader: Loader,
-    statistics: Statistics,
+    target: Target,
     shown: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`mu` and `sigma` in metres, both (N,) float64, for all rows of the loader's table.
+    """Mean and standard deviation of height in metres, both (N,) float64, for all rows of the loader's table.
 
     `shown` passes the batches on and may show how far they are.
     """
@@ -104,8 +120,8 @@ def predict(
         mus.append(mu)
         log_vars.append(log_var)
     order = torch.cat(samples).cpu().argsort()  # the device is waited for once, here
-    mu_z, log_var_z = (torch.cat(parts).cpu().double()[order].numpy() for parts in (mus, log_vars))
-    return mu_z * statistics.height_std + statistics.height_mean, np.exp(0.5 * log_var_z) * statistics.height_std
+    said = [torch.cat(parts).cpu().double()[order].numpy() for parts in (mus, log_vars)]
+    return target.decode(said[0], said[1], loader.table.length_in_sides)
 
 
 def evaluate(trained: Trained, tables: Tables, forward: Forward, threads: int = 0) -> list[Predictions]:
@@ -120,11 +136,12 @@ def evaluate(trained: Trained, tables: Tables, forward: Forward, threads: int = 
             statistics=trained.statistics,
             threads=threads or None,
         )
-        mu, sigma = predict(forward, loader, trained.statistics)
+        mu, sigma = predict(forward, loader, trained.target)
         loader.close()
         scenes = trained.scenes
         seen = np.isin(table.scene, list(scenes)) if scenes is not None else np.zeros(len(table), bool)
-        results.append(Predictions(name, tables.about[name], table, mu, sigma, seen))
+        selection = name == tables.select_on
+        results.append(Predictions(name, tables.about[name], table, mu, sigma, seen, selection))
     return results
 
 
@@ -181,6 +198,7 @@ def report(arguments: Arguments) -> None:
         arguments.release,
         division,
         trained.held_out,
+        trained.select_on,
         cache=cache,
         images=arguments.images,
         labels=arguments.labels,
@@ -207,7 +225,7 @@ def report(arguments: Arguments) -> None:
         )
     except OSError as error:
         raise InputError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another folder") from None
-    console.print(score_table(score_rows(predictions, trained.baselines)))
+    console.print(score_table(score_rows(predictions, trained.baselines), tables.select_on))
     console.print(f"report: {arguments.out / 'report.html'}")
 
 

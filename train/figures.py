@@ -92,7 +92,7 @@ def curves(
         axes.set(xlabel="epoch", ylabel="training loss (normalised)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         alt = f"Training loss by epoch, from {loss[0]:.3g} to {loss[-1]:.3g}"
-        drawn.append(("Training loss: Gaussian NLL of normalised heights.", _svg(figure, alt, "loss")))
+        drawn.append(("Training loss, of the normalised target.", _svg(figure, alt, "loss")))
     epochs, rmse = series(history, "rmse")
     if len(rmse):
         figure, axes = _figure(5.0, 3.3)

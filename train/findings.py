@@ -1,9 +1,10 @@
 """What the report says in words: every sentence that depends on a figure.
 
 1.  `headline`: how far off the model is on the first samples, against a straight line in polyline length.
-2.  `scenes_seen` and `recognition`: how much of that is the recognition of scenes it was trained on.
-3.  `honesty`: whether its σ says more than one constant would.
-4.  `history_in_words`: how the training went.
+2.  `selection`: on which samples the best epoch was chosen, whose figures are optimistic for that.
+3.  `scenes_seen` and `recognition`: how much of that is the recognition of scenes it was trained on.
+4.  `honesty`: whether its σ says more than one constant would.
+5.  `history_in_words`: how the training went.
 
 A sentence is plain text, for the template to escape, and claims no more than its figures can show: it says when
 all scenes were seen, when there are too few of them for an interval, and when a predictor is not the better one.
@@ -36,6 +37,25 @@ def headline(groups: Sequence[Predictions], baselines: Baselines) -> str:
         f"On the {count(len(group), 'sample')} of {group.name} the network is off by {_m(network)} (RMSE), "
         f"{_against(network, line)} the {_m(line)} of a straight line in polyline length."
     )
+
+
+def selection(groups: Sequence[Predictions]) -> str:
+    """Which figures are optimistic, because the best epoch was chosen by them, and which are not."""
+    chosen = next((group for group in groups if group.selection), None)
+    if chosen is None:
+        return ""
+    others = [group for group in groups if not group.selection]
+    told = f"The best epoch was chosen on “{chosen.name}”, so its figures there are optimistic"
+    if not others:
+        return f"{told}, and no samples are left that had no part in the choice."
+    looked_at = " and ".join(f"“{group.name}”" for group in others)
+    unseen = [group for group in others if not group.seen.any()]
+    without = (
+        ""
+        if unseen
+        else (" Of scenes that were neither trained on nor chosen by, nothing is known here: --split scene would tell.")
+    )
+    return f"{told}; {looked_at} had no part in the choice.{without}"
 
 
 def scenes_seen(groups: Sequence[Predictions]) -> str:

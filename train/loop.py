@@ -1,4 +1,4 @@
-"""Training: epochs, validation, and when to save.
+"""Training: epochs, selection of the best one, and when to save.
 
 The method, top to bottom: `run` prepares and reports, `Training.fit` goes through the epochs, `_train_epoch` through
 the steps.  The step itself is in step.py; where the run is kept, in checkpointing.py.
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.utils.model_ema import ModelEmaV3
 
 from dali_pipes import Batch, Loader, SampleTable
 from dali_pipes.cache import CacheChoice, bytes_needed
 from dali_pipes.cache import choose as choose_cache
 from dali_pipes.errors import InputError
-from model import HeightRegressor, checkpoint
+from model import HeightRegressor, Target, checkpoint
 
 from .checkpointing import History, RunFolder
 from .config import Config
@@ -45,6 +46,7 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
         release,
         config.division(),
         config.data.holdout,
+        config.data.select_on,
         cache=Path(config.data.index_cache) if config.data.index_cache else beside(out),
         images=Path(config.data.images) if config.data.images else None,
         labels=Path(config.data.labels) if config.data.labels else None,
@@ -82,11 +84,13 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
             "seconds": sum(record["seconds"] for record in fitting.history),
         },
     )
-    console.console.print(score_table(score_rows(predictions, fitting.baselines)))
+    console.console.print(score_table(score_rows(predictions, fitting.baselines), tables.select_on))
     console.note(f"report: {out / 'report.html'}")
 
 
-RESUMED = frozenset({"optimizer", "scaler", "schedule", "epoch", "best_rmse", "random", "random_cuda", "history"})
+RESUMED = frozenset(
+    {"average", "optimizer", "scaler", "schedule", "epoch", "best_rmse", "random", "random_cuda", "history"}
+)
 """What last.pt holds beside the network and its statistics."""
 
 
@@ -94,11 +98,13 @@ class Training:
     """A network on its way: what changes from step to step, and what a checkpoint must hold of it."""
 
     def __init__(self, config: Config, device: torch.device, tables: Tables, console: RunConsole) -> None:
-        training, validation = tables.training, tables.evaluated["validation"]
+        training, selection = tables.training, tables.selection
         self.config, self.device, self.console = config, device, console
         self.statistics = training.statistics()
         self.baselines = Baselines.fit(training.length, training.height)
-        self.about = about(config, training, tables.evaluated.get("held-out scenes"), self.baselines)
+        self.target = Target.fit(config.model.target, training.height, training.length_in_sides)
+        self.about = about(config, tables, self.target, self.baselines)
+        self.selected_on = tables.select_on
 
         torch.manual_seed(config.seed)
         torch.set_float32_matmul_precision("high")
@@ -112,7 +118,16 @@ class Training:
         self.model.to(device).to(memory_format=torch.channels_last)
         precision = choose_precision(config.runtime.precision, device)
         compilation = choose_compilation(config.runtime.compile, device)
-        self.forward = Forward(self.model, device, config.batch_size, precision.value, compilation=compilation.value)
+
+        def forward(model: torch.nn.Module) -> Forward:
+            beta = config.optimizer.beta
+            return Forward(model, device, config.batch_size, precision.value, compilation=compilation.value, beta=beta)
+
+        # The average is a copy of the network: it is what is evaluated and saved as the best.
+        decay = config.optimizer.ema
+        self.average = ModelEmaV3(self.model, decay, use_warmup=True) if decay else None
+        self.forward = forward(self.model)
+        self.evaluated = forward(self.average.module) if self.average else self.forward
         optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.optimizer.learning_rate,
@@ -121,7 +136,7 @@ class Training:
         )
         self.step = Step(self.forward, optimizer, config.optimizer.clip_norm)
 
-        needed = sum(bytes_needed(table, config.data.size) for table in (training, validation))
+        needed = sum(bytes_needed(table, config.data.size) for table in (training, selection))
         cache = choose_cache(config.data.cache, needed, device)
         choices: dict[str, Choice | CacheChoice] = {"precision": precision, "compilation": compilation, "cache": cache}
         told = {name: f"{choice.value}: {choice.reason}" for name, choice in choices.items()}
@@ -138,11 +153,12 @@ class Training:
                 seed=config.seed,
                 size=config.data.size,
                 statistics=self.statistics,
+                target=self.target.encode(table.height, table.length_in_sides),
                 threads=config.data.threads or None,
                 cache=cache.value,
             )
 
-        self.train_loader, self.validation_loader = loader(training, True), loader(validation, False)
+        self.train_loader, self.selection_loader = loader(training, True), loader(selection, False)
         self.schedule = Schedule(config, optimizer, len(self.train_loader))
         self.epoch = 0
         self.best_rmse = math.inf
@@ -153,11 +169,17 @@ class Training:
         for epoch in range(self.epoch, self.config.epochs):
             began = time.perf_counter()
             record = self._train_epoch(epoch)
-            scores = self._validate()
+            scores = self._select()
             if not math.isfinite(scores.rmse):
-                raise _diverged(scores.rmse, f"validation after epoch {epoch + 1}")
+                raise _diverged(scores.rmse, f"{self.selected_on} after epoch {epoch + 1}")
             self.schedule.after_epoch(scores.rmse)
-            record |= {"rmse": scores.rmse, "mae": scores.mae, "bias": scores.bias, "nll": scores.nll}
+            record |= {
+                "measured_on": self.selected_on,
+                "rmse": scores.rmse,
+                "mae": scores.mae,
+                "bias": scores.bias,
+                "nll": scores.nll,
+            }
             record |= {"seconds": time.perf_counter() - began}
             self.history.append(record)
             self.epoch = epoch + 1
@@ -167,13 +189,16 @@ class Training:
             self.console.epoch(record)
 
     def weights(self) -> dict[str, Any]:
-        """The network in the reference's layout, and what it says of itself."""
-        return {"model": self.model.state_dict(), "stats": tuple(self.statistics), "about": self.about}
+        """The network to be used, in the reference's layout, and what it says of itself."""
+        model = self.evaluated.model.state_dict()
+        return {"model": model, "stats": tuple(self.statistics), "about": self.about}
 
     def state(self) -> dict[str, Any]:
         """All that the next epoch depends on."""
         return {
             **self.weights(),
+            "model": self.model.state_dict(),
+            "average": self.average.module.state_dict() if self.average else None,
             "optimizer": self.step.optimizer.state_dict(),
             "scaler": self.step.scaler.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -194,6 +219,8 @@ class Training:
         if missing:
             raise InputError(f"{path} lacks {', '.join(sorted(missing))}: it is no last.pt; choose another --out")
         checkpoint.load_into(self.model, state["model"], path)
+        if self.average:
+            checkpoint.load_into(self.average.module, state["average"], path)
         self.step.optimizer.load_state_dict(state["optimizer"])
         self.step.scaler.load_state_dict(state["scaler"])
         self.schedule.load_state_dict(state["schedule"])
@@ -215,6 +242,8 @@ class Training:
         batches = _Timed(self.train_loader.epoch(epoch))
         for i, batch in enumerate(batches, start=1):
             loss += self.step(batch, variance_weight)
+            if self.average:
+                self.average.update(self.model, step=epoch * steps + i)
             self.schedule.after_step()
             if i % self.config.runtime.log_every == 0 or i == steps:
                 self._log(epoch, i, float(loss) / i, time.perf_counter() - began, batches.waited)
@@ -250,9 +279,10 @@ class Training:
             )
         )
 
-    def _validate(self) -> Scores:
-        mu, sigma = predict(self.forward, self.validation_loader, self.statistics)
-        return score(self.validation_loader.table.height, mu, sigma)
+    def _select(self) -> Scores:
+        """How good the network is on the samples that choose the best epoch."""
+        mu, sigma = predict(self.evaluated, self.selection_loader, self.target)
+        return score(self.selection_loader.table.height, mu, sigma)
 
 
 def _diverged(value: float, where: str) -> InputError:

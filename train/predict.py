@@ -79,7 +79,7 @@ class HeightModel:
         )
         with Progress(console=console, disable=not console.is_terminal) as progress:
             shown = partial(progress.track, total=len(loader), description="predicting")
-            raw_mu, raw_sigma = evaluate.predict(self.forward, loader, self.trained.statistics, shown)
+            raw_mu, raw_sigma = evaluate.predict(self.forward, loader, self.trained.target, shown)
         loader.close()
         calibration = self.trained.calibration or Calibration()
         mu, sigma = calibration(raw_mu, raw_sigma)

@@ -14,7 +14,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ class Predictions:
     """What the model says about N samples."""
 
     name: str
-    """Short and unique: "validation", "held-out scenes"."""
+    """Short and unique: "validation", "development"."""
     about: str
     """A plain sentence: what samples these are."""
     table: SampleTable
@@ -47,6 +47,8 @@ class Predictions:
     """(N,) float64, their standard deviations in metres."""
     seen: NDArray[np.bool_]
     """(N,) bool, whether the sample's scene is among those trained on."""
+    selection: bool = False
+    """Whether the best epoch was chosen on these samples, which makes their figures optimistic."""
 
     def __post_init__(self) -> None:
         for name in ("mu", "sigma", "seen"):
@@ -60,7 +62,7 @@ class Predictions:
     def select(self, mask: NDArray[np.bool_]) -> Predictions:
         """The predictions of some samples, by mask (N,)."""
         part = self.table.select(mask)
-        return Predictions(self.name, self.about, part, self.mu[mask], self.sigma[mask], self.seen[mask])
+        return replace(self, table=part, mu=self.mu[mask], sigma=self.sigma[mask], seen=self.seen[mask])
 
     def closed_form(self) -> Float64:
         """Heights (N,) float64 metres by the layover formula, NaN where metadata are absent or the view is nadir."""

@@ -8,9 +8,9 @@ The page is one file that asks nothing of the network.  It states first how far 
 then how much of that is the recognition of scenes it was trained on, and only then shows figures.  Every figure
 says which samples it was measured on, whether their scenes were seen in training and whether metadata were used.
 
-The first of the predictions is the one that the headline is about and that the history was measured on: of a run,
-"validation".  All names and paths come from files of others, and the template escapes them.  The same input gives
-the same bytes.
+The first of the predictions is the one that the headline is about: of a run, "validation".  The history was
+measured on those that selected the best epoch, whose figures are therefore optimistic and marked so.  All names
+and paths come from files of others, and the template escapes them.  The same input gives the same bytes.
 
 This file puts the page together.  Its data are in predictions.py, its sentences in findings.py, its figures in
 figures.py and its layout in report.html.j2.
@@ -30,7 +30,7 @@ from model.whole_file import write_text
 
 from .config import flatten
 from .figures import curves, scatter, thumbnail, worst_tiles
-from .findings import count, duration, headline, history_in_words, honesty, number, recognition, scenes_seen
+from .findings import count, duration, headline, history_in_words, honesty, number, recognition, scenes_seen, selection
 from .metrics import NETWORK, Baselines, ScoreRow
 from .predictions import Predictions, score_rows, write_predictions
 
@@ -51,9 +51,9 @@ def write_report(
     """Write the report as one self-contained HTML file, replacing `path` only when the whole of it is written.
 
     `history`: a mapping an epoch with any of epoch, train_loss, rmse, mae, nll, learning_rate, samples_per_s,
-    data_wait (share of the epoch's time, 0 to 1) and seconds; rmse, mae (metres) and nll are of the first group.
-    It may be empty.  `config`: nested.  `training`: any of release, samples, tiles, scenes, left_out (reason →
-    count) and seconds.  A value of `config`, `environment` or `training` may be None.
+    data_wait (share of the epoch's time, 0 to 1) and seconds; rmse, mae (metres) and nll are of the group that
+    selected.  It may be empty.  `config`: nested.  `training`: any of release, samples, tiles, scenes, left_out
+    (reason → count) and seconds.  A value of `config`, `environment` or `training` may be None.
     """
     shown = [group for group in predictions if len(group)]
     finite = [group for group in shown if math.isfinite(group.rmse())]
@@ -62,11 +62,13 @@ def write_report(
     text = _template().render(
         title=title,
         headline=headline(shown, baselines),
-        findings=[sentence for sentence in (scenes_seen(shown), recognition(finite, baselines)) if sentence],
+        findings=[
+            sentence for sentence in (selection(shown), scenes_seen(shown), recognition(finite, baselines)) if sentence
+        ],
         blocks=blocks,
         about={group.name: group.about for group in predictions},
         scatters=[(group, scatter(group)) for group in shown],
-        curves=curves(history, predictions[0] if predictions else None, baselines),
+        curves=curves(history, next((group for group in predictions if group.selection), None), baselines),
         history=history_in_words(history),
         worst=[thumbnail(group, i) for group, i in worst_tiles(shown)],
         honesty=[honesty(group) for group in finite],

@@ -19,7 +19,7 @@ def cosine(step: int, steps: int, warmup: int) -> float:
 
 
 class Schedule:
-    """Call `after_step` after each step and `after_epoch` with the validation RMSE after each epoch."""
+    """Call `after_step` after each step and `after_epoch` with the RMSE that selects the best epoch after each one."""
 
     def __init__(self, config: Config, optimizer: TorchOptimizer, steps_per_epoch: int) -> None:
         self._optimizer = optimizer

@@ -25,6 +25,7 @@ class Forward:
     `model` is what is saved and loaded; `network` is what a training step calls, where that is another module around
     it (DDP).  `precision`: "bf16", "fp16" or "fp32" for the backbone; `compilation`: "off", "whole" (forward and loss
     as one graph) or "regional" (each block of the backbone, in place); neither changes the names of the parameters.
+    `beta`: the loss's, see `gaussian_nll`.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class Forward:
         *,
         compilation: str = "off",
         network: nn.Module | None = None,
+        beta: float = 0.0,
     ) -> None:
         self.model = model
         self.network = network or model
         self.device = device
         self.batch_size = batch_size
         self.compilation = compilation
+        self.beta = beta
         self.dtype = DTYPES[precision]
         # (x / 255 - mean) / std as one multiplication and one addition
         self._scale = torch.tensor([1 / (255 * std) for std in STD], device=device)[:, None, None]
@@ -60,7 +63,7 @@ class Forward:
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """`mu`, `log_var` of the z-normalised heights, both (B,) float32 on the device."""
+        """`mu`, `log_var` of the encoded target, both (B,) float32 on the device."""
         inputs = [batch.rgb, batch.polyline, batch.padding, batch.length]
         missing = self.batch_size - len(batch)
         if self.compilation != "off" and missing:  # a batch of another size would be another graph
@@ -84,7 +87,7 @@ class Forward:
         self, rgb: Tensor, polyline: Tensor, padding: Tensor, length: Tensor, height: Tensor, variance_weight: Tensor
     ) -> Tensor:
         mu, log_var = self._forward(self.network, rgb, polyline, padding, length)
-        return gaussian_nll(mu, log_var, height, variance_weight).mean()
+        return gaussian_nll(mu, log_var, height, variance_weight, self.beta).mean()
 
 
 class Step:

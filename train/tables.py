@@ -18,22 +18,35 @@ from dali_pipes import SampleTable
 from dali_pipes.index import open_index, refuse_above
 from dali_pipes.splits import Division
 
+VALIDATION, DEVELOPMENT = "validation", "development"
 HELD_OUT = "Tiles of the training side whose scenes were held out of training as a whole."
+SELECTED = "The best epoch was selected on these samples, so their figures are optimistic."
 
 
 @dataclass(frozen=True)
 class Tables:
-    """`training`; `evaluated`: "validation" first, "held-out scenes" where there are any; `about`: a sentence each."""
+    """`training`; `evaluated`: "validation" first, "development" where scenes were held out; `about`: what each is.
+
+    `select_on`: the one of them on which the best epoch is chosen.  Its figures are optimistic, since chance chose with
+    it; the other one is looked at once, at the end.
+    """
 
     training: SampleTable
     evaluated: dict[str, SampleTable]
     about: dict[str, str]
+    select_on: str = VALIDATION
+
+    @property
+    def selection(self) -> SampleTable:
+        """The samples on which the best epoch is chosen."""
+        return self.evaluated[self.select_on]
 
 
 def load_tables(
     release: Path,
     division: Division,
     held_out: float | Collection[str] = 0.0,
+    select_on: str = VALIDATION,
     *,
     cache: Path | None,
     images: Path | None = None,
@@ -44,8 +57,8 @@ def load_tables(
     """Check the release or read its index from the folder `cache`, divide it, and hold scenes out of training.
 
     `images` and `labels`: where these lie, if `release` does not tell.  `held_out`: a share of the training samples,
-    drawn by the division's seed, or the scenes by name.  Raises InputError where the release cannot be read or more
-    than the share `max_bad` of a split's tiles is unusable.
+    drawn by the division's seed, or the scenes by name.  `select_on`: see `Tables`.  Raises InputError where the
+    release cannot be read or more than the share `max_bad` of a split's tiles is unusable.
     """
     splits = []
     for split in ("train", "validation"):
@@ -61,10 +74,10 @@ def load_tables(
     else:
         apart = np.isin(training.scene, list(held_out))
         training, kept_apart = training.select(~apart), training.select(apart)
-    evaluated = (
-        {"validation": validation, "held-out scenes": kept_apart} if len(kept_apart) else {"validation": validation}
-    )
-    return Tables(training, evaluated, {"validation": str(division), "held-out scenes": HELD_OUT})
+    evaluated = {VALIDATION: validation} | ({DEVELOPMENT: kept_apart} if len(kept_apart) else {})
+    about = {VALIDATION: str(division), DEVELOPMENT: HELD_OUT}
+    about[select_on] += f" {SELECTED}"
+    return Tables(training, evaluated, about, select_on)
 
 
 def beside(run: Path) -> Path:
