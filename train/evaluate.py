@@ -22,6 +22,7 @@ from model import BackboneError, CheckpointError, HeightRegressor, Target, check
 from model.architecture import backbone_of
 from model.calibration import Calibration
 
+from .calibrate import apply, cross_fit, development_of
 from .config import Config, Data, Model
 from .console import score_table
 from .environment import choose_device, choose_precision, describe
@@ -37,7 +38,8 @@ class Trained:
 
     `scenes`: those it was trained on, None where the checkpoint does not say; `held_out`: those of its release
     that were kept from it; `baselines`: fitted on its training samples; `division`: how its samples were divided;
-    `select_on`: which of the evaluated samples the best epoch was chosen on.
+    `select_on`: which of the evaluated samples the best epoch was chosen on; `calibration`: fitted on the scenes held
+    out, None where there were too few.
     """
 
     model: HeightRegressor
@@ -145,6 +147,22 @@ def evaluate(trained: Trained, tables: Tables, forward: Forward, threads: int = 
     return results
 
 
+def refine(trained: Trained, predictions: list[Predictions], pooling: Literal["none", "scene"]) -> list[Predictions]:
+    """`predictions` with what the calibration and the pooling by scene make of them.
+
+    The development scenes, which the calibration was fitted on, are each calibrated by the others, if there are enough
+    of them.  Without a calibration σ is pooled as if all errors were common to a scene: it becomes no surer.
+    """
+    by_scene = pooling == "scene"
+    if trained.calibration is None:
+        return [replace(apply(Calibration(), group, by_scene=by_scene), calibrated=None) for group in predictions]
+    calibration, development = trained.calibration, development_of(predictions)
+    return [
+        cross_fit(group, by_scene=by_scene) if group is development else apply(calibration, group, by_scene=by_scene)
+        for group in predictions
+    ]
+
+
 def completed(trained: Trained, training: SampleTable) -> Trained:
     """`trained` with what its checkpoint left unsaid: it is taken to have seen all of `training`."""
     return replace(
@@ -180,6 +198,10 @@ class Arguments:
     index_cache: Path | None = None
     """Folder for the checked sample tables; if not given, the folder index-cache beside --out."""
 
+    pool: Literal["none", "scene"] = "scene"
+    """scene: report beside each polyline's own height the one that all polylines of its scene together tell; none:
+    where scenes are not one acquisition each."""
+
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
 
@@ -208,7 +230,7 @@ def report(arguments: Arguments) -> None:
     precision = choose_precision("auto", device).value
     model = trained.model.to(device).to(memory_format=torch.channels_last)
     forward = Forward(model, device, arguments.batch_size, precision)
-    predictions = evaluate(trained, tables, forward)
+    predictions = refine(trained, evaluate(trained, tables, forward), arguments.pool)
     assert trained.baselines is not None
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from dali_pipes.cache import choose as choose_cache
 from dali_pipes.errors import InputError
 from model import HeightRegressor, Target, checkpoint
 
+from .calibrate import FEWEST_SCENES, calibrate_checkpoint
 from .checkpointing import History, RunFolder
 from .config import Config
 from .console import Moment, RunConsole, score_table
 from .environment import Choice, choose_compilation, choose_device, choose_precision, describe
-from .evaluate import about, evaluate, load, predict
+from .evaluate import about, evaluate, load, predict, refine
 from .metrics import Baselines, Scores, score
 from .report import score_rows, write_predictions, write_report
 from .schedule import Schedule
@@ -68,6 +69,10 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
     trained = load(folder.best)
     checkpoint.load_into(fitting.model, trained.model.state_dict(), folder.best)
     predictions = evaluate(trained, tables, fitting.forward, config.data.threads)
+    calibration = calibrate_checkpoint(folder.best, predictions)
+    if calibration is None:
+        console.note(f"not calibrated: fewer than {FEWEST_SCENES} scenes were held out; raise --data.holdout")
+    predictions = refine(replace(trained, calibration=calibration), predictions, "scene")
     write_predictions(out / "predictions.csv", predictions)
     write_report(
         out / "report.html",

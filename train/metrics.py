@@ -5,7 +5,7 @@ Three questions, in the order of this file:
 1.  `score`: how far off is it, and is its σ honest?  `constant_sigma_nll` is the bar for the second half: a σ
     that says less about a sample than one constant does is worse than none.
 2.  `Baselines`: what do the training heights alone, and the polyline's length alone, already give?
-3.  `rows`: the same four predictors on the same samples, apart for scenes seen and not seen in training.
+3.  `rows`: all predictors on the same samples, apart for scenes seen and not seen in training.
     `bootstrap_rmse` tells how much of a difference between two such rows is chance.
 
 All of it is numpy on arrays of samples: no files, no clocks, no devices.  Heights, mu and sigma are metres.
@@ -24,6 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 Float64 = NDArray[np.float64]
 
 NETWORK = "network"
+CALIBRATED = "network, calibrated"
+POOLED = "network, pooled by scene"
 LINEAR = "linear in length"
 MEAN = "mean of training heights"
 CLOSED_FORM = "closed form"
@@ -148,7 +150,7 @@ class ScoreRow:
     part: str
     """"all" of the group, or only its samples of scenes "seen" or "unseen" in training."""
     predictor: str
-    """`NETWORK`, `LINEAR`, `MEAN` or `CLOSED_FORM`."""
+    """`NETWORK`, refined as `CALIBRATED` or `POOLED`; `LINEAR`, `MEAN` or `CLOSED_FORM`."""
     scenes: int
     """How many scenes the samples come from."""
     scenes_seen: float
@@ -184,21 +186,21 @@ def rows(
     length: Float64,
     scene: NDArray[np.str_],
     seen: NDArray[np.bool_],
-    mu: Float64,
-    sigma: Float64,
+    network: Mapping[str, tuple[Float64, Float64]],
     closed_form: Float64,
     baselines: Baselines,
 ) -> list[ScoreRow]:
-    """Score the four predictors on a group and, where it has both, on its seen and its unseen scenes.
+    """Score all predictors on a group and, where it has both, on its seen and its unseen scenes.
 
-    All arrays are (N,): `height`, `mu`, `sigma` and `closed_form` metres, `length` normalised, `seen` whether the
-    sample's scene was trained on.  The closed form is scored where it is a finite number, the others everywhere.
+    `network`: mu, sigma of what the network says and of its refinements, by name.  All arrays are (N,): `height`, mu,
+    sigma and `closed_form` metres, `length` normalised, `seen` whether the sample's scene was trained on.  The closed
+    form is scored where it is a finite number, the others everywhere.
     """
     everywhere = np.ones(len(height), bool)
     mixed = bool(seen.any() and not seen.all())
     parts = {"all": everywhere} | ({"seen": seen, "unseen": ~seen} if mixed else {})
     predictors: dict[str, tuple[Float64, Float64 | None, NDArray[np.bool_]]] = {
-        NETWORK: (mu, sigma, everywhere),
+        **{name: (*said, everywhere) for name, said in network.items()},
         LINEAR: (*baselines.linear(length), everywhere),
         MEAN: (*baselines.mean(length), everywhere),
         CLOSED_FORM: (closed_form, None, np.isfinite(closed_form)),

@@ -24,12 +24,16 @@ from dali_pipes.geometry import closed_form_height, polyline_length_px
 from dali_pipes.samples import SampleTable
 from model.whole_file import write_text
 
-from .metrics import Baselines, Float64, ScoreRow, rows, score
+from .metrics import CALIBRATED, NETWORK, POOLED, Baselines, Float64, ScoreRow, rows, score
+from .uncertainty import Forecast
 
 COLUMNS = (
     *("tile", "scene", "group", "polyline", "length", "height_m"),
     *("mu_m", "sigma_m", "scene_seen", "closed_form_m"),
+    *("calibrated_mu_m", "calibrated_sigma_m", "calibrated_low_m", "calibrated_high_m"),
+    *("pooled_mu_m", "pooled_sigma_m", "pooled_low_m", "pooled_high_m"),
 )
+WRITTEN_LEVEL = 0.9  # of the intervals in the CSV file
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,12 @@ class Predictions:
     """(N,) bool, whether the sample's scene is among those trained on."""
     selection: bool = False
     """Whether the best epoch was chosen on these samples, which makes their figures optimistic."""
+    calibrated: Forecast | None = None
+    """`mu` and `sigma` calibrated by development scenes (train/calibrate.py), where there were such."""
+    pooled: Forecast | None = None
+    """The calibrated forecast, pooled by scene (train/pooling.py), where that was asked for."""
+    between: float = 1.0
+    """Share of the errors' variance between scenes by which it was pooled, 0 to 1."""
 
     def __post_init__(self) -> None:
         for name in ("mu", "sigma", "seen"):
@@ -62,7 +72,20 @@ class Predictions:
     def select(self, mask: NDArray[np.bool_]) -> Predictions:
         """The predictions of some samples, by mask (N,)."""
         part = self.table.select(mask)
-        return replace(self, table=part, mu=self.mu[mask], sigma=self.sigma[mask], seen=self.seen[mask])
+        return replace(
+            self,
+            table=part,
+            mu=self.mu[mask],
+            sigma=self.sigma[mask],
+            seen=self.seen[mask],
+            calibrated=self.calibrated and self.calibrated.select(mask),
+            pooled=self.pooled and self.pooled.select(mask),
+        )
+
+    def forecasts(self) -> dict[str, Forecast]:
+        """What is said of the samples, from the network's own word to the most refined, by the predictor's name."""
+        forecasts = {NETWORK: Forecast.gaussian(self.mu, self.sigma), CALIBRATED: self.calibrated, POOLED: self.pooled}
+        return {name: forecast for name, forecast in forecasts.items() if forecast is not None}
 
     def closed_form(self) -> Float64:
         """Heights (N,) float64 metres by the layover formula, NaN where metadata are absent or the view is nadir."""
@@ -82,7 +105,9 @@ class Predictions:
 
 
 def score_rows(predictions: Sequence[Predictions], baselines: Baselines) -> list[ScoreRow]:
-    """The score table: four predictors on each group, and on its seen and unseen scenes where it has both."""
+    """The score table: the network, as it is and refined, and three others, on each group and on its seen and unseen
+    scenes where it has both.
+    """
     return [
         row
         for group in predictions
@@ -92,8 +117,7 @@ def score_rows(predictions: Sequence[Predictions], baselines: Baselines) -> list
             length=group.table.length,
             scene=group.table.scene,
             seen=group.seen,
-            mu=group.mu,
-            sigma=group.sigma,
+            network={name: (said.mu, said.sigma) for name, said in group.forecasts().items()},
             closed_form=group.closed_form(),
             baselines=baselines,
         )
@@ -104,13 +128,15 @@ def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> N
     """Write all samples of all groups as CSV, replacing `path` only when the whole of it is written.
 
     `polyline` is "x y;x y;…" in pixels, base first; `length` is normalised; `closed_form_m` is empty where the
-    label has no metadata.
+    label has no metadata.  The calibrated and the pooled height have the interval of level `WRITTEN_LEVEL` beside
+    them; what was not made, or could not be promised, is empty.
     """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
     for group in predictions:
         samples, closed_form = group.table, group.closed_form()
+        refined = np.stack([*_columns(group.calibrated, len(group)), *_columns(group.pooled, len(group))], axis=1)
         for i in range(len(group)):
             table.writerow(
                 (
@@ -123,7 +149,14 @@ def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> N
                     f"{group.mu[i]:.4f}",
                     f"{group.sigma[i]:.4f}",
                     "true" if group.seen[i] else "false",
-                    "" if math.isnan(closed_form[i]) else f"{closed_form[i]:.4f}",
+                    *("" if not math.isfinite(x) else f"{x:.4f}" for x in (closed_form[i], *refined[i])),
                 )
             )
     write_text(Path(path), text.getvalue())
+
+
+def _columns(forecast: Forecast | None, n: int) -> list[Float64]:
+    """mu, sigma, low and high (N,), NaN where there is no forecast."""
+    if forecast is None:
+        return [np.full(n, np.nan)] * 4
+    return [forecast.mu, forecast.sigma, *forecast.intervals[WRITTEN_LEVEL]]

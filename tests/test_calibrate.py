@@ -1,0 +1,138 @@
+"""Calibrations fitted on simulated scenes: numpy's fits find the same, and what is promised holds on new scenes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dali_pipes.geometry import polyline_length_px
+from train.calibrate import apply, conformal_quantile, correct, cross_fit, fit
+from train.metrics import CALIBRATED, NETWORK, POOLED, score
+from train.predictions import Predictions
+from train.uncertainty import LEVELS, Uncertainty
+
+from .reported import sample_table
+
+Float64 = NDArray[np.float64]
+
+
+def simulate(scenes: int, seed: int, samples: int = 400, common: float = 0.1, own: float = 0.1) -> Predictions:
+    """A network whose log scale errs by N(0, common²) with each scene and by N(0, own²) with each polyline.
+
+    It claims half of the deviation that it has, and its heights are 5 m too low and then by 10 % too high.
+    """
+    random = np.random.default_rng(seed)
+    table = sample_table(samples, scenes=scenes, seed=seed)
+    length = polyline_length_px(table.polyline)
+    table = table.select(length > 10)
+    length = length[length > 10]
+    _, group = np.unique(table.scene, return_inverse=True)
+    log_scale = random.normal(0.4, 0.3, scenes)[group]
+    spread = math.hypot(common, own)
+    error = random.normal(0, common, scenes)[group] + random.normal(0, own, len(length)) - spread**2 / 2
+    table = replace(table, height=length * np.exp(log_scale))
+    mu = table.height * np.exp(error)
+    return Predictions("simulated", "", table, 1.1 * (mu - 5), mu * spread / 2, np.zeros(len(mu), bool))
+
+
+def test_the_mean_correction_is_numpys_weighted_least_squares() -> None:
+    raw = simulate(20, seed=0)
+    height = raw.table.height
+    a, b, tau = correct(height, raw.mu, raw.sigma)
+    assert (a, b) == pytest.approx(tuple(np.polyfit(raw.mu, height, 1, w=1 / raw.sigma)))
+    z = (height - a * raw.mu - b) / (tau * a * raw.sigma)
+    assert np.mean(z**2) == pytest.approx(1)
+    assert (a, tau) == pytest.approx((1 / 1.1, 2.2), rel=0.15)
+
+
+@pytest.mark.parametrize(("height", "mu"), [([50.0, 60.0], [70.0, 70.0]), ([50.0, 60.0], [60.0, 50.0]), ([9.0], [9.0])])
+def test_where_no_line_can_be_drawn_the_mean_is_only_shifted(height: list[float], mu: list[float]) -> None:
+    a, b, tau = correct(np.array(height), np.array(mu), np.ones(len(mu)))
+    assert a == 1
+    assert b == pytest.approx(np.mean(height) - np.mean(mu))
+    assert tau > 0
+
+
+def test_a_scene_has_one_vote_and_the_next_one_an_infinite_vote() -> None:
+    score, scene = np.array([1.0, 2.0, 3.0, 9.0]), np.array(["a", "a", "a", "b"])
+    # weights 1/9, 1/9, 1/9 and 1/3; the last third is infinite
+    assert conformal_quantile(score, scene, 0.1) == 1
+    assert conformal_quantile(score, scene, 0.2) == 2
+    assert conformal_quantile(score, scene, 1 / 3) == 3
+    assert conformal_quantile(score, scene, 0.34) == 9
+    assert conformal_quantile(score, scene, 2 / 3) == 9
+    assert conformal_quantile(score, scene, 0.67) == math.inf
+
+
+@given(st.lists(st.floats(0, 9), min_size=1, max_size=60), st.sampled_from(LEVELS))
+def test_with_one_sample_a_scene_it_is_the_usual_conformal_quantile(scores: list[float], level: float) -> None:
+    rank = math.ceil((len(scores) + 1) * level - 1e-9)
+    expected = sorted(scores)[rank - 1] if rank <= len(scores) else math.inf
+    assert conformal_quantile(np.array(scores), np.array([str(i) for i in range(len(scores))]), level) == expected
+
+
+@pytest.mark.parametrize("level", [0.8, 0.9])
+def test_a_promised_level_holds_on_new_scenes_where_the_pooled_quantile_does_not(level: float) -> None:
+    random = np.random.default_rng(1)
+    repetitions, scenes = 1500, 12
+    ours, naive = np.empty(repetitions), np.empty(repetitions)
+    for i in range(repetitions):
+        counts = random.geometric(0.1, scenes)
+        scene = np.repeat([f"{k:02}" for k in range(scenes)], counts)
+        common = random.normal(0, 1, scenes + 1)
+        scores = np.abs(np.repeat(common[:-1], counts) + random.normal(0, 0.5, counts.sum()))
+        new = np.abs(common[-1] + random.normal(0, 0.5, 30))
+        ours[i] = np.mean(new <= conformal_quantile(scores, scene, level))
+        naive[i] = np.mean(new <= np.quantile(scores, level))
+    error = ours.std() / math.sqrt(repetitions)
+    assert ours.mean() >= level - 2 * error
+    assert naive.mean() < level - 4 * error
+
+
+def test_a_fitted_calibration_is_honest_on_scenes_that_it_never_saw() -> None:
+    calibration = fit(simulate(100, seed=2, samples=1000))
+    unseen = apply(calibration, simulate(300, seed=3, samples=3000), by_scene=True)
+    told = {
+        name: Uncertainty.of(unseen.table.height, forecast, unseen.table.scene)
+        for name, forecast in unseen.forecasts().items()
+    }
+    assert list(told) == [NETWORK, CALIBRATED, POOLED]
+    assert calibration.between == pytest.approx(0.5, abs=0.15)
+    for name in (CALIBRATED, POOLED):
+        for level in LEVELS:
+            assert told[name].scene_coverage[level] == pytest.approx(
+                level, abs=0.12
+            )  # two standard errors of 100 scenes
+        assert told[name].beats_constant
+    assert told[NETWORK].coverage[0.9] < 0.7
+    assert told[CALIBRATED].nll < told[NETWORK].nll
+    assert told[POOLED].crps < told[CALIBRATED].crps
+    rmse = {name: score(unseen.table.height, said.mu).rmse for name, said in unseen.forecasts().items()}
+    assert rmse[POOLED] < 0.9 * rmse[CALIBRATED] < 0.9 * rmse[NETWORK]
+
+
+def test_each_development_scene_is_calibrated_by_the_others_alone() -> None:
+    raw = simulate(12, seed=4)
+    here = raw.table.scene == raw.table.scene[0]
+    honest = cross_fit(raw, by_scene=True)
+    height = np.where(here, 5 * raw.table.height, raw.table.height)  # whatever this scene's truth, its forecast stays
+    changed = cross_fit(replace(raw, table=replace(raw.table, height=height)), by_scene=True)
+    for one, other in zip(honest.forecasts().values(), changed.forecasts().values(), strict=True):
+        np.testing.assert_array_equal(one.mu[here], other.mu[here])
+        np.testing.assert_array_equal(one.sigma[here], other.sigma[here])
+    assert honest.calibrated is not None
+    assert changed.calibrated is not None
+    assert (honest.calibrated.mu[~here] != changed.calibrated.mu[~here]).all()
+
+
+def test_few_scenes_promise_no_high_level_and_too_few_are_refused() -> None:
+    calibration = fit(simulate(10, seed=5))
+    assert [math.isfinite(calibration.quantiles[level]) for level in LEVELS] == [True, True, True, False]
+    with pytest.raises(ValueError, match="at least 5 development scenes to calibrate on, found 4"):
+        fit(simulate(4, seed=5))

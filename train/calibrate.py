@@ -1,0 +1,175 @@
+"""Fitting a calibration on development scenes: scenes that were held out of training as a whole, and nothing else.
+
+1.  `correct`: mean and temperature, by the maximum of the Gaussian likelihood.
+2.  `conformal_quantile`: how many σ an interval must reach so that its level holds on scenes never seen.
+3.  `fit`: both, and the share of the errors that scenes have in common (pooling.py): one `Calibration`.
+4.  `apply`, and `cross_fit` for the development scenes themselves, of which each is calibrated by the others.
+5.  `calibrate_checkpoint`: what a run does at its end.
+
+Samples of a scene err together, so they are not exchangeable and the usual split-conformal quantile promises too
+much; scenes are.  So each scene has one vote, shared by its samples, and the new one has an infinite vote: the
+hierarchical conformal prediction of Lee, Barber and Willett 2023 (arXiv:2306.06342; the pooled distribution of Dunn,
+Wasserman and Ramdas 2022, arXiv:1809.07441, with a correction for few scenes).  For K scenes it promises levels up to
+K/(K + 1): 90 % needs 9 scenes, 95 % needs 19.  Each scene's scores are taken with the mean and temperature of the
+others, as in the jackknife, since three fitted numbers flatter the scenes that they were fitted on; what selected
+the network's epoch on the same scenes flatters them, too, and is not corrected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipes.geometry import polyline_length_px
+from model import checkpoint
+from model.calibration import Calibration
+
+from .metrics import Float64
+from .pooling import fit_between, pool, to_log_scale
+from .predictions import Predictions
+from .tables import DEVELOPMENT
+from .uncertainty import LEVELS, Forecast
+
+Pair = tuple[Float64, Float64]  # mu, sigma (N,) metres
+
+FEWEST_SCENES = 5  # below this a line through the scenes' errors is chance, and no level above 80 % can be promised
+
+
+def correct(height: Float64, mu: Float64, sigma: Float64) -> tuple[float, float, float]:
+    """`a`, `b`, `tau` that make `height` (N,) likeliest under N(a·mu + b, (tau·|a|·sigma)²), all metres.
+
+    Least squares with weights 1/sigma², then the weighted residuals' root mean square.  Where the predictions do not
+    vary, or rise as heights fall, there is no line to correct by: `a` stays 1.
+    """
+    weight = 1 / sigma**2
+    weight /= weight.sum()
+    centred = mu - weight @ mu
+    spread = float(weight @ centred**2)
+    a = float(weight @ (centred * height)) / spread if spread > 0 else 1.0
+    a = a if a > 0 else 1.0
+    b = float(weight @ (height - a * mu))
+    tau = float(np.sqrt(np.mean(((height - a * mu - b) / sigma) ** 2))) / a
+    return a, b, tau or 1.0  # a fit without any error says nothing of σ
+
+
+def conformal_quantile(score: Float64, scene: NDArray[np.str_], level: float) -> float:
+    """The `level` quantile of scores (N,) with one vote a scene and an infinite one for the scene to come.
+
+    inf where the scenes are too few for the level.
+    """
+    _, group = np.unique(scene, return_inverse=True)
+    n = np.bincount(group)
+    order = np.argsort(score)
+    reached = np.cumsum(1 / n[group[order]]) / (len(n) + 1)
+    i = int(np.searchsorted(reached, level - 1e-9))  # sums of 1/n are not exact
+    return float(score[order[i]]) if i < len(score) else math.inf
+
+
+def fit(development: Predictions) -> Calibration:
+    """The calibration that development scenes teach.  Raises ValueError for fewer than `FEWEST_SCENES` of them."""
+    scene = development.table.scene
+    if (scenes := len(np.unique(scene))) < FEWEST_SCENES:
+        raise ValueError(f"expected at least {FEWEST_SCENES} development scenes to calibrate on, found {scenes}")
+    quantiles, pooled_quantiles = (
+        {level: conformal_quantile(_sigmas_off(development, said), scene, level) for level in LEVELS}
+        for said in _out_of_scene(development)
+    )
+    return replace(_gaussian(development), quantiles=quantiles, pooled_quantiles=pooled_quantiles)
+
+
+def apply(calibration: Calibration, raw: Predictions, *, by_scene: bool) -> Predictions:
+    """`raw` with its calibrated forecast and, if `by_scene`, also with the one that is pooled by scene thereafter."""
+
+    def forecast(said: Pair, pooled: bool) -> Forecast:
+        intervals = {level: calibration.interval(*said, level, pooled=pooled) for level in calibration.quantiles}
+        return replace(Forecast.gaussian(*said), intervals=intervals) if intervals else Forecast.gaussian(*said)
+
+    calibrated, pooled = _apply(calibration, raw)
+    return replace(
+        raw,
+        calibrated=forecast(calibrated, False),
+        pooled=forecast(pooled, True) if by_scene else None,
+        between=calibration.between,
+    )
+
+
+def cross_fit(development: Predictions, *, by_scene: bool) -> Predictions:
+    """The development scenes with forecasts like `apply`'s, but each scene calibrated by all others.
+
+    So their figures tell, as far as scenes are alike, what an unseen scene is to expect.
+    """
+    scene = development.table.scene
+
+    def forecast(said: Pair) -> Forecast:
+        (mu, sigma), score = said, _sigmas_off(development, said)
+        reach = {level: np.empty_like(sigma) for level in LEVELS}
+        for name in np.unique(scene):
+            this = scene == name
+            for level, away in reach.items():
+                away[this] = conformal_quantile(score[~this], scene[~this], level) * sigma[this]
+        return Forecast(mu, sigma, {level: (np.maximum(mu - away, 0), mu + away) for level, away in reach.items()})
+
+    calibrated, pooled = _out_of_scene(development)
+    return replace(
+        development,
+        calibrated=forecast(calibrated),
+        pooled=forecast(pooled) if by_scene else None,
+        between=_gaussian(development).between,
+    )
+
+
+def development_of(predictions: Sequence[Predictions]) -> Predictions | None:
+    """The development scenes among `predictions`, if there are at least `FEWEST_SCENES`."""
+    groups = (group for group in predictions if group.name == DEVELOPMENT)
+    return next((group for group in groups if len(np.unique(group.table.scene)) >= FEWEST_SCENES), None)
+
+
+def calibrate_checkpoint(path: Path, predictions: Sequence[Predictions]) -> Calibration | None:
+    """Fit on the development scenes among `predictions`, raw, and keep it in the checkpoint at `path`.
+
+    None where there are too few scenes: then nothing is written.
+    """
+    development = development_of(predictions)
+    if development is None:
+        return None
+    calibration = fit(development)
+    checkpoint.save(path, {**checkpoint.load(path), "calib": calibration.to_dict()})
+    return calibration
+
+
+def _gaussian(development: Predictions) -> Calibration:
+    """The calibration without its quantiles."""
+    table, length = development.table, polyline_length_px(development.table.polyline)
+    a, b, tau = correct(table.height, development.mu, development.sigma)
+    calibration = Calibration(a, b, tau, scenes=len(np.unique(table.scene)))
+    log_scale, variance = to_log_scale(length, *calibration(development.mu, development.sigma))
+    error = log_scale - np.log(table.height / length)
+    return replace(calibration, between=fit_between(error, variance, table.scene))
+
+
+def _apply(calibration: Calibration, raw: Predictions) -> tuple[Pair, Pair]:
+    """Calibrated, and then also pooled by scene."""
+    mu, sigma = calibration(raw.mu, raw.sigma)
+    length = polyline_length_px(raw.table.polyline)
+    return (mu, sigma), pool(length, mu, sigma, raw.table.scene, calibration.between)
+
+
+def _out_of_scene(development: Predictions) -> tuple[Pair, Pair]:
+    """`_apply`, each scene with the calibration of the others."""
+    scene = development.table.scene
+    said = np.empty((2, 2, len(development)))
+    for name in np.unique(scene):
+        this = scene == name
+        said[:, :, this] = _apply(_gaussian(development.select(~this)), development.select(this))
+    return (said[0, 0], said[0, 1]), (said[1, 0], said[1, 1])
+
+
+def _sigmas_off(development: Predictions, said: Pair) -> Float64:
+    """How many σ the heights are off, (N,)."""
+    mu, sigma = said
+    return np.abs(development.table.height - mu) / sigma
