@@ -1,37 +1,51 @@
-"""Letterboxed tiles kept as uint8 after their first epoch, so that later epochs are a gather.
+"""Letterboxed tiles kept as uint8, so that an epoch is a gather: in the host's memory, in the device's, or on disk.
 
-RGB is kept once a tile, the polyline's mask once a sample, the padding mask once a geometry: 1.7 GB for the whole
-release at 224².  What the cache returns is what the graph returned, byte for byte.
+RGB is kept once a tile, 1.2 GB for the whole release at 224²; the masks are drawn anew and kept as their few pixels
+(see drawn.py).  What the cache returns is what the graph returned, byte for byte.
+
+| `--cache` | filled | memory of N ranks on one node |
+|---|---|---|
+| host | by the first epoch | N times the tiles: the shuffle crosses ranks, so that each rank needs all of them |
+| device | by the first epoch | the tiles, on each device |
+| disk | before the first epoch, by one rank (see tile_file.py) | the tiles once: ranks share the page cache |
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from .drawn import Polylines
 from .samples import SampleTable
 
-SHARE = 0.5  # of the free memory that a cache may take unasked
+SHARE = 0.5  # of the free memory, or of the free disk, that a cache may take unasked
 
 
 class CacheChoice(NamedTuple):
-    """Where tiles are kept ("none", "host" or "device"), and why, in words for the console."""
+    """Where tiles are kept ("none", "host", "device" or "disk"), and why, in words for the console."""
 
     value: str
     reason: str
 
 
 def bytes_needed(table: SampleTable, size: int) -> int:
-    """Memory that a full cache of `table` at `size` × `size` takes, without the few padding masks."""
-    return (3 * len(np.unique(table.image)) + len(table)) * size * size
+    """Bytes of a full cache of `table` at `size` × `size`, without the masks' pixels, which are a hundredth of it."""
+    return 3 * len(np.unique(table.image)) * size * size
 
 
-def choose(wanted: str, needed: int, device: torch.device) -> CacheChoice:
-    """Resolve "auto": the device's memory if the tiles take at most half of what is free there, else the host's."""
+def choose(
+    wanted: str, needed: int, device: torch.device, *, folder: Path | None = None, ranks: int = 1
+) -> CacheChoice:
+    """Resolve "auto" to the first place whose free room the tiles of all `ranks` of this node take at most half of.
+
+    The device's memory, the host's, then the disk of `folder`; else "none".  `needed`: bytes of one rank's cache.
+    """
     if wanted != "auto":
         return CacheChoice(wanted, "as asked")
     gib = needed / 2**30
@@ -40,9 +54,14 @@ def choose(wanted: str, needed: int, device: torch.device) -> CacheChoice:
         if needed <= SHARE * free:
             return CacheChoice("device", f"the tiles take {gib:.1f} GiB of {free / 2**30:.0f} GiB free on the GPU")
     free = _free_host_memory()
-    if needed <= SHARE * free:
-        return CacheChoice("host", f"the tiles take {gib:.1f} GiB of {free / 2**30:.0f} GiB free")
-    return CacheChoice("none", f"the tiles would take {gib:.1f} GiB, more than half of the {free / 2**30:.0f} GiB free")
+    of_all = f"{ranks} times " if ranks > 1 else ""
+    if ranks * needed <= SHARE * free:
+        return CacheChoice("host", f"the tiles take {of_all}{gib:.1f} GiB of {free / 2**30:.0f} GiB free")
+    too_much = f"the tiles would take {of_all}{gib:.1f} GiB, more than half of the {free / 2**30:.0f} GiB free"
+    room = _free_disk(folder) if folder else 0
+    if needed <= SHARE * room:
+        return CacheChoice("disk", f"{too_much}, but {room / 2**30:.0f} GiB are free in {folder}")
+    return CacheChoice("none", too_much)
 
 
 def _free_host_memory() -> int:
@@ -54,28 +73,46 @@ def _free_host_memory() -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
 
 
-class TileCache:
-    """The letterboxed tiles of `table` in frames of `size` pixels, on `device`; empty at first.
+def _free_disk(folder: Path) -> int:
+    """Bytes free where `folder` is, or will be."""
+    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
+    return shutil.disk_usage(existing).free
 
-    `put` what the graph made; when `complete`, `get` returns it.
+
+class TileCache:
+    """The letterboxed tiles that `rows` (M,) of `table` need, in frames of `size` pixels; empty, unless given `rgb`.
+
+    `place`: where tiles are kept; `device`: where batches go, and masks are kept; `rgb`: all tiles of the rows, in
+    the order of their images, (T, S, S, 3) uint8 in `place`.  `put` what the graph made; when `complete`, `get`
+    returns it.
     """
 
-    def __init__(self, table: SampleTable, size: int, device: torch.device) -> None:
-        tiles, tile = np.unique(table.image, return_inverse=True)
-        sizes, geometry = np.unique(np.stack([table.height_px, table.width], axis=1), axis=0, return_inverse=True)
-        self.device = device
-        self._tile = torch.from_numpy(tile.astype(np.int64)).to(device)
-        self._geometry = torch.from_numpy(geometry.astype(np.int64).reshape(-1)).to(device)
-        frame = (size, size)
-        self._rgb = torch.empty((len(tiles), *frame, 3), dtype=torch.uint8, device=device)
-        self._polyline = torch.empty((len(table), *frame, 1), dtype=torch.uint8, device=device)
-        self._padding = torch.empty((len(sizes), *frame, 1), dtype=torch.uint8, device=device)
-        self._missing = np.ones(len(table), bool)
+    def __init__(
+        self,
+        table: SampleTable,
+        rows: NDArray[np.int64],
+        size: int,
+        place: torch.device,
+        device: torch.device,
+        rgb: Tensor | None = None,
+    ) -> None:
+        tiles, first = np.unique(table.image[rows], return_index=True)
+        self._of_tile = rows[first]
+        self._tile = np.searchsorted(tiles, table.image)  # of rows outside `rows` it is meaningless
+        self.place, self.device = place, device
+        self._rgb = torch.empty((len(tiles), size, size, 3), dtype=torch.uint8, device=place) if rgb is None else rgb
+        self._polylines = Polylines(table, rows, size, device)
+        self._missing = np.full(len(tiles), rgb is None)
 
     @property
-    def missing(self) -> np.ndarray:
-        """Rows that were not put yet, (M,) int64."""
-        return np.flatnonzero(self._missing)
+    def nbytes(self) -> int:
+        """Bytes that are kept."""
+        return self._rgb.nbytes + self._polylines.nbytes
+
+    @property
+    def missing(self) -> NDArray[np.int64]:
+        """One row of each tile that was not put yet, (M,) int64."""
+        return self._of_tile[self._missing]
 
     @property
     def begun(self) -> bool:
@@ -84,21 +121,16 @@ class TileCache:
 
     @property
     def complete(self) -> bool:
-        """Whether every row was put."""
+        """Whether every tile was put."""
         return not self._missing.any()
 
-    def put(self, rows: np.ndarray, rgb: Tensor, polyline: Tensor, padding: Tensor) -> None:
-        """Keep B samples: `rows` (B,) int64 on the host, the others (B, S, S, ·) uint8 on the cache's device or any."""
-        where = torch.tensor(rows, device=self.device)
-        self._rgb.index_copy_(0, self._tile[where], rgb.to(self.device))
-        self._polyline.index_copy_(0, where, polyline.to(self.device))
-        self._padding.index_copy_(0, self._geometry[where], padding.to(self.device))
-        self._missing[rows] = False
+    def put(self, rows: NDArray[np.int64], rgb: Tensor) -> None:
+        """Keep the tiles of `rows` (B,) int64: `rgb` (B, S, S, 3) uint8 on any device."""
+        tile = self._tile[rows]
+        self._rgb.index_copy_(0, torch.from_numpy(tile).to(self.place), rgb.to(self.place))
+        self._missing[tile] = False
 
-    def get(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """RGB (B, S, S, 3), polyline and padding (B, S, S, 1) uint8 of `rows` (B,) int64 on the cache's device."""
-        return (
-            self._rgb.index_select(0, self._tile[rows]),
-            self._polyline.index_select(0, rows),
-            self._padding.index_select(0, self._geometry[rows]),
-        )
+    def get(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """RGB (B, S, S, 3) and polyline (B, S, S, 1) uint8 of `rows` (B,) int64, on the device."""
+        tile = torch.from_numpy(self._tile[rows]).to(self.place)
+        return self._rgb.index_select(0, tile).to(self.device), self._polylines(rows)

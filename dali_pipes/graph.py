@@ -14,16 +14,16 @@ from nvidia.dali import fn, pipeline_def, types
 
 from .source import Source
 
-_DTYPES = [types.UINT8, types.FLOAT, types.UINT8, types.UINT8, types.INT64]
-_NDIM = [1, 1, 3, 3, 1]
-_LAYOUTS = ["", "", "HWC", "HWC", ""]
+_DTYPES = [types.UINT8, types.FLOAT, types.UINT8, types.INT64]
+_NDIM = [1, 1, 3, 1]
+_LAYOUTS = ["", "", "HWC", ""]
 TILE = 512  # pixels; a hint for the decoder's buffers, not a limit
 
 
 def build(
     source: Source, *, batch_size: int, device: str, device_id: int | None, threads: int, prefetch: int = 2
 ) -> Any:
-    """Build the pipeline (rgb (B,S,S,3), polyline (B,S,S,1), padding (B,S,S,1) uint8, sample (B,1) int64).
+    """Build the pipeline (rgb (B,S,S,3), polyline (B,S,S,1) uint8, sample (B,1) int64).
 
     `device` is "cpu" or "gpu"; `device_id` is the GPU's number, or None to build a graph for the CPU (or, in
     tests, a GPU graph that is serialised but not run).  `batch_size` is the largest batch of `source`.
@@ -42,17 +42,18 @@ def build(
 
 @pipeline_def
 def _letterboxed(source: Source, device: str) -> Any:
-    jpeg, resized, polyline, padding, sample = fn.external_source(
-        source, num_outputs=5, batch=True, no_copy=True, dtype=_DTYPES, ndim=_NDIM, layout=_LAYOUTS
+    jpeg, resized, polyline, sample = fn.external_source(
+        source, num_outputs=4, batch=True, no_copy=True, dtype=_DTYPES, ndim=_NDIM, layout=_LAYOUTS
     )
     rgb = _decode(jpeg, device)
     rgb = fn.resize(
         rgb, size=resized, interp_type=types.INTERP_LINEAR, antialias=False, subpixel_scale=False, device=device
     )
-    frame = (source.size, source.size)
-    rgb = fn.crop(rgb, crop=frame, out_of_bounds_policy="pad", fill_values=0, rounding="truncate", device=device)
+    if not source.square:  # a square image fills its frame, and the crop would only copy it
+        frame = (source.size, source.size)
+        rgb = fn.crop(rgb, crop=frame, out_of_bounds_policy="pad", fill_values=0, rounding="truncate", device=device)
     # What merely passes through must be copied: the callback's arrays do not outlive its ring of batches.
-    passed = [x.gpu() if device == "gpu" else fn.copy(x) for x in (polyline, padding, sample)]
+    passed = [x.gpu() if device == "gpu" else fn.copy(x) for x in (polyline, sample)]
     return rgb, *passed
 
 

@@ -18,7 +18,6 @@ file system: the first builds and the others wait for it; if it dies, the kernel
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import os
@@ -26,7 +25,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +38,7 @@ from simplejpeg import decode_jpeg
 
 from .errors import InputError
 from .jpeg import JpegHeader
+from .lock import alone
 from .records import Checksummed, Images, LeftOut, usable_header
 from .release import Members, open_split
 from .samples import SampleTable, Split
@@ -80,7 +80,7 @@ def open_index(
         return Index(SampleTable.load(path, jpegs, key), listing)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(cache / f"{split}-{key}.lock"):
+        with alone(cache / f"{split}-{key}.lock"):
             with suppress(InputError):  # another process may have built it in the meantime
                 return Index(SampleTable.load(path, jpegs, key), listing)
             table = build()
@@ -190,15 +190,6 @@ def _write_listing(path: Path, left_out: Sequence[LeftOut]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold the file `lock`, which stays; where the file system knows no locks, two processes may build the same."""
-    with lock.open("w") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _cores() -> int:

@@ -3,15 +3,17 @@
     for batch in Loader(table, batch_size=32, device="cpu", shuffle=False):
         batch.rgb, batch.polyline, batch.padding, batch.length, batch.height, batch.sample
 
-One iteration is one epoch; the next one continues with the next epoch's order, already prefetched.  With a cache the
-first epoch is streamed and kept, and the others are gathered from it, byte for byte the same.
+One iteration is one epoch; the next one continues with the next epoch's order, already prefetched.  With a cache in
+memory the first epoch is streamed and kept, and the others are gathered from it, byte for byte the same; with one on
+disk all are gathered.  Augmentation comes after both, so that it cannot tell them apart.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,15 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from .augment import Augmentation, shade, turn
 from .cache import TileCache
+from .drawn import Paddings
 from .errors import InputError
 from .graph import build
 from .plan import Plan, TrainingPlan, ValidationPlan
 from .samples import SampleTable, Statistics
 from .source import Source
+from .tile_file import open_tiles, tile_path
 from .via import Reason
 
 
@@ -56,9 +61,10 @@ class Loader:
     new order each epoch from `seed`, equal batches, the remainder dropped) or a validation epoch (the table's order,
     each sample once, the last batch partial); `size`: S, the frame's side in pixels; `statistics`: z-normalises
     length and height; `target`: (N,) one number a row, given as `height` instead; `threads`: DALI's, default all
-    cores this process may use; `prefetch`: batches made ahead; `cache`: "none", or where tiles are kept after the
-    first epoch, in the memory of the "host" or of the "device".  Raises InputError where the table is too small for a
-    batch or an image cannot be decoded.
+    cores this process may use; `prefetch`: batches made ahead; `cache`: "none", or where tiles are kept: after the
+    first epoch in the memory of the "host" or of the "device", before it on "disk", in `folder`; `augmentation`:
+    what is changed anew each epoch, drawn from `seed`.  Raises InputError where the table is too small for a batch,
+    an image cannot be decoded, or the disk is full.
     """
 
     def __init__(
@@ -77,6 +83,8 @@ class Loader:
         threads: int | None = None,
         prefetch: int = 2,
         cache: str = "none",
+        folder: Path | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.table = table
         self.device = torch.device(device)
@@ -89,10 +97,12 @@ class Loader:
         height = (table.height - stats.height_mean) / stats.height_std if target is None else target
         self._length = torch.from_numpy(length).to(self.device, torch.float32)
         self._height = torch.from_numpy(height).to(self.device, torch.float32)
+        self._paddings = Paddings(table, size, self.device)
+        self._augmentation, self._seed = augmentation, seed
         self._pipeline: Any = None
         self._next_step = 0
-        where = {"none": None, "host": torch.device("cpu"), "device": self.device}[cache]
-        self._cache = TileCache(table, size, where) if where is not None else None
+        self._place, self._folder = cache, folder
+        self._cache: TileCache | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch of this rank."""
@@ -104,40 +114,61 @@ class Loader:
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches `first`, `first` + 1, … of `epoch`; going on where the last epoch ended costs nothing."""
-        if self._cache and self._cache.begun:
-            self._complete(self._cache)
+        cache = self._open_cache()
         for step in range(epoch * len(self) + first, (epoch + 1) * len(self)):
             rows = self.plan.ids(step)
-            if self._cache and self._cache.complete:
+            if cache and cache.complete:
                 self._next_step = step + 1
-                yield self._gather(self._cache, rows)
-                continue
-            batch = self._stream(step)
-            if self._cache:
-                self._cache.put(rows, batch.rgb, batch.polyline, batch.padding)
-            yield batch
+                batch = self._batch(*cache.get(rows), torch.from_numpy(rows.copy()).to(self.device))
+            else:
+                batch = self._stream(step)
+                if cache:
+                    cache.put(rows, batch.rgb)
+            yield self._augment(batch, epoch, rows)
 
     def close(self) -> None:
         """Free the pipeline's threads and buffers; the next streamed epoch builds it anew."""
         self._pipeline = None
 
-    def _gather(self, cache: TileCache, rows: np.ndarray) -> Batch:
-        sample = torch.tensor(rows, device=self.device)
-        rgb, polyline, padding = (x.to(self.device) for x in cache.get(sample.to(cache.device)))
-        return self._batch(rgb, polyline, padding, sample)
+    def _open_cache(self) -> TileCache | None:
+        """The cache as an epoch begins: with one in memory the first epoch fills it, and the second completes it."""
+        if self._place == "none":
+            return None
+        if self._cache is None:
+            rows, place = self.plan.rows, self.device if self._place == "device" else torch.device("cpu")
+            rgb = None
+            if self._place == "disk":
+                rows = np.arange(len(self.table))  # one file for all ranks
+                rgb = self._tiles_on_disk()
+            self._cache = TileCache(self.table, rows, self.size, place, self.device, rgb)
+        elif not self._cache.complete and self._cache.begun:
+            self.close()
+            # What the first epoch did not show: the remainder that its last batch left, and other ranks' tiles.
+            for rows, rgb in self._tiles(self._cache.missing):
+                self._cache.put(rows, rgb)
+        return self._cache
 
-    def _complete(self, cache: TileCache) -> None:
-        """Stream what the first epoch did not show, such as the remainder that its last batch left."""
-        self.close()
-        rows = cache.missing
-        if not len(rows):
-            return
-        rest = Loader(
-            self.table.select(rows), self.plan.largest_batch, device=self.device, size=self.size, threads=self.threads
-        )
-        for batch in rest:
-            cache.put(rows[: len(batch)], batch.rgb, batch.polyline, batch.padding)
-            rows = rows[len(batch) :]
+    def _tiles_on_disk(self) -> Tensor:
+        if self._folder is None:
+            raise InputError('expected a folder for cache="disk", found none')
+        tiles, first = np.unique(self.table.image, return_index=True)
+        path = tile_path(self.table, self.size, self._folder)
+        return open_tiles(path, (len(tiles), self.size, self.size, 3), (rgb for _, rgb in self._tiles(first)))
+
+    def _tiles(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Stream `rows`, one of each tile: the rows and their RGB, batch by batch."""
+        if len(rows):
+            table, batch_size = self.table.select(rows), self.plan.largest_batch
+            for batch in Loader(table, batch_size, device=self.device, size=self.size, threads=self.threads):
+                yield rows[: len(batch)], batch.rgb
+                rows = rows[len(batch) :]
+
+    def _augment(self, batch: Batch, epoch: int, rows: np.ndarray) -> Batch:
+        if not self._augmentation:
+            return batch
+        draws = self._augmentation.draw(self._seed, epoch, rows)
+        rgb, polyline, padding = (turn(x, draws) for x in (batch.rgb, batch.polyline, batch.padding))
+        return replace(batch, rgb=shade(rgb, padding, draws), polyline=polyline, padding=padding)
 
     def _stream(self, step: int) -> Batch:
         if self._pipeline is None or step != self._next_step:
@@ -150,10 +181,11 @@ class Loader:
         except RuntimeError as error:
             self.close()  # DALI's state is undefined after an exception
             raise InputError(self._undecodable(step, error)) from error
-        rgb, polyline, padding, sample = (from_dlpack(output.as_tensor()) for output in outputs)
-        return self._batch(rgb, polyline, padding, sample.flatten())
+        rgb, polyline, sample = (from_dlpack(output.as_tensor()) for output in outputs)
+        return self._batch(rgb, polyline, sample.flatten())
 
-    def _batch(self, rgb: Tensor, polyline: Tensor, padding: Tensor, sample: Tensor) -> Batch:
+    def _batch(self, rgb: Tensor, polyline: Tensor, sample: Tensor) -> Batch:
+        padding = self._paddings(sample)
         return Batch(rgb, polyline, padding, self._length[sample, None], self._height[sample], sample)
 
     def _build(self, step: int) -> Any:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import Letterbox
+from .geometry import Letterbox, letterbox
 
 UInt8 = NDArray[np.uint8]
 
@@ -33,6 +33,13 @@ def letterbox_mask(mask: UInt8, box: Letterbox, out: UInt8) -> None:
     """Resize `mask` (h, w) uint8 bilinearly, without antialiasing, into its place in the zeroed `out` (S, S) uint8."""
     resized = cv2.resize(mask, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
     out[box.top : box.top + box.height, box.left : box.left + box.width] = resized
+
+
+def polyline_frame(points: NDArray[np.float64], height: int, width: int, size: int) -> UInt8:
+    """Draw `points` (P, 2) px of an image of `height` × `width` and letterbox the mask → (size, size) uint8."""
+    frame = np.zeros((size, size), np.uint8)
+    letterbox_mask(polyline_mask(points, height, width), letterbox(height, width, size), out=frame)
+    return frame
 
 
 @lru_cache(maxsize=256)

@@ -90,6 +90,11 @@ class TrainingPlan:
         """Samples of this rank's largest batch; here all are equal."""
         return self.batch_size // self.world_size
 
+    @property
+    def rows(self) -> Ids:
+        """All rows that this rank may ever be shown: the shuffle crosses ranks."""
+        return np.arange(self.samples, dtype=np.int64)
+
     def ids(self, step: int) -> Ids:
         """Rows of the table for this rank at `step` → (largest_batch,) int64."""
         epoch, i = divmod(step, self.steps_per_epoch)
@@ -123,6 +128,11 @@ class ValidationPlan:
     def largest_batch(self) -> int:
         """Samples of this rank's largest batch."""
         return max(1, self.batch_size // self.world_size)
+
+    @property
+    def rows(self) -> Ids:
+        """All rows that this rank may ever be shown: its own, in every epoch."""
+        return np.arange(self.rank, self.samples, self.world_size, dtype=np.int64)
 
     def ids(self, step: int) -> Ids:
         """Rows of the table for this rank at `step` → (≤ largest_batch,) int64."""

@@ -39,6 +39,21 @@ class Checksummed(Images, Protocol):
         """CRC-32 of image `index`, or None where none is stated."""
 
 
+@runtime_checkable
+class Fingerprinted(Images, Protocol):
+    """Images that can tell whether they are still the same data."""
+
+    def fingerprint(self) -> str:
+        """Changes when the data do."""
+
+
+def fingerprint(images: Images) -> str:
+    """What changes when the data of `images` do.  Raises TypeError if they cannot tell."""
+    if not isinstance(images, Fingerprinted):
+        raise TypeError(f"expected images with a fingerprint, as an archive's are, found {type(images).__name__}")
+    return images.fingerprint()
+
+
 Check = Callable[[Images, Sequence[int]], Iterable[JpegHeader | Reason]]
 """What is found at each of some images, in their order: what its headers say, or why it cannot be used."""
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .records import Images
+from .records import Images, fingerprint
 from .samples import SampleTable, scene_of
 
 FOLDS = 0xF01D  # the second word of the seed: folds and held-out scenes are drawn independently
@@ -128,3 +128,7 @@ class PooledImages:
         """The bytes of image `index` → (n,) uint8."""
         part = bisect_right(self.first, index) - 1
         return self.parts[part].read(index - self.first[part])
+
+    def fingerprint(self) -> str:
+        """Changes when the data of any part do.  Raises TypeError if a part has no fingerprint."""
+        return " ".join(fingerprint(part) for part in self.parts)

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import dali_pipes.cache
 from dali_pipes import Batch, Loader, SampleTable
 from dali_pipes.cache import TileCache, bytes_needed, choose
+from dali_pipes.drawn import Paddings, Polylines
+from dali_pipes.geometry import letterbox
+from dali_pipes.masks import padding_mask, polyline_frame
+from dali_pipes.plan import ValidationPlan
+from dali_pipes.source import Source
 
 from .conftest import jpeg, via_label
 
@@ -61,10 +69,72 @@ def test_tiles_of_several_sizes_keep_their_own_padding(write_split: Callable[...
         assert same(one, other)
 
 
+def test_a_tile_of_several_samples_is_kept_once_and_read_once(write_split: Callable[..., Path]) -> None:
+    polylines = [[(1, 1), (30, 30)], [(5, 1), (9, 30)], [(5, 1), (9, 60)]]
+    tiles = {f"a_{i}.jpg": (jpeg(64, 64, i), via_label(f"a_{i}.jpg", polylines)) for i in range(4)}
+    table = SampleTable.from_release(write_split(tiles))
+    assert (len(table), bytes_needed(table, 32)) == (12, 4 * 3 * 32 * 32)
+
+
+@pytest.mark.parametrize("cache", ["host", "disk"])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_two_ranks_with_a_cache_see_what_one_streams(cache: str, shuffle: bool, release: Path, tmp_path: Path) -> None:
+    table = SampleTable.from_release(release)
+    one = Loader(table, 16, shuffle=shuffle, size=32)
+    ranks = [
+        Loader(table, 16, shuffle=shuffle, size=32, rank=rank, world_size=2, cache=cache, folder=tmp_path)
+        for rank in range(2)
+    ]
+    for _ in range(3):  # other tiles come to each rank in each epoch
+        seen = {row: batch.rgb[i] for batch in one for i, row in enumerate(batch.sample.tolist())}
+        for batch in (batch for rank in ranks for batch in rank):
+            for i, row in enumerate(batch.sample.tolist()):
+                assert torch.equal(batch.rgb[i], seen.pop(row))
+        assert not seen, "between them the ranks see every sample once"
+
+
+def test_a_rank_that_validates_keeps_its_own_tiles_alone(write_split: Callable[..., Path]) -> None:
+    tiles = {f"a_{i}.jpg": (jpeg(64, 64, i), via_label(f"a_{i}.jpg", [[(1, 1), (30, 30)]])) for i in range(8)}
+    table = SampleTable.from_release(write_split(tiles))
+    loader = Loader(table, 4, size=32, rank=1, world_size=2, cache="host")
+    list(loader)
+    assert loader._cache is not None
+    assert loader._cache.complete
+    assert loader._cache._rgb.shape == (4, 32, 32, 3)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(20, 90), st.integers(20, 90)), min_size=1, max_size=5),
+    size=st.integers(16, 64),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_masks_that_are_kept_are_those_that_are_drawn(sizes: list[tuple[int, int]], size: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    drawn = SampleTable(
+        **{name: np.zeros(len(sizes)) for name in ("length", "height", "gsd", "roll", "pitch")},  # type: ignore[arg-type]
+        tile=np.array(["a"] * len(sizes)),
+        scene=np.array(["a"] * len(sizes)),
+        polyline=rng.integers(0, 20, (len(sizes), 3, 2)).astype(float),
+        height_px=np.array([h for h, _ in sizes]),
+        width=np.array([w for _, w in sizes]),
+        image=np.arange(len(sizes)),
+        images=None,  # type: ignore[arg-type]
+    )
+    source = Source(drawn, ValidationPlan(len(sizes), 4), size)
+    rows = rng.integers(0, len(sizes), 7)
+    polylines, paddings = Polylines(drawn, np.arange(len(sizes)), size, CPU), Paddings(drawn, size, CPU)
+    boxes = [letterbox(drawn.height_px[row], drawn.width[row], size) for row in rows]
+    drawn_now = [polyline_frame(drawn.polyline[row], drawn.height_px[row], drawn.width[row], size) for row in rows]
+    assert source.square == all(h == w for h, w in sizes)
+    assert np.array_equal(polylines(rows)[..., 0], drawn_now)
+    assert np.array_equal(paddings(torch.from_numpy(rows))[..., 0], [padding_mask(box, size) for box in boxes])
+
+
 def test_the_bytes_that_are_told_are_those_that_are_taken(release: Path) -> None:
     table = SampleTable.from_release(release)
-    cache = TileCache(table, 56, CPU)
-    assert bytes_needed(table, 56) == cache._rgb.nbytes + cache._polyline.nbytes
+    cache = TileCache(table, np.arange(len(table)), 224, CPU, CPU)
+    assert 1 <= cache.nbytes / bytes_needed(table, 224) < 1.02
 
 
 def test_the_cache_is_chosen_by_free_memory_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +142,14 @@ def test_the_cache_is_chosen_by_free_memory_and_says_why(monkeypatch: pytest.Mon
     assert choose("auto", 2 << 30, CPU) == ("host", "the tiles take 2.0 GiB of 4 GiB free")
     assert choose("auto", 3 << 30, CPU).value == "none"
     assert choose("none", 0, CPU) == ("none", "as asked")
+    assert choose("auto", 2 << 30, CPU, ranks=2).value == "none", "each rank keeps all tiles"
+    monkeypatch.setattr(dali_pipes.cache, "_free_disk", lambda _: 40 << 30)
+    chosen = choose("auto", 3 << 30, CPU, folder=Path("cache"))
+    assert chosen.value == "disk"
+    assert chosen.reason == (
+        "the tiles would take 3.0 GiB, more than half of the 4 GiB free, but 40 GiB are free in cache"
+    )
+    assert choose("auto", 30 << 30, CPU, folder=Path("cache")).value == "none"
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8 << 30, 80 << 30))
     assert choose("auto", 3 << 30, cuda).value == "device"

@@ -7,11 +7,12 @@ name (`--optimizer.learning-rate 3e-4`).  The defaults are the published referen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from dali_pipes.augment import Augmentation
 from dali_pipes.errors import InputError
 from dali_pipes.splits import Division
 from model.target import Kind
@@ -60,8 +61,25 @@ class Data:
     threads: int = 0
     """DALI's threads; 0 for all cores that this process may use."""
 
-    cache: Literal["auto", "none", "host", "device"] = "auto"
-    """Where letterboxed tiles are kept after the first epoch; auto: where they take at most half of the free memory."""
+    cache: Annotated[Literal["auto", "none", "host", "device", "disk"], AsPlainFlag] = "auto"
+    """Where letterboxed tiles are kept: after the first epoch in memory, before it on disk, in --index-cache, for later
+    runs and for all ranks of a node; auto: the first of device, host and disk where they take at most half of what is
+    free."""
+
+    hflip: float = 0.0
+    """Probability that a training picture is mirrored left and right, with its masks."""
+
+    vflip: float = 0.0
+    """Likewise up and down."""
+
+    rot90: float = 0.0
+    """Likewise of a quarter turn; .5 of each of the three makes the eight positions equally likely."""
+
+    brightness: float = 0.0
+    """A factor between 1 - this and 1 + this is drawn for each training picture."""
+
+    contrast: float = 0.0
+    """Likewise, about the grey level 128."""
 
     def __post_init__(self) -> None:
         _check(
@@ -69,12 +87,17 @@ class Data:
             ("--data.holdout", self.holdout, 0, 1),
             ("--max-bad", self.max_bad, 0, 1),
             ("--data.threads", self.threads, 0, 1024),
+            *((f"--data.{option.name}", getattr(self, option.name), 0, 1) for option in fields(Augmentation)),
         )
         if self.select_on == "development" and not self.holdout:
             raise InputError(
                 "--select-on development needs scenes that are held out of training, found none: add --data.holdout"
                 " 0.1, or choose --select-on validation"
             )
+
+    def augmentation(self) -> Augmentation:
+        """How training pictures are changed."""
+        return Augmentation(self.hflip, self.vflip, self.rot90, self.brightness, self.contrast)
 
 
 @dataclass(frozen=True)

@@ -43,12 +43,13 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
     console = console or RunConsole()
     folder = RunFolder(out, config, resume=resume)
     device = choose_device(config.device)
+    kept = Path(config.data.index_cache) if config.data.index_cache else beside(out)
     tables = load_tables(
         release,
         config.division(),
         config.data.holdout,
         config.data.select_on,
-        cache=Path(config.data.index_cache) if config.data.index_cache else beside(out),
+        cache=kept,
         images=Path(config.data.images) if config.data.images else None,
         labels=Path(config.data.labels) if config.data.labels else None,
         max_bad=config.data.max_bad,
@@ -56,7 +57,7 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
     )
 
     with console:
-        fitting = Training(config, device, tables, console)
+        fitting = Training(config, device, tables, console, kept)
         state = folder.load_last()
         if state:
             checkpoint.load(folder.best)  # if it is gone, better known now than after the last epoch
@@ -100,9 +101,12 @@ RESUMED = frozenset(
 
 
 class Training:
-    """A network on its way: what changes from step to step, and what a checkpoint must hold of it."""
+    """A network on its way: what changes from step to step, and what a checkpoint must hold of it.
 
-    def __init__(self, config: Config, device: torch.device, tables: Tables, console: RunConsole) -> None:
+    `kept`: the folder of the index, where a disk cache is kept, too.
+    """
+
+    def __init__(self, config: Config, device: torch.device, tables: Tables, console: RunConsole, kept: Path) -> None:
         training, selection = tables.training, tables.selection
         self.config, self.device, self.console = config, device, console
         self.statistics = training.statistics()
@@ -142,7 +146,7 @@ class Training:
         self.step = Step(self.forward, optimizer, config.optimizer.clip_norm)
 
         needed = sum(bytes_needed(table, config.data.size) for table in (training, selection))
-        cache = choose_cache(config.data.cache, needed, device)
+        cache = choose_cache(config.data.cache, needed, device, folder=kept)
         choices: dict[str, Choice | CacheChoice] = {"precision": precision, "compilation": compilation, "cache": cache}
         told = {name: f"{choice.value}: {choice.reason}" for name, choice in choices.items()}
         for name, choice in told.items():
@@ -161,6 +165,8 @@ class Training:
                 target=self.target.encode(table.height, table.length_in_sides),
                 threads=config.data.threads or None,
                 cache=cache.value,
+                folder=kept,
+                augmentation=config.data.augmentation() if shuffle else None,
             )
 
         self.train_loader, self.selection_loader = loader(training, True), loader(selection, False)

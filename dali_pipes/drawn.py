@@ -1,0 +1,79 @@
+"""Masks that are drawn once and kept on a device, to be picked by sample.
+
+A padding mask depends on the letterbox alone: in a frame of S pixels one side is always full, so that there are fewer
+than 2·S of them, however many images there are.  A polyline is thin: of the 50,176 pixels of a 224² frame some 120
+are not black.  Kept as those pixels, the masks of a release take a hundredth of the bytes of whole frames and are
+picked as fast; packed bits would lose the grey edge that the reference's resize gives the line.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .geometry import Letterbox, letterbox
+from .masks import padding_mask, polyline_frame
+from .samples import SampleTable
+
+
+class Paddings:
+    """The padding masks of `table`'s samples in frames of `size` × `size` pixels, on `device`."""
+
+    def __init__(self, table: SampleTable, size: int, device: torch.device) -> None:
+        sizes, which = np.unique(np.stack([table.height_px, table.width], axis=1), axis=0, return_inverse=True)
+        boxes, box = np.unique(
+            [letterbox(height, width, size) for height, width in sizes.tolist()], axis=0, return_inverse=True
+        )
+        self.boxes = [Letterbox(*values) for values in boxes.tolist()]
+        self.device = device
+        self._box = torch.from_numpy(box.reshape(-1)[which.reshape(-1)]).to(device)
+        self._masks = torch.from_numpy(np.stack([padding_mask(box, size) for box in self.boxes])[..., None]).to(device)
+
+    def __call__(self, sample: Tensor) -> Tensor:
+        """Masks (B, S, S, 1) uint8 of the rows `sample` (B,) int64, both on the device; 255 is padding."""
+        return self._masks.index_select(0, self._box[sample])
+
+
+class Polylines:
+    """The polyline masks of some `rows` (M,) of `table`, on `device`; drawn when first asked for, at 40 µs a sample."""
+
+    def __init__(self, table: SampleTable, rows: NDArray[np.int64], size: int, device: torch.device) -> None:
+        self.table, self.rows, self.size, self.device = table, rows, size, device
+
+    @cached_property
+    def _drawn(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Tensor, Tensor]:
+        """Where each row's pixels begin and how many they are, (N,) both; the pixels' place and value, (M,) both."""
+        table = self.table
+        places, values = [np.empty(0, np.int32)], [np.empty(0, np.uint8)]
+        count = np.zeros(len(table), np.int64)
+        for row in self.rows.tolist():
+            frame = polyline_frame(table.polyline[row], int(table.height_px[row]), int(table.width[row]), self.size)
+            place = np.flatnonzero(frame).astype(np.int32)
+            places.append(place)
+            values.append(frame.reshape(-1)[place])
+            count[row] = len(place)
+        start = np.zeros(len(table), np.int64)
+        start[self.rows] = np.cumsum(count[self.rows]) - count[self.rows]
+        pixels = [torch.from_numpy(np.concatenate(parts)).to(self.device) for parts in (places, values)]
+        return start, count, pixels[0], pixels[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return self._drawn[2].nbytes + self._drawn[3].nbytes
+
+    def __call__(self, rows: NDArray[np.int64]) -> Tensor:
+        """Masks (B, S, S, 1) uint8 on the device, of `rows` (B,) on the host, so that nothing waits for the device."""
+        start, count, place, value = self._drawn
+        counts = count[rows]
+        # pixel k of the batch is pixel `wanted[k]` of all, and belongs to the frame that begins at `frame[k]`
+        frame = np.repeat(np.arange(len(rows), dtype=np.int64) * self.size**2, counts)
+        wanted = np.arange(len(frame)) + np.repeat(start[rows] - (np.cumsum(counts) - counts), counts)
+        chosen = torch.from_numpy(wanted).to(self.device)
+        masks = torch.zeros(len(rows) * self.size**2, dtype=torch.uint8, device=self.device)
+        masks[torch.from_numpy(frame).to(self.device) + place[chosen]] = value[chosen]
+        return masks.view(len(rows), self.size, self.size, 1)

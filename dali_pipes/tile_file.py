@@ -1,0 +1,102 @@
+"""Letterboxed tiles in a file: complete or absent, made once a node, mapped by all of its ranks, there for later runs.
+
+    path = tile_path(table, size=224, folder=Path("runs/index-cache"))
+    rgb = open_tiles(path, (tiles, 224, 224, 3), frames)
+
+The file holds the tiles' bytes in the order of their images and nothing else.  Its name is a hash of all that they
+depend on: the fingerprint of the images, which of them, the frame's side, and this format.  It is written under a
+name of its own beside its place, fsynced, and renamed, so that what has the name is whole; processes that come
+together agree by a lock, and where the file system knows no locks, each fills a file of its own and the last rename
+wins, with the same bytes.  Files of releases that changed since stay until someone deletes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .lock import alone
+from .records import fingerprint
+from .samples import SampleTable
+
+FORMAT = 1  # raise it when the same release would give other bytes
+
+
+def tile_path(table: SampleTable, size: int, folder: Path) -> Path:
+    """Where the tiles of `table` in frames of `size` pixels lie, or would lie, in `folder`."""
+    key = hashlib.sha256(f"{FORMAT} {size} {fingerprint(table.images)} ".encode())
+    key.update(np.unique(table.image).astype("<i8").tobytes())
+    return folder / f"tiles-{key.hexdigest()[:32]}.u8"
+
+
+def open_tiles(path: Path, shape: tuple[int, int, int, int], frames: Iterable[Tensor]) -> Tensor:
+    """Map the tiles (T, S, S, 3) uint8 in `path`; if it is not there, fill it from `frames`, batches of such tiles.
+
+    The memory is shared with all processes that map it, and is only read.  Raises InputError if the file cannot be
+    written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not _whole(path, shape):
+            with alone(path.with_suffix(".lock")) as held:
+                if held:
+                    _sweep(path)
+                if not _whole(path, shape):  # another process may have filled it in the meantime
+                    _fill(path, shape, frames)
+        return torch.from_file(str(path), shared=False, size=math.prod(shape), dtype=torch.uint8).view(shape)
+    except OSError as error:
+        raise InputError(
+            f"the disk cache {path.parent} cannot be written: {error.strerror or error}; choose another --index-cache"
+            " or --cache"
+        ) from None
+
+
+def _whole(path: Path, shape: tuple[int, ...]) -> bool:
+    return path.is_file() and path.stat().st_size == math.prod(shape)
+
+
+def _fill(path: Path, shape: tuple[int, ...], frames: Iterable[Tensor]) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if math.prod(shape) > free:
+        raise InputError(
+            f"expected {math.prod(shape) / 2**30:.1f} GiB free in {path.parent} for the disk cache, found"
+            f" {free / 2**30:.1f}; choose another --index-cache or --cache"
+        )
+    descriptor, name = tempfile.mkstemp(prefix=_unfinished(path), dir=path.parent)
+    unfinished = Path(name)
+    try:
+        with open(descriptor, "wb") as file:
+            for rgb in frames:
+                file.write(rgb.cpu().contiguous().numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+        assert _whole(unfinished, shape), "frames are not the tiles that were announced"
+        unfinished.chmod(0o644)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # else a power cut may take the name back
+    finally:
+        os.close(folder)
+
+
+def _sweep(path: Path) -> None:
+    """Delete what a killed process left; only with the lock, for without it another may still be writing."""
+    for unfinished in path.parent.glob(f"{_unfinished(path)}*"):
+        unfinished.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> str:
+    return f".{path.name}.unfinished-"

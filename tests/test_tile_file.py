@@ -1,0 +1,132 @@
+"""The disk cache is complete or absent, made once, shared, and of the data that it is asked for."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dali_pipes import Loader, SampleTable
+from dali_pipes.errors import InputError
+from dali_pipes.splits import pool
+from dali_pipes.tile_file import open_tiles, tile_path
+
+SHAPE = (6, 8, 8, 3)
+TILES = torch.arange(6 * 8 * 8 * 3).remainder(251).to(torch.uint8).view(SHAPE)
+
+
+def never() -> Iterator[torch.Tensor]:
+    pytest.fail("the tiles were made again")
+    yield TILES
+
+
+def test_epochs_from_disk_are_the_streamed_ones_in_this_process_and_in_the_next(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = SampleTable.from_release(release)
+    streaming = Loader(table, 32, shuffle=True, size=48)
+    streamed = [batch for _ in range(2) for batch in streaming]
+    for loader in (Loader(table, 32, shuffle=True, size=48, cache="disk", folder=tmp_path) for _ in range(2)):
+        found = [batch for _ in range(2) for batch in loader]
+        for one, other in zip(streamed, found, strict=True):
+            for name, value in vars(one).items():
+                assert torch.equal(value, getattr(other, name)), name
+        monkeypatch.setattr(type(table.images), "read", lambda *_: pytest.fail("an image was read"))
+    assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".lock", ".u8"]
+
+
+def test_a_filling_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def broken() -> Iterator[torch.Tensor]:
+        yield TILES[:3]
+        raise InputError("an image does not decode")
+
+    path = tmp_path / "tiles-a.u8"
+    with pytest.raises(InputError, match="does not decode"):
+        open_tiles(path, SHAPE, broken())
+    assert [file.name for file in tmp_path.iterdir()] == ["tiles-a.lock"]
+    assert torch.equal(open_tiles(path, SHAPE, [TILES]), TILES)
+    assert torch.equal(open_tiles(path, SHAPE, never()), TILES)
+
+
+def _fill_slowly(path: Path) -> None:
+    def slow() -> Iterator[torch.Tensor]:
+        yield TILES[:5]
+        time.sleep(60)
+
+    open_tiles(path, SHAPE, slow())
+
+
+def test_a_process_that_is_killed_while_filling_leaves_no_half_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "tiles-a.u8"
+    process = multiprocessing.get_context("spawn").Process(target=_fill_slowly, args=(path,))
+    process.start()
+    while not list(tmp_path.glob(".tiles-a*")):
+        time.sleep(0.01)
+    assert process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not path.exists()
+    assert torch.equal(open_tiles(path, SHAPE, [TILES]), TILES)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["tiles-a.lock", "tiles-a.u8"]
+
+
+def test_a_file_that_was_cut_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "tiles-a.u8"
+    path.write_bytes(b"\0" * 100)
+    assert torch.equal(open_tiles(path, SHAPE, [TILES[:2], TILES[2:]]), TILES)
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_those_that_come_together_get_whole_tiles(locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def frames() -> Iterator[torch.Tensor]:
+        made.append(1)
+        for tile in TILES:
+            time.sleep(0.01)
+            yield tile[None]
+
+    if not locks:
+        monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError("no locks here")))
+    with ThreadPoolExecutor(4) as ranks:
+        found = list(ranks.map(lambda _: open_tiles(tmp_path / "tiles-a.u8", SHAPE, frames()), range(4)))
+    assert all(torch.equal(tiles, TILES) for tiles in found)
+    assert len(made) == 1 or not locks
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_name_changes_with_all_that_the_tiles_depend_on(release: Path, tmp_path: Path) -> None:
+    release = shutil.copytree(release, tmp_path / "release")
+    train, validation = (SampleTable.from_release(release, split) for split in ("train", "validation"))
+    some = train.select(train.image > 3)
+    pooled = pool(train, validation)
+    names = {tile_path(table, 64, tmp_path) for table in (train, validation, some, pooled)}
+    assert len(names | {tile_path(train, 65, tmp_path)}) == 5
+    assert tile_path(train.select(np.arange(len(train))[::-1]), 64, tmp_path) in names, "the order of rows is no matter"
+    os.utime(release / "TS_KS.zip", ns=(1, 1))
+    changed = SampleTable.from_release(release)
+    assert tile_path(changed, 64, tmp_path) not in names
+
+
+def test_what_cannot_be_written_or_named_is_a_sentence(release: Path, tmp_path: Path) -> None:
+    table = SampleTable.from_release(release)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(InputError, match=r"cannot be written: .*choose another --index-cache or --cache"):
+        next(iter(Loader(table, 32, cache="disk", folder=file / "below")))
+    with pytest.raises(InputError, match=r"GiB free in .* for the disk cache, found"):
+        open_tiles(tmp_path / "tiles-a.u8", (1 << 40, 8, 8, 3), never())
+    with pytest.raises(InputError, match="expected a folder"):
+        next(iter(Loader(table, 32, cache="disk")))
+    with pytest.raises(TypeError, match="with a fingerprint"):
+        tile_path(replace(table, images=object()), 64, tmp_path)  # type: ignore[arg-type]
