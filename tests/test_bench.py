@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 import torch
 from rich.table import Table
 
-from bench import scale
+from bench import epoch, scale
+from bench.epoch import Epochs
 from bench.reference import ReferenceDataset, ReferenceStep, unpack
 from bench.timing import Rate, alternate, as_plain, ratio
 from dali_pipes import Loader, SampleTable
@@ -96,3 +98,49 @@ def test_scale_refuses_fewer_samples_than_a_batch_of_each_rank(capsys: pytest.Ca
         scale.main(["--samples=1000", "--ranks=100", "--batch-size=16"])
     assert end.value.code == 2
     assert "expected --samples of at least 1600" in capsys.readouterr().err
+
+
+def test_what_an_epoch_waits_is_the_time_outside_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("bench.epoch.time.perf_counter", lambda: now)
+
+    def pass_by(seconds: float) -> int:
+        nonlocal now
+        now += seconds
+        return 16
+
+    def batches() -> Iterator[float]:
+        pass_by(2.0)  # the workers start
+        for _ in range(3):
+            pass_by(1.0)
+            yield 5.0
+        pass_by(4.0)  # and end
+
+    epochs = Epochs(batches, pass_by, CPU)
+    assert epochs() == 48
+    assert epochs.waits == [9 / 24]
+
+
+def test_an_epoch_is_measured_and_the_presets_race_to_a_target(
+    release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = "--samples=32 --batch-size=8 --size=32 --target-size=32 --epochs=1 --repeats=1 --seeds=1 --device=cpu"
+    epoch.main([f"--release={release}", "--target=100", *small.split()])
+    found = last_line(capsys)
+    rates = found["rates"]
+    assert set(rates) == {"the reference's step alone", *found["above_step"], "our step alone"}
+    alone, streamed = rates["our step alone"]["median"], rates["ours, streamed"]["median"]
+    assert found["above_step"]["ours, streamed"]["median"] == pytest.approx(alone / streamed - 1)
+    assert all(0 < rate["median"] < 1 for rate in found["data_wait"].values())
+    runs = found["to_target"]["runs"]
+    assert [runs[name][0]["reached"] for name in ("reference", "fast")] == [True, True]
+    assert runs["reference"][0]["samples"] % 16 == 0 < runs["reference"][0]["samples"]
+    assert len(found["tables"]) == 2
+
+
+def test_a_target_that_is_not_reached_is_told_so() -> None:
+    run = {"reached": False, "seconds": 8.0, "epochs": 2, "samples": 64, "rmse": 30.0}
+    there = {**run, "reached": True, "seconds": 5.0}
+    found = {"target_rmse": 20.0, "runs": {"reference": [run, run, there], "fast": [there, there, run]}}
+    rows = as_plain(epoch.target_table(epoch.Arguments(), found))["rows"]
+    assert [row[1:3] for row in rows] == [["1 of 3 seeds", "over 8.0"], ["2 of 3 seeds", "5.0"]]

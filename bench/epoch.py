@@ -1,0 +1,328 @@
+"""Whole epochs: the reference's way and ours, what each loses to its data, and how soon a network is good enough.
+
+    python -m bench.epoch --release runs/release --repeats 5 --seeds 3
+
+Two tables, and one JSON object as the last line.
+
+1.  Epochs of training alone, peers taking turns.  The reference: loose files, a DataLoader of two workers, an eager
+    fp32 step in NCHW, `loss.item()` after each.  Ours: the loader, streamed and cached, and the step that
+    `python -m train` would choose here.  Two figures tell what data cost.  *Waits* is the share of an epoch that the
+    step stood still for its next batch, as the host sees it.  It hides what loading takes from the step: on a CPU
+    both want the same cores, on a GPU the host may run ahead.  So *above its step* is the time of an epoch over that
+    of as many steps on batches that lie in memory, less one: all that data cost, whatever the reason.
+2.  Time to a target, `--target` times the validation RMSE of a straight line in polyline length, by the presets
+    `reference` and `fast` as `python -m train` runs them, both with our loader and our step.  What the flags of this
+    command say of backbone, size, weights and epochs holds for both presets, so that a CPU can do it; learning rate,
+    batch size, schedule, augmentation and so on are each preset's own.  Seconds are those of epochs, each with a
+    look at the validation split, which is the one that the target is of.  `--seeds 0` leaves this part out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.reference import ReferenceDataset, ReferenceStep, data_loader, unpack
+from bench.render import given_or_rendered
+from bench.timing import Rate, alternate, ratio, report
+from dali_pipes import Batch, Loader, SampleTable
+from dali_pipes.command import parse
+from dali_pipes.errors import InputError, exits_with_one_sentence
+from model import BackboneError, HeightRegressor
+from train.config import PRESETS, Config
+from train.console import RunConsole
+from train.environment import choose_compilation, choose_device, choose_precision
+from train.loop import run
+from train.metrics import Baselines, score
+from train.step import Forward, Step
+
+REFERENCE, STREAMED, CACHED = "the reference's way", "ours, streamed", "ours, cached"
+THEIR_STEP, OUR_STEP = "the reference's step alone", "our step alone"
+STEP_OF = {REFERENCE: THEIR_STEP, STREAMED: OUR_STEP, CACHED: OUR_STEP}
+IN_MEMORY = 4  # batches that the steps alone take in turn
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure whole epochs, and the time to a target."""
+
+    release: Path | None = None
+    """Folder of a release; if not given, one of 600 + 100 tiles is rendered."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto."""
+    backbone: str = "convnext_atto"
+    """Any ConvNeXt of timm; for both parts and both presets."""
+    weights: str = "none"
+    """none, imagenet, or a file, as --weights of `python -m train`; for the second part."""
+    size: int = 224
+    """Side of the letterboxed frame in the first part, in pixels."""
+    batch_size: int = 16
+    """Samples a step in the first part."""
+    samples: int = 512
+    """Samples of an epoch in the first part, at most those of the release."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether our step is compiled, as --compile of `python -m train`."""
+    repeats: int = 5
+    """Counted turns of each peer in the first part."""
+    seeds: int = 1
+    """Runs of each preset in the second part; medians are told."""
+    target: float = 0.5
+    """Target RMSE as a share of that of a straight line in polyline length."""
+    target_size: int = 112
+    """Side of the frame in the second part, in pixels, for both presets."""
+    epochs: int = 12
+    """The most epochs of a run in the second part, for both presets; a cosine ends there."""
+
+    def __post_init__(self) -> None:
+        if self.samples < self.batch_size or min(self.batch_size, self.repeats, self.epochs) < 1 or self.seeds < 0:
+            raise InputError(
+                "expected --batch-size, --repeats and --epochs of 1 or more, --seeds of 0 or more, and --samples of at"
+                f" least a batch, found --samples {self.samples} and --batch-size {self.batch_size}"
+            )
+        if not self.target > 0:
+            raise InputError(f"--target is a share of the straight line's RMSE, above 0, found {self.target}")
+
+
+# --- Epochs.
+
+
+@dataclass
+class Epochs:
+    """One epoch a turn; `waits` gets the share of each in which the step stood still for data."""
+
+    batches: Callable[[], Iterator[Any]]
+    step: Callable[[Any], int]
+    """Trains on one batch; how many samples it had."""
+    device: torch.device
+    waits: list[float] = field(default_factory=list)
+
+    def __call__(self) -> int:
+        """Train an epoch to its end, the device's included."""
+        began = asked = time.perf_counter()
+        batches, samples, waited = self.batches(), 0, 0.0
+        for batch in batches:
+            waited += time.perf_counter() - asked
+            samples += self.step(batch)
+            asked = time.perf_counter()
+        waited += time.perf_counter() - asked  # the reference's workers end
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.waits.append(waited / (time.perf_counter() - began))
+        return samples
+
+
+def epochs(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any]:
+    """Rates of all peers, their waits, and how much longer than its step alone each epoch takes."""
+    device = choose_device(arguments.device)
+    whole = SampleTable.from_release(release)
+    table = whole.select(np.arange(min(len(whole), arguments.samples) // arguments.batch_size * arguments.batch_size))
+    if not len(table):
+        raise InputError(f"expected at least {arguments.batch_size} samples in {release}, found {len(whole)}")
+    peers = {**_reference(arguments, table, device, scratch), **_ours(arguments, table, device)}
+    rates = alternate(peers, arguments.repeats, warm_up=2)  # the first epoch fills the cache, and compiles
+    waits = {name: Rate.of(peers[name].waits[2:]) for name in STEP_OF}
+    above = {name: ratio(rates[step], rates[name]) for name, step in STEP_OF.items()}
+    above = {name: Rate.of([value - 1 for value in rate.each]) for name, rate in above.items()}
+    return {"rates": rates, "data_wait": waits, "above_step": above, "samples_an_epoch": len(table)}
+
+
+def _reference(arguments: Arguments, table: SampleTable, device: torch.device, scratch: Path) -> dict[str, Epochs]:
+    unpack(table, scratch)
+    stats = table.statistics()
+    normalised = replace(
+        table,
+        length=(table.length - stats.length_mean) / stats.length_std,
+        height=(table.height - stats.height_mean) / stats.height_std,
+    )
+    loader = data_loader(ReferenceDataset(normalised, scratch, arguments.size), arguments.batch_size, tuned=False)
+    train = ReferenceStep(_network(arguments, device), device)
+
+    def step(batch: Any) -> int:
+        train(*batch)
+        return len(batch[0])
+
+    held = list(islice(loader, IN_MEMORY))
+    return {
+        REFERENCE: Epochs(lambda: iter(loader), step, device),
+        THEIR_STEP: Epochs(lambda: islice(cycle(held), len(loader)), step, device),
+    }
+
+
+def _ours(arguments: Arguments, table: SampleTable, device: torch.device) -> dict[str, Epochs]:
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    forward = Forward(
+        _network(arguments, device).to(memory_format=torch.channels_last),
+        device,
+        arguments.batch_size,
+        choose_precision("auto", device).value,
+        compilation=choose_compilation(arguments.compile, device).value,
+    )
+    train = Step(forward, torch.optim.AdamW(forward.model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True), 5.0)
+    variance_weight = torch.ones((), device=device)
+
+    def step(batch: Batch) -> int:
+        train(batch, variance_weight)
+        return len(batch)
+
+    def loader(cache: str) -> Loader:
+        return Loader(
+            table,
+            arguments.batch_size,
+            device=device,
+            shuffle=True,
+            size=arguments.size,
+            statistics=table.statistics(),
+            cache=cache,
+        )
+
+    streamed, cached = loader("none"), loader("device" if device.type == "cuda" else "host")
+    # Copies, since DALI takes its buffers back.
+    held = [Batch(**{name: x.clone() for name, x in vars(batch).items()}) for batch in islice(streamed, IN_MEMORY)]
+    return {
+        STREAMED: Epochs(lambda: iter(streamed), step, device),
+        CACHED: Epochs(lambda: iter(cached), step, device),
+        OUR_STEP: Epochs(lambda: islice(cycle(held), len(streamed)), step, device),
+    }
+
+
+def _network(arguments: Arguments, device: torch.device) -> HeightRegressor:
+    torch.manual_seed(0)
+    network = HeightRegressor(arguments.backbone, weights=None).to(device)
+    return network.train()
+
+
+def epoch_table(found: dict[str, Any]) -> Table:
+    """Rates, and what data cost."""
+    table = Table(title="Epochs of training: median (lowest–highest)", box=None, title_justify="left")
+    table.add_column("")
+    for name in ("samples/s", "of the reference's way", "waits", "above its step"):
+        table.add_column(name, justify="right")
+    for name, rate in found["rates"].items():
+        data = [f"{found[what][name]:.1%}" if name in STEP_OF else "–" for what in ("data_wait", "above_step")]
+        table.add_row(name, f"{rate:,.1f}", f"{ratio(rate, found['rates'][REFERENCE]):.2f}", *data)
+    table.caption = f"{found['samples_an_epoch']} samples an epoch"
+    return table
+
+
+# --- Time to a target.
+
+
+class _Enough(Exception):
+    """A run need not go on."""
+
+
+class _Watch(RunConsole):
+    """Sees the epochs of a run, and ends it when the target or the last epoch is reached."""
+
+    def __init__(self, target: float, epochs: int) -> None:
+        super().__init__(Console(quiet=True))
+        self.target, self.epochs = target, epochs
+        self.records: list[dict[str, Any]] = []
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Keep the record; raises _Enough at the end."""
+        self.records.append(record)
+        if record["rmse"] <= self.target or record["epoch"] == self.epochs:
+            raise _Enough
+
+
+def to_target(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any]:
+    """Each preset's runs: seconds, epochs, samples, the last RMSE, and whether that reached the target."""
+    training, validation = (SampleTable.from_release(release, split) for split in ("train", "validation"))
+    line = Baselines.fit(training.length, training.height).linear
+    straight = score(validation.height, line(validation.length)[0]).rmse
+    target = arguments.target * straight
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ("reference", "fast")}
+    for seed in range(arguments.seeds):
+        for name, found in runs.items():
+            watch = _Watch(target, arguments.epochs)
+            config, out = _scaled_down(PRESETS[name](), arguments, seed), scratch / f"{name}-{seed}"
+            try:
+                run(config, release, out, resume=False, console=watch)
+            except _Enough:
+                samples = json.loads((out / "samples.json").read_text("utf-8"))["training"]["samples"]
+                found.append(_summary(watch, samples // config.batch_size * config.batch_size))
+    return {"straight_line_rmse": straight, "target_rmse": target, "runs": runs}
+
+
+def _scaled_down(preset: Config, arguments: Arguments, seed: int) -> Config:
+    return replace(
+        preset,
+        epochs=arguments.epochs,
+        device=arguments.device,
+        seed=seed,
+        backbone=arguments.backbone,
+        weights=arguments.weights,
+        data=replace(preset.data, size=arguments.target_size, select_on="validation"),
+        runtime=replace(preset.runtime, compile=arguments.compile),
+    )
+
+
+def _summary(watch: _Watch, samples_an_epoch: int) -> dict[str, float]:
+    rmse = watch.records[-1]["rmse"]
+    return {
+        "reached": rmse <= watch.target,
+        "seconds": sum(record["seconds"] for record in watch.records),
+        "epochs": len(watch.records),
+        "samples": len(watch.records) * samples_an_epoch,
+        "rmse": rmse,
+    }
+
+
+def target_table(arguments: Arguments, found: dict[str, Any]) -> Table:
+    """One row a preset, medians over its seeds."""
+    table = Table(
+        title=f"Time to {found['target_rmse']:.2f} m of RMSE on the validation split, {arguments.target:.0%} of a"
+        " straight line's",
+        box=None,
+        title_justify="left",
+    )
+    table.add_column("preset")
+    for name in ("reached", "seconds", "epochs", "samples seen", "RMSE at the end, m"):
+        table.add_column(name, justify="right")
+    for name, runs in found["runs"].items():
+        reached = sum(run["reached"] for run in runs)
+        middle = {key: median(run[key] for run in runs) for key in runs[0]}
+        # Where half of the runs did not get there, the median is only known to be longer.
+        longer = "" if 2 * reached > len(runs) else "over "
+        seconds = f"{longer}{middle['seconds']:,.1f}"
+        cells = (f"{middle['epochs']:g}", f"{middle['samples']:,.0f}", f"{middle['rmse']:.2f}")
+        table.add_row(name, f"{reached} of {len(runs)} seeds", seconds, *cells)
+    table.caption = (
+        f"both presets scaled down: {arguments.backbone}, weights {arguments.weights}, {arguments.target_size}²,"
+        f" at most {arguments.epochs} epochs"
+    )
+    return table
+
+
+def main(argv: list[str]) -> None:
+    """The command: exits with status 2 and one sentence on bad input."""
+    with exits_with_one_sentence(BackboneError), tempfile.TemporaryDirectory() as folder:
+        arguments = parse(Arguments, argv, module="bench.epoch", description=__doc__)
+        scratch = Path(folder)
+        (scratch / "loose").mkdir()
+        with given_or_rendered(arguments.release, val=100) as release:
+            results = epochs(arguments, release, scratch / "loose")
+            tables = [epoch_table(results)]
+            if arguments.seeds:
+                results["to_target"] = to_target(arguments, release, scratch)
+                tables.append(target_table(arguments, results["to_target"]))
+        report(tables, {"bench": "epoch", **asdict(arguments), **results}, choose_device(arguments.device))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
