@@ -24,7 +24,7 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -35,15 +35,16 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
-from rich.console import Console
 from rich.table import Table
 from simplejpeg import decode_jpeg
 
+from bench.timing import report
 from dali_pipes import SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.index import open_index
 from dali_pipes.release import open_split
+from train.environment import choose_device
 
 BATCH = 64
 WARM_TILES = 10_000
@@ -62,26 +63,25 @@ class Arguments:
     """Times that each is measured, after one run that is not counted."""
     records: int = 1_000_000
     """Labels of the largest table of the third part."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: only named beside the results, since the index is the processor's work."""
 
 
-def measure(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Run all three parts, print their tables, and return the figures.  Raises InputError without a release."""
+def measure(arguments: Arguments) -> tuple[list[Table], dict[str, Any]]:
+    """Run all three parts → their tables and the figures.  Raises InputError without a release."""
     if arguments.repeats < 1 or arguments.records < FEWEST_RECORDS:
         raise InputError(f"expected --repeats of 1 or more and --records of {FEWEST_RECORDS} or more")
     threads = len(os.sched_getaffinity(0))
-    console.print(f"{threads} cores, {threads} threads, {arguments.repeats} repeats", highlight=False)
-    return {
-        "cores": threads,
-        "cold": _cold(arguments, threads, console),
-        "warm": _warm(arguments.repeats, console),
-        "growth": _growth(arguments, console),
-    }
+    cold, of_cold = _cold(arguments, threads)
+    warm, of_warm = _warm(arguments.repeats)
+    growth, of_growth = _growth(arguments)
+    return [cold, warm, growth], {"cores": threads, "cold": of_cold, "warm": of_warm, "growth": of_growth}
 
 
 # --- Cold: the index against decoding alone.
 
 
-def _cold(arguments: Arguments, threads: int, console: Console) -> dict[str, Any]:
+def _cold(arguments: Arguments, threads: int) -> tuple[Table, dict[str, Any]]:
     archive = open_split(arguments.release, "train")[0]
     jpegs = [archive.read(i) for i in range(len(archive.names))]
     pipeline = _decode_only(jpegs, batch_size=BATCH, num_threads=threads, device_id=None, exec_dynamic=True)
@@ -103,7 +103,7 @@ def _cold(arguments: Arguments, threads: int, console: Console) -> dict[str, Any
                 costs[name].append((time.process_time() - before) / len(jpegs) * 1e6)
     shares = [mine / peer for mine, peer in zip(rates["the index, cold"], rates["DALI decode alone"], strict=True)]
 
-    grid = Table("", title=f"{len(jpegs)} tiles", title_justify="left")
+    grid = Table("", title=f"{len(jpegs)} tiles, {threads} threads", title_justify="left")
     for heading in ("tiles/s, median", "least", "most", "CPU-µs a tile"):
         grid.add_column(heading, justify="right")
     grid.add_column("a JPEG whose data end halfway")
@@ -112,8 +112,7 @@ def _cold(arguments: Arguments, threads: int, console: Console) -> dict[str, Any
         figures = (median(found), min(found), max(found), median(costs[name]))
         grid.add_row(name, *(f"{value:,.0f}" for value in figures), verdict)
     grid.caption = f"index ÷ DALI: {median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})"
-    console.print(grid)
-    return {
+    return grid, {
         "tiles": len(jpegs),
         "tiles_per_s": rates,
         "cpu_us_per_tile": costs,
@@ -171,7 +170,7 @@ def _index(release: Path, threads: int) -> None:
 # --- Warm: from the cache.
 
 
-def _warm(repeats: int, console: Console) -> dict[str, Any]:
+def _warm(repeats: int) -> tuple[Table, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         release = Path(folder)
         tile = cv2.imencode(".jpg", np.zeros((512, 512, 3), np.uint8))[1].tobytes()
@@ -188,8 +187,7 @@ def _warm(repeats: int, console: Console) -> dict[str, Any]:
     grid = Table("", "seconds", title=f"{WARM_TILES:,} tiles of 512 × 512, all black", title_justify="left")
     grid.add_row("cold", f"{cold:.2f}")
     grid.add_row("warm, median (least to most)", f"{median(warm):.3f} ({min(warm):.3f} to {max(warm):.3f})")
-    console.print(grid)
-    return {"tiles": WARM_TILES, "cold_s": cold, "warm_s": warm}
+    return grid, {"tiles": WARM_TILES, "cold_s": cold, "warm_s": warm}
 
 
 # --- Growth: a table of many labels.
@@ -216,7 +214,7 @@ class _Heads:
         return self._jpeg
 
 
-def _growth(arguments: Arguments, console: Console) -> list[dict[str, float]]:
+def _growth(arguments: Arguments) -> tuple[Table, list[dict[str, float]]]:
     sizes = [size for size in (10**power for power in range(3, 10)) if size < arguments.records] + [arguments.records]
     grid = Table(
         "labels", "s", "µs a label", "MB above the names", "bytes a label", title="growth", title_justify="left"
@@ -234,8 +232,7 @@ def _growth(arguments: Arguments, console: Console) -> list[dict[str, float]]:
             f"{peak / size:.0f}",
         )
         grid.add_row(*cells)
-    console.print(grid)
-    return found
+    return grid, found
 
 
 def _build(size: int) -> tuple[float, int]:
@@ -289,8 +286,10 @@ _LABEL = json.dumps(
 def main(argv: Sequence[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence():
-        figures = measure(parse(Arguments, argv, module="bench.index", description=__doc__), Console())
-        print(json.dumps(figures))
+        arguments = parse(Arguments, argv, module="bench.index", description=__doc__)
+        device = choose_device(arguments.device)
+        tables, figures = measure(arguments)
+        report(tables, {"bench": "index", **asdict(arguments), **figures}, device)
 
 
 if __name__ == "__main__":

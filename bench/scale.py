@@ -180,7 +180,8 @@ def _memory(arguments: Arguments, release: Path, samples: int) -> dict[str, floa
     before = _resident()
     table = grown(small, samples)
     built = _resident()
-    loader = Loader(table, arguments.batch_size, device=choose_device(arguments.device), shuffle=True)
+    device, size = choose_device(arguments.device), arguments.size
+    loader = Loader(table, arguments.batch_size, device=device, size=size, shuffle=True)
     batches = loader.epoch(0)
     for _ in range(min(STREAMED, len(loader))):
         next(batches)

@@ -1,0 +1,132 @@
+"""The README's GPU rows are what was measured, or they stay as they are."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from bench import fill
+from bench.timing import as_plain
+from dali_pipes.command import parse
+from dali_pipes.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+PLACES = re.findall(r"<!-- gpu:(\w+) -->", README)
+HARDWARE = {"GPU": "Made-up 100", "cores": "16", "processor": "CPU", "torch": "2.9", "nvidia-dali-cuda120": "2.2"}
+
+
+def printed(name: str, gpu: str = "Made-up 100") -> str:
+    """What a benchmark prints, as far as it is read."""
+    table = Table("", "samples/s", title=f"{name}, samples a second", caption="64 samples")
+    table.add_row("ours | streamed", "1,234")
+    everything = {"bench": name, "tables": [as_plain(table)], "hardware": {**HARDWARE, "GPU": gpu}}
+    return f"$ python -m bench.{name} --device cuda\na table\n{json.dumps(everything)}\n"
+
+
+def test_each_place_gets_its_own_figures_and_nothing_else_changes() -> None:
+    text = fill.filled(README, {"loader": printed("loader"), "tests": "$ python -m pytest -m gpu\n7 passed in 9.8s\n"})
+    loader = text.split("<!-- gpu:loader -->")[1].split("<!-- /gpu -->")[0]
+    assert "`python -m bench.loader --device cuda` on Made-up 100, 16 cores of CPU, torch 2.9" in loader
+    assert "| ours \\| streamed | 1,234 |" in loader.splitlines()
+    assert "`python -m pytest -m gpu`: 7 passed in 9.8s" in text
+    place = re.compile(r"<!-- gpu:(loader|tests) -->\n.*?<!-- /gpu -->", re.DOTALL)
+    assert place.sub("", text) == place.sub("", README)
+
+
+def test_filling_again_replaces_what_was_filled() -> None:
+    once = fill.filled(README, {"step": printed("step", "An older one")})
+    assert fill.filled(once, {"step": printed("step")}) == fill.filled(README, {"step": printed("step")})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("loader", printed("loader", gpu="none used"), "not measured on a GPU"),
+        ("loader", "$ python -m bench.loader\nRuntimeError: CUDA out of memory", "JSON object as the last line"),
+        ("loader", "$ python -m bench.loader\n[1]", "JSON object as the last line"),
+        ("loader", "", "the command"),
+        ("tests", "$ python -m pytest\n1 failed, 6 passed in 3s", "JSON object as the last line"),
+        ("weather", printed("weather"), "one place <!-- gpu:weather -->"),
+    ],
+)
+def test_what_is_no_measurement_of_a_gpu_leaves_the_readme_alone(
+    name: str, text: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        fill.filled(README, {name: text})
+    (tmp_path / "README.md").write_text(README, "utf-8")
+    (tmp_path / f"{name}.txt").write_text(text, "utf-8")
+    with pytest.raises(SystemExit) as end:
+        fill.main([str(tmp_path / "README.md"), str(tmp_path / f"{name}.txt")])
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text("utf-8") == README
+
+
+COMMANDS = re.findall(r"^record \w+ (bench\.\w+) (.*)$", (ROOT / "bench/gpu.sh").read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("module", "flags"), COMMANDS)
+def test_the_scripts_flags_are_the_benchmarks_own(module: str, flags: str) -> None:
+    pytest.importorskip(module)
+    parse(importlib.import_module(module).Arguments, shlex.split(flags), module=module, description=None)
+
+
+def gpu_script(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
+    """`bench/gpu.sh` in a copy of what it changes."""
+    (folder / "bench").mkdir()
+    (folder / "bench/gpu.sh").write_bytes((ROOT / "bench/gpu.sh").read_bytes())
+    (folder / "README.md").write_text(README, "utf-8")
+    environment = {**os.environ, "PYTHON": python, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(["bash", "bench/gpu.sh"], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_without_a_gpu_the_script_says_so_and_changes_nothing(tmp_path: Path) -> None:
+    result = gpu_script(tmp_path, sys.executable)
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: expected a CUDA device .*, found none; .*\n", result.stderr)
+    assert (tmp_path / "README.md").read_text("utf-8") == README
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "bench"]
+
+
+FAKE = """#!/usr/bin/env bash
+# A python that finds a GPU, and prints what each command would.
+case "$*" in
+    "-c"*) ;;
+    "-m bench.render"*) mkdir -p "$3" ;;
+    "-m pytest"*) echo "7 passed, 300 deselected in 9.8s" ;;
+    "-m bench.fill"*) exec {python} "$@" ;;
+    "-m {broken}"*) exit 1 ;;
+    "-m bench."*) echo '{result}' ;;
+    *) exit 9 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("broken", ["", "bench.scale"])
+def test_with_a_gpu_the_script_fills_every_place_or_none(tmp_path: Path, broken: str) -> None:
+    fake = tmp_path / "python"
+    result = printed("any").splitlines()[-1]
+    fake.write_text(FAKE.format(python=sys.executable, result=result, broken=broken or "nothing"), "utf-8")
+    fake.chmod(0o755)
+    ended = gpu_script(tmp_path, str(fake))
+    text = (tmp_path / "README.md").read_text("utf-8")
+    if broken:
+        assert ended.returncode != 0
+        assert text == README
+        return
+    assert ended.returncode == 0, ended.stderr
+    for name in PLACES:
+        command = "pytest" if name == "tests" else f"bench.{name}"
+        assert f"<!-- gpu:{name} -->\n`python -m {command} " in text
+    assert text.count("Made-up 100") == len(PLACES) - 1 == 5
