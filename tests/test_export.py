@@ -1,0 +1,208 @@
+"""Exported files: read by the runtimes they are for, they say what eager says, and carry what a caller must know."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import train.export
+from dali_pipes import Loader, Statistics
+from dali_pipes.errors import InputError
+from dali_pipes.samples import SampleTable
+from model import HeightRegressor, Target, checkpoint
+from model.calibration import Calibration
+from train import evaluate
+from train.export import Format, write_checked
+from train.exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles
+from train.step import Forward
+
+from .test_predict import CALIB, STATS, random_network
+
+CPU = torch.device("cpu")
+WITH_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
+needs_onnx = pytest.mark.skipif(not WITH_ONNX, reason="the extra onnx is not installed")
+
+
+class Dot(nn.Module):
+    """A backbone of one convolution, which compiles in seconds."""
+
+    num_features = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(5, 4, 8, stride=8)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.conv(image).relu().mean((2, 3))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> evaluate.Trained:
+    monkeypatch.setattr("model.regressor.create_backbone", lambda *_: Dot())
+    torch.manual_seed(0)
+    network = HeightRegressor("one convolution")
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    calibration = Calibration.from_dict(CALIB)
+    return evaluate.Trained(
+        network, Target("height", 109.0, 49.0), Statistics(*STATS), size=32, calibration=calibration
+    )
+
+
+def said(trained: evaluate.Trained, table: SampleTable) -> tuple[np.ndarray, np.ndarray]:
+    """What this project's own way through gives, calibrated, in fp32."""
+    loader = Loader(table, 4, size=trained.size, statistics=trained.statistics)
+    mu, sigma = evaluate.predict(Forward(trained.model, CPU, 4, "fp32"), loader, trained.target)
+    assert trained.calibration is not None
+    return trained.calibration(mu, sigma)
+
+
+def torch_runs(path: Path) -> Callable[..., Any]:
+    return torch.export.load(path).module()
+
+
+def aoti_runs(path: Path) -> Callable[..., Any]:
+    return torch._inductor.aoti_load_package(str(path))
+
+
+def onnx_runs(path: Path) -> Callable[..., Any]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+    return lambda *inputs: session.run(None, {k: v.numpy() for k, v in zip(names, inputs, strict=True)})
+
+
+@pytest.mark.parametrize("target", [Target("height", 109.0, 49.0), Target("log_scale", 6.0, 0.3)])
+def test_the_function_is_what_evaluation_does(target: Target, small: evaluate.Trained, release: Path) -> None:
+    trained = replace(small, target=target)
+    table = SampleTable.from_release(release, "validation").select(np.arange(6))
+    mu, sigma = HeightFunction(trained)(*real_tiles(trained, table, CPU))
+    expected = said(trained, table)
+    assert np.ptp(expected[0]) > 0.1, "the samples are told apart"
+    np.testing.assert_allclose(mu.detach(), expected[0], rtol=1e-4)
+    np.testing.assert_allclose(sigma.detach(), expected[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "runs"),
+    [
+        ("torch", "a.pt2", torch_runs),
+        pytest.param("aoti", "b.pt2", aoti_runs, marks=needs_compiler),
+        pytest.param("onnx", "c.onnx", onnx_runs, marks=needs_onnx),
+    ],
+)
+def test_a_file_says_what_eager_says_for_any_batch(
+    kind: Format, name: str, runs: Callable[[Path], Any], small: evaluate.Trained, release: Path, tmp_path: Path
+) -> None:
+    trained = replace(small, target=Target("log_scale", 6.0, 0.3))
+    table = SampleTable.from_release(release, "validation").select(np.arange(7))
+    real = real_tiles(trained, table, CPU)
+    assert write_checked(tmp_path / name, kind, trained, real) < 1e-3
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    run = runs(tmp_path / name)
+    for n in (1, 5, 7):
+        mu, sigma = run(*(x[:n] for x in real))
+        expected = said(trained, table.select(np.arange(n)))
+        np.testing.assert_allclose(np.asarray(mu), expected[0], rtol=1e-4)
+        np.testing.assert_allclose(np.asarray(sigma), expected[1], rtol=1e-4)
+
+
+def test_a_file_that_differs_is_not_kept(
+    small: evaluate.Trained, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*arguments: Any) -> Any:
+        run = train.export.as_torch(*arguments)
+        return lambda inputs: [value + 0.02 for value in run(inputs)]
+
+    monkeypatch.setitem(train.export.WRITERS, "torch", wrong)
+    table = SampleTable.from_release(release, "validation").select(np.arange(2))
+    with pytest.raises(InputError, match=r"up to 0\.02 m from the checkpoint's, more than 0\.01 m"):
+        write_checked(tmp_path / "a.pt2", "torch", small, real_tiles(small, table, CPU))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def best(tmp_path: Path) -> Path:
+    about = {"backbone": "convnext_atto", "size": 32}
+    contents = {"model": random_network().state_dict(), "stats": STATS, "about": about, "calib": CALIB}
+    checkpoint.save(tmp_path / "best.pt", contents)
+    return tmp_path / "best.pt"
+
+
+def command(best: Path, release: Path, kind: str, out: Path) -> None:
+    flags = ["--checkpoint", best, "--release", release, "--format", kind, "--out", out]
+    train.export.main([str(flag) for flag in flags])
+
+
+@needs_onnx
+def test_the_command_writes_an_onnx_file_with_its_contract_and_card(best: Path, release: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    out = tmp_path / "heights.onnx"
+    command(best, release, "onnx", out)
+    about = onnxruntime.InferenceSession(out).get_modelmeta().custom_metadata_map
+    trained = evaluate.load(best)
+    for name, value in contract(trained).items():
+        assert about[name] == value
+    assert json.loads(about["statistics"])["height_std"] == 49.0
+    assert json.loads(about["calibration"])["tau"] == 1.5
+    table = SampleTable.from_release(release, "validation").select(np.arange(3))
+    np.testing.assert_allclose(onnx_runs(out)(*real_tiles(trained, table, CPU))[0], said(trained, table)[0], rtol=1e-4)
+    card = Path(f"{out}.md").read_text("utf-8")
+    for heading in ("## Use", "## Data", "## Figures", "## Limits"):
+        assert heading in card
+    assert "| validation | network |" in card
+    assert "(metadata)" in card
+
+
+def test_the_reference_layout_is_the_references(best: Path, release: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ours.pth"
+    command(best, release, "reference", out)
+    contents = torch.load(out, weights_only=True)
+    assert set(contents) == {"model", "stats", "calib"}
+    assert contents["stats"] == STATS
+    assert contents["calib"] == {"a": 1.1, "b": -3.0, "tau": 1.5}
+    ours = torch.load(best, weights_only=True)["model"]
+    assert all(torch.equal(value, ours[name]) for name, value in contents["model"].items())
+    assert Path(f"{out}.md").exists()
+
+
+def test_every_input_is_in_the_contract(small: evaluate.Trained) -> None:
+    for target in (small.target, Target("log_scale", 6.0, 0.3)):
+        trained = replace(small, target=target)
+        assert list(json.loads(contract(trained)["inputs"])) == list(inputs_of(trained))
+        assert len(random_tiles(trained, 2, CPU)) == len(inputs_of(trained))
+        assert tuple(json.loads(contract(trained)["outputs"])) == OUTPUTS
+
+
+def test_what_cannot_be_exported_is_one_sentence(
+    best: Path, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = torch.load(best, weights_only=True)
+    contents["about"] |= {"target": "log_scale", "target_moments": [6.0, 0.3]}
+    checkpoint.save(tmp_path / "scale.pt", contents)
+    monkeypatch.setattr(train.export, "find_spec", lambda name: None)
+    for checkpoint_file, kind, out, sentence in (
+        (best, "torch", "a.onnx", "--format torch writes a .pt2 file"),
+        (best, "torch", "no/a.pt2", "lies in no folder"),
+        (best, "onnx", "a.onnx", "install the extra: pip install -e .[onnx]"),
+        (tmp_path / "scale.pt", "reference", "a.pth", "found one of log_scale"),
+    ):
+        with pytest.raises(SystemExit) as exit_status:
+            command(checkpoint_file, release, kind, tmp_path / out)
+        said = capsys.readouterr().err
+        assert exit_status.value.code == 2
+        assert sentence in said
+        assert not (tmp_path / out).exists()

@@ -1,0 +1,109 @@
+"""The function that is exported: uint8 tiles and a polyline's length in, calibrated metres out.
+
+All that a user of an exported file must not get wrong is inside it: normalisation, statistics, the target's way back
+to metres, calibration.  What cannot be inside, how a tile becomes the frame that it takes, is `contract`, plain values
+that travel in the file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dali_pipes import Loader, SampleTable
+from model import HeightRegressor
+from model.calibration import Calibration
+
+from .evaluate import Trained
+from .step import MEAN, STD
+
+OUTPUTS = ("mu", "sigma")
+
+
+class HeightFunction(nn.Module):
+    """`trained` as one function of tensors, in fp32."""
+
+    def __init__(self, trained: Trained) -> None:
+        super().__init__()
+        self.model: HeightRegressor = trained.model.float().eval().requires_grad_(False)
+        self.stats = trained.statistics
+        self.target = trained.target
+        self.calibration = trained.calibration or Calibration()
+        self.register_buffer("scale", torch.tensor([1 / (255 * std) for std in STD])[:, None, None])
+        shift = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
+        self.register_buffer("shift", torch.tensor(shift)[:, None, None])
+
+    def forward(
+        self, rgb: Tensor, polyline: Tensor, padding: Tensor, length: Tensor, sides: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, S, S, 3), (B, S, S, 1), (B, S, S, 1) uint8, (B, 1) float32 → calibrated height and σ, (B,) metres.
+
+        `length` is the polyline's, measured in (x / width, y / height) of the tile; `sides` (B, 1), which the target
+        log_scale alone takes, in units of the tile's longer side.
+        """
+        pixels = torch.cat([rgb, polyline, padding], dim=3).permute(0, 3, 1, 2).float()
+        image = pixels * self.get_buffer("scale") + self.get_buffer("shift")
+        mu, log_var = self.model(image, (length - self.stats.length_mean) / self.stats.length_std)
+        mean, variance = mu * self.target.std + self.target.mean, log_var.exp() * self.target.std**2
+        sigma = variance.sqrt()
+        if sides is not None:  # as model/target.py decodes a log scale
+            mean = sides[:, 0] * (mean + variance / 2).exp()
+            sigma = mean * torch.expm1(variance).sqrt()
+        known = self.calibration
+        return known.a * mean + known.b, known.tau * abs(known.a) * sigma
+
+
+def inputs_of(trained: Trained) -> tuple[str, ...]:
+    """The names of what the exported function takes, in order."""
+    return ("rgb", "polyline", "padding", "length", *(("sides",) if trained.target.kind == "log_scale" else ()))
+
+
+def real_tiles(trained: Trained, table: SampleTable, device: torch.device) -> tuple[Tensor, ...]:
+    """All samples of a small `table`, as the exported function takes them."""
+    batch = next(iter(Loader(table, len(table), size=trained.size)))  # without statistics: lengths as they are
+    given = [batch.rgb, batch.polyline, batch.padding, batch.length]
+    sides = torch.from_numpy(table.length_in_sides).float()[:, None]
+    return tuple(x.to(device) for x in (*given, sides)[: len(inputs_of(trained))])
+
+
+def random_tiles(trained: Trained, n: int, device: torch.device) -> tuple[Tensor, ...]:
+    """`n` tiles of noise with random lengths, the same for each run."""
+    noise, size = torch.Generator().manual_seed(n), trained.size
+    given = [torch.randint(0, 256, (n, size, size, c), dtype=torch.uint8, generator=noise) for c in (3, 1, 1)]
+    lengths = [torch.rand(n, 1, generator=noise) for _ in inputs_of(trained)[3:]]
+    return tuple(x.to(device) for x in (*given, *lengths))
+
+
+def contract(trained: Trained) -> dict[str, str]:
+    """What a caller must do before and may expect after, as text by name; JSON where the value has parts."""
+    size = trained.size
+    taken = {
+        "rgb": f"uint8 (B, {size}, {size}, 3): the tile, letterboxed",
+        "polyline": f"uint8 (B, {size}, {size}, 1): its polyline, drawn and letterboxed likewise",
+        "padding": f"uint8 (B, {size}, {size}, 1): 255 outside the tile, 0 on it",
+        "length": "float32 (B, 1): sum of the polyline's segment lengths in (x / tile width, y / tile height)",
+        "sides": "float32 (B, 1): the same sum in pixels, divided by the longer side of the tile",
+    }
+    values: dict[str, Any] = {
+        "task": "height of a chimney in metres from a satellite tile and a polyline from its base to its top",
+        "inputs": {name: taken[name] for name in inputs_of(trained)},
+        "outputs": {
+            "mu": "float32 (B,): height in metres, calibrated",
+            "sigma": "float32 (B,): its standard deviation in metres, calibrated",
+        },
+        "letterbox": (
+            f"scale = min({size} / width, {size} / height); sides rounded half to even; bilinear without antialiasing;"
+            " centred, odd paddings one pixel larger below and to the right; zeros outside"
+        ),
+        "stroke": "cv2.polylines, open, 255 on 0, at the tile's size, max(1, int(0.004 * min(height, width))) px thick",
+        "normalisation": "inside: ImageNet's for RGB, .5/.5 for both masks",
+        "statistics": trained.statistics._asdict(),
+        "target": asdict(trained.target),
+        "calibration": (trained.calibration or Calibration()).to_dict(),
+        "calibrated": trained.calibration is not None,
+    }
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
