@@ -1,0 +1,95 @@
+"""The ablation: every recipe changes what it says, a finished run is not trained again, and the table's arithmetic."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench.ablate
+from bench.ablate import OPTIONS, OURS, REFERENCE, THIRD, Arguments, as_markdown, changed, recipes, runs, table_of
+from dali_pipes.errors import InputError
+from train.config import Config, flatten, reference
+
+
+def differing(a: Config, b: Config) -> set[str]:
+    left, right = dict(flatten(asdict(a))), dict(flatten(asdict(b)))
+    return {name for name in left if left[name] != right[name]}
+
+
+def test_the_first_row_is_the_references_recipe_and_each_option_changes_its_own_fields_alone() -> None:
+    by_recipe = {run.recipe: run.config for run in runs(Arguments(Path("DIR"), seeds=1, splits=("scene",)))}
+    assert list(by_recipe) == list(recipes())
+    ours, theirs = by_recipe[OURS], by_recipe[REFERENCE]
+    optimizer = {name for name in differing(theirs, reference()) if name.startswith(("optimizer.", "model."))}
+    assert optimizer == {"optimizer.variance_warmup"}, "its share of the epochs is the reference's"
+    for name, option in OPTIONS.items():
+        assert differing(by_recipe[f"reference + {name}"], theirs) == set(option), "each option changes something"
+        assert differing(by_recipe[f"ours − {name}"], ours) == set(option)
+    assert differing(by_recipe[THIRD], ours) == {"epochs"}
+    assert ours.epochs == 3 * by_recipe[THIRD].epochs
+
+
+def test_recipes_of_one_seed_see_the_same_samples_and_seeds_differ() -> None:
+    planned = runs(Arguments(Path("DIR"), seeds=2))
+    assert len({run.key for run in planned}) == len(planned)
+    assert {run.config.division() for run in planned if (run.seed, run.split) == (1, "scene")} == {
+        changed(planned[0].config, {"seed": 1, "data.split": "scene"}).division()
+    }
+    assert {run.recipe for run in planned if run.split == "official"} == {REFERENCE, OURS}
+
+
+def result(recipe: str, seed: int, rmse: float, by_epoch: list[float]) -> dict[str, Any]:
+    scores = {"rmse": rmse, "nll": 4.0, "line": 30.0, "pooled_rmse": rmse - 1}
+    return {
+        "split": "scene",
+        "recipe": recipe,
+        "seed": seed,
+        "samples_seen": 600,
+        "development_rmse_by_epoch": by_epoch,
+        "scores": {"validation": scores},
+    }
+
+
+def test_the_table_compares_seed_by_seed() -> None:
+    results = [
+        result(REFERENCE, 0, 30.0, [40.0, 20.0]),
+        result(REFERENCE, 1, 20.0, [35.0, 30.0]),
+        result(OURS, 0, 15.0, [19.0, 10.0]),
+        result(OURS, 1, 16.0, [31.0, 29.0]),
+        result(THIRD, 1, 24.0, [33.0]),
+    ]
+    table = as_markdown(table_of(results, "scene"))
+    cells = {row.split(" | ")[0].strip("| "): row.strip("| ").split(" | ") for row in table.splitlines() if "|" in row}
+    assert cells[REFERENCE][3:] == ["25.00 ± 7.07", "24.00 ± 7.07", "4.00 ± 0.00", "1.62 (1.25–2.00)", "2, 2"]
+    assert cells[OURS][3:] == ["15.50 ± 0.71", "14.50 ± 0.71", "4.00 ± 0.00", "1.00 (1.00–1.00)", "1, 2"]
+    assert cells[THIRD][-2:] == ["1.50 (1.50–1.50)", "–"]
+    assert cells["linear in length"][3] == "30.00 ± 0.00"
+
+
+def test_a_quick_run_ends_with_tables_and_is_not_trained_again(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ["--markdown", str(tmp_path / "table.md"), "--figure", str(tmp_path / "figure.svg")]
+    argv = ["--release", str(release), "--out", str(tmp_path / "runs"), "--quick", "--splits", "scene", *files]
+    bench.ablate.main(argv)
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {(item["recipe"], item["seed"]) for item in first["results"]} == {(REFERENCE, 0), (OURS, 0)}
+    assert all(len(item["development_rmse_by_epoch"]) == 2 for item in first["results"])
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"results.jsonl", "index-cache"}
+    assert "| ours | 1 |" in (tmp_path / "table.md").read_text()
+    assert "<svg" in (tmp_path / "figure.svg").read_text()
+
+    monkeypatch.setattr(bench.ablate, "run", None)  # whoever trains now fails
+    bench.ablate.main(argv)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["results"] == first["results"]
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(InputError, match="--only knows no recipe 'theirs'; expected some of: reference, "):
+        Arguments(Path("DIR"), only=("theirs",))
+    with pytest.raises(InputError, match="--seeds must be at least 1"):
+        Arguments(Path("DIR"), seeds=0)
