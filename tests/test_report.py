@@ -213,9 +213,15 @@ def test_the_rmse_by_epoch_is_said_to_be_of_the_group_that_selected(
 
 def test_the_page_says_which_figures_are_optimistic(tmp_path: Path, official: Predictions, unseen: Predictions) -> None:
     by_validation = Page(write(tmp_path / "report.html", replace(official, selection=True), unseen)).text
-    assert "chosen on “validation”, so its figures there are optimistic; “held-out scenes” had no part" in by_validation
+    assert (
+        "chosen on the 20 scenes of “validation”, so its figures there are optimistic; “held-out scenes” had no part"
+        in by_validation
+    )
     by_unseen = Page(write(tmp_path / "report.html", official, replace(unseen, selection=True))).text
-    assert "chosen on “held-out scenes”, so its figures there are optimistic; “validation” had no part" in by_unseen
+    assert (
+        "chosen on the 20 scenes of “held-out scenes”, so its figures there are optimistic; “validation” had no part"
+        in by_unseen
+    )
     assert "Of scenes that were neither trained on nor chosen by, nothing is known here" in by_unseen
     alone = Page(write(tmp_path / "report.html", replace(official, selection=True))).text
     assert "no samples are left that had no part in the choice" in alone

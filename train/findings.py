@@ -45,7 +45,8 @@ def selection(groups: Sequence[Predictions]) -> str:
     if chosen is None:
         return ""
     others = [group for group in groups if not group.selection]
-    told = f"The best epoch was chosen on “{chosen.name}”, so its figures there are optimistic"
+    scenes = count(len(np.unique(chosen.table.scene)), "scene")
+    told = f"The best epoch was chosen on the {scenes} of “{chosen.name}”, so its figures there are optimistic"
     if not others:
         return f"{told}, and no samples are left that had no part in the choice."
     looked_at = " and ".join(f"“{group.name}”" for group in others)
