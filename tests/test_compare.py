@@ -1,0 +1,97 @@
+"""Runs side by side, and followed from outside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import train.compare
+from train.compare import comparison_table, read_run
+from train.tracker import Tracker, open_tracker
+
+HEADER = "tile,scene,group,polyline,length,height_m,mu_m,sigma_m,scene_seen,closed_form_m\n"
+
+
+def a_run(folder: Path, errors: list[float], tile: str = "a_1.jpg") -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"backbone": "convnext_atto"}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps({"epoch": i, "rmse": 20 / i}) + "\n" for i in (1, 2)))
+    rows = [f"{tile},a,validation,1 2;3 {i},0.1,100,{100 + error},5,true,\n" for i, error in enumerate(errors)]
+    (folder / "predictions.csv").write_text(HEADER + "".join(rows))
+    return folder
+
+
+def test_the_table_has_the_figures_of_each_run(tmp_path: Path) -> None:
+    runs = [read_run(a_run(tmp_path / "one", [3.0, -4.0])), read_run(a_run(tmp_path / "two", [1.0, 1.0]))]
+    console = Console(record=True, width=140)
+    console.print(comparison_table(runs))
+    lines = console.export_text().splitlines()
+    assert [word for word in lines[1].split() if word] == [
+        *("one", "convnext_atto", "2", "validation", "2", "3.54", "3.50", "-0.50", "2.78"),
+    ]
+    assert lines[2].split()[:6] == ["two", "convnext_atto", "2", "validation", "2", "1.00"]
+
+
+def test_other_samples_are_marked(tmp_path: Path) -> None:
+    runs = [read_run(a_run(tmp_path / "one", [3.0])), read_run(a_run(tmp_path / "two", [3.0], tile="b_1.jpg"))]
+    console = Console(record=True, width=140)
+    console.print(comparison_table(runs))
+    assert console.export_text().count("validation †") == 2
+
+
+def test_the_command_draws_a_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(a_run(tmp_path / name, [3.0])) for name in ("one", "two")]
+    train.compare.main([*runs, "--out", str(tmp_path / "comparison.svg")])
+    assert "<svg" in (tmp_path / "comparison.svg").read_text()
+    assert "figure: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["{tmp}/none"], "holds no finished run"),
+        ([], "at least one run"),
+        (["{tmp}/one", "--out", "figure.txt"], "--out takes a figure"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_run(tmp_path / "one", [3.0])
+    with pytest.raises(SystemExit) as exit_status:
+        train.compare.main([argument.format(tmp=tmp_path) for argument in arguments])
+    said = capsys.readouterr().err
+    assert exit_status.value.code == 2
+    assert sentence in said
+    assert said.count("\n") == 1, said
+
+
+def test_without_the_extra_nothing_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.tracker.find_spec", lambda name: None)
+    tracker = open_tracker(tmp_path)
+    assert type(tracker) is Tracker
+    tracker.scalars(1, {"rmse": 3.0})
+    tracker.finish({}, {}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_shows_scalars_settings_and_figures(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker = open_tracker(tmp_path)
+    for epoch in (1, 2):
+        tracker.scalars(epoch, {"epoch": epoch, "rmse": 20.0 / epoch, "about": "words"})
+    tracker.finish(
+        {"seed": 0, "optimizer": {"learning_rate": 1e-4, "schedule": None}},
+        {"rmse": 10.0},
+        {"rmse": train.compare.figure([read_run(a_run(tmp_path / "one", [3.0]))])},
+    )
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("rmse")][:2] == [(1, 20.0), (2, 10.0)]
+    assert events.Tags()["images"] == ["rmse"]
+    assert "_hparams_/session_start_info" in events.summary_metadata

@@ -1,0 +1,110 @@
+"""Promote or keep: the written rule as a table, the interval against its symmetries, and the command's exit status."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train.promotion
+from bench.render import render_release
+from dali_pipes.samples import SampleTable
+from model import HeightRegressor, checkpoint
+from train.promotion import Comparison, checkpoint_of, compared, release_of, verdict
+
+NAN = math.nan
+
+
+def found(low: float, high: float, *, unseen: bool = True, scenes: int = 20) -> Comparison:
+    return Comparison("it", 100, scenes, unseen, 10.0, 9.0, 0.0, low, high)
+
+
+@pytest.mark.parametrize(
+    ("new_release", "old_release", "expected", "because"),
+    [
+        (found(-2, -1), None, "promote", "the old release was not there"),
+        (found(-2, -1), found(-1, 1), "promote", "lies within -2.00 to -1.00 m"),
+        (found(-2, -1), found(0.1, 1), "keep", "it has lost there"),
+        (found(-2, 0), None, "keep", "is not shown"),
+        (found(-2, 1), found(-2, -1), "keep", "is not shown"),
+        (found(1, 2), found(-2, -1), "keep", "is not shown"),
+        (found(NAN, NAN, scenes=4), None, "keep", "4 scenes of it are too few"),
+        (found(-2, -1), found(NAN, NAN), "promote", "lies within"),
+        (found(-2, -1, unseen=False), None, "promote", "may have recognised"),
+    ],
+)
+def test_the_rule_is_the_written_one(
+    new_release: Comparison, old_release: Comparison | None, expected: str, because: str
+) -> None:
+    decided, reason = verdict(new_release, old_release)
+    assert decided == expected
+    assert because in reason
+
+
+def test_the_interval_is_paired_over_scenes() -> None:
+    rng = np.random.default_rng(0)
+    scene = np.repeat([f"s{i}" for i in range(30)], 7)
+    height = rng.uniform(40, 298, 210)
+    hard = np.repeat(rng.uniform(1, 40, 30), 7)  # what scenes differ in is far more than what the networks do
+    error = hard * rng.standard_normal(210)
+    old, new = height + error, height + 0.9 * error
+    ours = compared("it", height, old, new, height, scene, True)
+    theirs = compared("it", height, new, old, height, scene, True)
+    assert ours.high < 0, "unpaired, the scenes would drown it"
+    assert (ours.low, ours.high) == pytest.approx((-theirs.high, -theirs.low))
+    assert ours.new == pytest.approx(0.9 * ours.old)
+    same = compared("it", height, old, old, height, scene, True)
+    assert (same.low, same.high) == (0, 0)
+    assert verdict(same, None)[0] == "keep"
+    assert math.isnan(compared("it", height[:63], old[:63], new[:63], height[:63], scene[:63], True).low)
+
+
+@pytest.fixture(scope="module")
+def twelve_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rendered") / "twelve"
+    render_release(folder, train=36, val=24, scenes=12, seed=3)
+    return folder
+
+
+def run_folder(folder: Path, release: Path, shift: float) -> Path:
+    """A run whose network says the mean height and `shift` standard deviations more, of every tile."""
+    torch.manual_seed(0)
+    network = HeightRegressor("convnext_atto", drop_path=0.0)
+    last = network.get_submodule("head.4")
+    for parameter in last.parameters():
+        parameter.data.zero_()
+    last.get_parameter("bias").data[0] = shift
+    folder.mkdir()
+    stats = tuple(SampleTable.from_release(release).statistics())
+    about = {"backbone": "convnext_atto", "size": 32}
+    checkpoint.save(folder / "best.pt", {"model": network.state_dict(), "stats": stats, "about": about})
+    return folder
+
+
+def test_the_command_exits_by_its_verdict(
+    twelve_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = (run_folder(tmp_path / name, twelve_scenes, shift) for name, shift in (("bad", 2.0), ("good", 0.0)))
+    flags = ["--release", str(twelve_scenes), "--device", "cpu"]
+    train.promotion.main(["--old", str(bad), "--new", str(good), *flags])
+    assert "promote: RMSE(new)" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_status:
+        train.promotion.main(["--old", str(good), "--new", str(bad), *flags])
+    assert exit_status.value.code == train.promotion.KEEP
+    assert "keep: " in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_status:
+        train.promotion.main(["--old", str(tmp_path / "none"), "--new", str(bad), *flags])
+    assert exit_status.value.code == 2
+    assert "expected a checkpoint" in capsys.readouterr().err
+
+
+def test_the_old_release_is_found_by_the_old_run(twelve_scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "samples.json").write_text(f'{{"release": "{twelve_scenes}"}}')
+    assert release_of(tmp_path) == twelve_scenes
+    (tmp_path / "samples.json").write_text('{"release": "/nowhere/at/all"}')
+    assert release_of(tmp_path) is None
+    assert release_of(tmp_path / "none") is None
+    assert checkpoint_of(tmp_path) == tmp_path / "best.pt"

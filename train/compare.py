@@ -1,0 +1,135 @@
+"""Put any runs side by side: a table, and a figure of their RMSE by epoch.
+
+python -m train.compare runs/one runs/two --out comparison.svg
+
+Figures are those that each run wrote into its predictions.csv and metrics.jsonl; that they are of the same samples is
+checked by name, and said where they are not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dali_pipes import command
+from dali_pipes.errors import InputError, exits_with_one_sentence
+from model.whole_file import write_whole
+
+from .findings import series
+from .metrics import Scores, score
+
+HINT = "name run folders of python -m train"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says: `groups`: scores by name of the samples; `samples`: which these are."""
+
+    name: str
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    groups: dict[str, Scores]
+    samples: dict[str, frozenset[tuple[str, str]]]
+
+
+def read_run(folder: Path) -> Run:
+    """Read a finished run.  Raises InputError if `folder` is none."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+        with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        groups: dict[str, Scores] = {}
+        samples = {}
+        for group in dict.fromkeys(row["group"] for row in rows):
+            these = [row for row in rows if row["group"] == group]
+            columns = (np.array([float(row[name]) for row in these]) for name in ("height_m", "mu_m", "sigma_m"))
+            groups[group] = score(*columns)
+            samples[group] = frozenset((row["tile"], row["polyline"]) for row in these)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} holds no finished run ({error}); {HINT}") from None
+    return Run(folder.name, config, history, groups, samples)
+
+
+def comparison_table(runs: list[Run]) -> Table:
+    """One row a run and group of samples; a group that is not of the same samples in all runs is marked with †."""
+    table = Table(box=None, pad_edge=False, caption="† not the same samples in all runs", caption_justify="left")
+    for name in ("run", "backbone", "epochs", "samples"):
+        table.add_column(name, no_wrap=True)
+    for name in ("n", "RMSE, m", "MAE, m", "bias, m", "NLL"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run in runs:
+        for group, found in run.groups.items():
+            same = all(other.samples.get(group) == run.samples[group] for other in runs)
+            figures = (f"{x:.2f}" if math.isfinite(x) else "–" for x in (found.rmse, found.mae, found.bias, found.nll))
+            cells = (
+                run.name,
+                str(run.config.get("backbone", "–")),
+                str(len(run.history)),
+                group + ("" if same else " †"),
+            )
+            table.add_row(*map(Text, cells), str(found.n), *figures)
+    return table
+
+
+def figure(runs: list[Run]) -> Figure:
+    """RMSE by epoch of all runs, metres, logarithmic."""
+    drawn = Figure(figsize=(6, 4), layout="constrained")
+    axes = drawn.subplots()
+    for run in runs:
+        epochs, rmse = series(run.history, "rmse")
+        axes.plot(epochs, rmse, "o-", markersize=2.5, linewidth=1.2, label=run.name)
+    axes.set(xlabel="epoch", ylabel="RMSE on the samples of selection, m", yscale="log")
+    axes.legend(frameon=False)
+    return drawn
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare runs."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders of python -m train."""
+
+    out: Path | None = None
+    """A figure of RMSE by epoch, .svg, .png or .pdf; if not given, none is drawn."""
+
+
+def compare(arguments: Arguments) -> None:
+    """Compare as the command line says.  Raises InputError on bad input."""
+    if not arguments.runs:
+        raise InputError(f"expected at least one run, found none; {HINT}")
+    suffix = arguments.out.suffix.lower() if arguments.out is not None else ".svg"
+    if suffix not in (".svg", ".png", ".pdf"):
+        raise InputError(f"--out takes a figure that ends in .svg, .png or .pdf, found {arguments.out}")
+    runs = [read_run(folder) for folder in arguments.runs]
+    console = Console()
+    console.print(comparison_table(runs))
+    if arguments.out is not None:
+        image = io.BytesIO()
+        figure(runs).savefig(image, format=suffix[1:], dpi=150)
+        write_whole(arguments.out, lambda file: file.write(image.getvalue()))
+        console.print(f"figure: {arguments.out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def main(argv: list[str]) -> None:
+    """The command: exits with status 2 and one sentence on bad input."""
+    with exits_with_one_sentence():
+        compare(command.parse(Arguments, argv, module="train.compare", description=__doc__))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,207 @@
+"""Shall the newly trained network take the old one's place?
+
+python -m train.promotion --old runs/one --new runs/two --release DIR
+
+`python -m train --release DIR --init-from runs/one --out runs/two` asks the same at its end.  Both networks and the
+closed form are measured on the same validation samples, of the new release and, where it can still be read, of the
+old run's release.  Scenes are drawn again with replacement, the same for both networks (a paired bootstrap), since
+within a scene errors go together.  The rule:
+
+    promote   on the new release, the 95 % interval of RMSE(new) − RMSE(old) lies below 0, and on the old release it
+              does not lie above 0
+    keep      otherwise: also where too few scenes allow no interval, since the old network is the one that is known
+
+Judged are the scenes that neither network was trained on, where there are at least ten of them; else all, and then
+the verdict says so, for a network may have recognised a scene.  Exit status: 0 promote, 3 keep, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dali_pipes import command
+from dali_pipes.errors import exits_with_one_sentence
+from model import BackboneError, CheckpointError
+
+from .environment import choose_device, choose_precision
+from .evaluate import completed, evaluate, load
+from .findings import FEWEST_SCENES
+from .metrics import Float64, bootstrap_rmse, score
+from .predictions import Predictions
+from .step import Forward
+from .tables import VALIDATION, beside, load_tables
+
+KEEP = 3  # exit status
+Verdict = Literal["promote", "keep"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two networks on the same samples, RMSE in metres; `closed_form` reads metadata, which the networks may not.
+
+    `low`, `high`: the 95 % interval of RMSE(new) − RMSE(old) over scenes, NaN with fewer than ten scenes.
+    """
+
+    name: str
+    samples: int
+    scenes: int
+    unseen: bool
+    """Whether neither network was trained on any of these scenes."""
+    old: float
+    new: float
+    closed_form: float
+    low: float
+    high: float
+
+
+def compared(
+    name: str, height: Float64, old: Float64, new: Float64, closed_form: Float64, scene: NDArray[np.str_], unseen: bool
+) -> Comparison:
+    """Compare predictions `old` and `new` (N,) of the same samples, all metres."""
+    scenes = len(np.unique(scene))
+    low = high = math.nan
+    if scenes >= FEWEST_SCENES:  # the same seed draws the same scenes: that is what pairs them
+        drawn = bootstrap_rmse(height, new, scene, seed=0) - bootstrap_rmse(height, old, scene, seed=0)
+        low, high = map(float, np.quantile(drawn, (0.025, 0.975)))
+    known = np.isfinite(closed_form)
+    return Comparison(
+        name,
+        samples=len(height),
+        scenes=scenes,
+        unseen=unseen,
+        old=score(height, old).rmse,
+        new=score(height, new).rmse,
+        closed_form=score(height[known], closed_form[known]).rmse,
+        low=low,
+        high=high,
+    )
+
+
+def verdict(new_release: Comparison, old_release: Comparison | None) -> tuple[Verdict, str]:
+    """The rule above, and its reason as a sentence."""
+    if math.isnan(new_release.high):
+        return "keep", f"{new_release.scenes} scenes of {new_release.name} are too few to tell"
+    told = (
+        f"RMSE(new) − RMSE(old) lies within {new_release.low:+.2f} to {new_release.high:+.2f} m on {new_release.name}"
+    )
+    if new_release.high >= 0:
+        return "keep", f"{told}: that the new network is better is not shown"
+    if old_release is not None and old_release.low > 0:
+        lost = f"{old_release.low:+.2f} to {old_release.high:+.2f} m on {old_release.name}"
+        return "keep", f"{told}, but within {lost}: it has lost there"
+    beside_it = "" if old_release is not None else "; the old release was not there to be compared on"
+    seen = "" if new_release.unseen else "; a network may have recognised scenes that it was trained on"
+    return "promote", told + beside_it + seen
+
+
+def judge(
+    old_run: Path, new_run: Path, release: Path, *, device: str = "auto", batch_size: int = 64, console: Console
+) -> tuple[Verdict, str]:
+    """Compare the best networks of two runs as the docstring of this file tells, and show it.
+
+    Raises InputError, CheckpointError or BackboneError where a run or the release cannot be read.
+    """
+    where = choose_device(device)
+    pair = [load(checkpoint_of(run)) for run in (old_run, new_run)]
+    precision = choose_precision("auto", where).value
+    forwards = [Forward(trained.model.to(where), where, batch_size, precision) for trained in pair]
+    releases = {"the new release": release}
+    before = release_of(old_run)
+    if before is not None and before.resolve() != release.resolve():
+        releases["the old release"] = before
+    results = []
+    for name, place in releases.items():
+        division = pair[1].division
+        tables = load_tables(place, division, 0.0, cache=beside(new_run), console=console)
+        tables = replace(tables, evaluated={VALIDATION: tables.evaluated[VALIDATION]})
+        said = [
+            evaluate(completed(trained, tables.training), tables, f)[0]
+            for trained, f in zip(pair, forwards, strict=True)
+        ]
+        results.append(_compare(name, said))
+    _show(results, console)
+    decided, reason = verdict(results[0], results[1] if len(results) > 1 else None)
+    console.print(f"{decided}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    return decided, reason
+
+
+def _compare(name: str, said: Sequence[Predictions]) -> Comparison:
+    neither = ~(said[0].seen | said[1].seen)
+    unseen = len(np.unique(said[0].table.scene[neither])) >= FEWEST_SCENES
+    old, new = (group.select(neither) if unseen else group for group in said)
+    table = old.table
+    where = f"{'unseen scenes of ' if unseen else ''}the validation samples of {name}"
+    return compared(where, table.height, old.mu, new.mu, old.closed_form(), table.scene, unseen)
+
+
+def checkpoint_of(run: Path) -> Path:
+    """The checkpoint of a run folder, or `run` itself if it is a file."""
+    return run / "best.pt" if run.is_dir() else run
+
+
+def release_of(run: Path) -> Path | None:
+    """The release that a run was trained on, as its samples.json names it; None where that is not to be found."""
+    try:
+        named = json.loads((run / "samples.json").read_text("utf-8"))["release"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Path(named) if Path(str(named)).exists() else None
+
+
+def _show(comparisons: Iterable[Comparison], console: Console) -> None:
+    table = Table(title="RMSE in metres", title_justify="left", box=None, pad_edge=False)
+    table.add_column("")
+    for name in ("samples", "scenes", "old", "new", "closed form (metadata)", "new − old, 95 %"):
+        table.add_column(name, justify="right")
+    for row in comparisons:
+        interval = "too few scenes" if math.isnan(row.low) else f"{row.low:+.2f} to {row.high:+.2f}"
+        figures = (f"{row.old:.2f}", f"{row.new:.2f}", f"{row.closed_form:.2f}", interval)
+        table.add_row(Text(row.name), str(row.samples), str(row.scenes), *figures)
+    console.print(table)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Say whether a new network shall take an old one's place: exit status 0 for promote, 3 for keep."""
+
+    old: Path
+    """The run folder of the network in use, or its checkpoint."""
+
+    new: Path
+    """The run folder of the newly trained network, or its checkpoint."""
+
+    release: Path
+    """The new release in any form: ZIPs, parts of them, tars or folders, below a folder; or one tar or ZIP."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+
+    batch_size: int = 64
+    """Samples a step."""
+
+
+def main(argv: list[str]) -> None:
+    """The command: exits with 0 for promote, 3 for keep, and 2 and one sentence on bad input."""
+    with exits_with_one_sentence(BackboneError, CheckpointError):
+        given = command.parse(Arguments, argv, module="train.promotion", description=__doc__)
+        decided, _ = judge(
+            given.old, given.new, given.release, device=given.device, batch_size=given.batch_size, console=Console()
+        )
+        if decided == "keep":
+            raise SystemExit(KEEP)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
