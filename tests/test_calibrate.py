@@ -109,7 +109,8 @@ def test_a_fitted_calibration_is_honest_on_scenes_that_it_never_saw() -> None:
             assert told[name].scene_coverage[level] == pytest.approx(
                 level, abs=0.12
             )  # two standard errors of 100 scenes
-        assert told[name].beats_constant
+        constant = unseen.forecasts()[name].constant(unseen.table.height)
+        assert told[name].beats(Uncertainty.of(unseen.table.height, constant, unseen.table.scene))
     assert told[NETWORK].coverage[0.9] < 0.7
     assert told[CALIBRATED].nll < told[NETWORK].nll
     assert told[POOLED].crps < told[CALIBRATED].crps

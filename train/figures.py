@@ -53,7 +53,7 @@ STYLE: dict[Any, Any] = {
 
 def scatter(group: Predictions) -> Markup:
     """Predicted against true heights with their σ; seen and unseen scenes apart."""
-    figure, axes = _figure(5.0, 4.7)
+    figure, axes = blank(5.0, 4.7)
     height, mu, sigma = group.table.height, group.mu, group.sigma
     top = 1.05 * float(np.max(np.concatenate([height, mu[np.isfinite(mu)]])))
     axes.plot([0, top], [0, top], color=LINE_COLOUR, linewidth=0.8, zorder=1)
@@ -74,7 +74,7 @@ def scatter(group: Predictions) -> Markup:
         )  # fmt: skip
     axes.set(xlim=(0, top), ylim=(0, top), aspect="equal", xlabel="true height, m", ylabel="predicted height ± σ, m")
     axes.legend(loc="upper left", markerscale=2, frameon=False)
-    return _svg(figure, f"Predicted against true height of {count(len(group), 'sample')}, {group.name}", "scatter")
+    return svg(figure, f"Predicted against true height of {count(len(group), 'sample')}, {group.name}", "scatter")
 
 
 def curves(
@@ -87,15 +87,15 @@ def curves(
     drawn = []
     epochs, loss = series(history, "train_loss")
     if len(loss):
-        figure, axes = _figure(5.0, 3.3)
+        figure, axes = blank(5.0, 3.3)
         axes.plot(epochs, loss, "o-", color=LINE_COLOUR, markersize=2.5, linewidth=1.2)
         axes.set(xlabel="epoch", ylabel="training loss (normalised)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         alt = f"Training loss by epoch, from {loss[0]:.3g} to {loss[-1]:.3g}"
-        drawn.append(("Training loss, of the normalised target.", _svg(figure, alt, "loss")))
+        drawn.append(("Training loss, of the normalised target.", svg(figure, alt, "loss")))
     epochs, rmse = series(history, "rmse")
     if len(rmse):
-        figure, axes = _figure(5.0, 3.3)
+        figure, axes = blank(5.0, 3.3)
         axes.plot(epochs, rmse, "o-", color=SEEN_COLOUR, markersize=2.5, linewidth=1.2, label=NETWORK)
         axes.plot(epochs[rmse.argmin()], rmse.min(), "o", color=SEEN_COLOUR, markersize=6, fillstyle="none")
         if group is not None and len(group):
@@ -107,32 +107,32 @@ def curves(
         axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-        axes.legend(loc="best", fontsize=9, frameon=False)
+        figure.legend(loc="outside upper left", fontsize=9, frameon=False, ncols=2)  # over no line
         alt = f"RMSE by epoch, best {rmse.min():.2f} m"
         caption = f"RMSE{f' on {group.name}' if group is not None else ''}, logarithmic; the ring marks the best epoch."
-        drawn.append((caption, _svg(figure, alt, "rmse")))
+        drawn.append((caption, svg(figure, alt, "rmse")))
     return drawn
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def blank(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of `width` × `height` inches, without pyplot and its global state."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots()
 
 
-def _svg(figure: Figure, alt: str, salt: str) -> Markup:
+def svg(figure: Figure, alt: str, salt: str) -> Markup:
     """`figure` as an SVG element that can stand in a page beside others, the same bytes each time."""
     buffer = io.StringIO()
     unwritten = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"{salt} {alt}"}):
         figure.savefig(buffer, format="svg", dpi=200, transparent=True, metadata=unwritten)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # counted per figure, hence not unique in a page, and never used
-    svg = svg.replace("*{", ".plot *{")  # a style of the figure, not of the page
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # counted per figure, hence not unique in a page, and never used
+    text = text.replace("*{", ".plot *{")  # a style of the figure, not of the page
     label = Markup('<svg class="plot" role="img" aria-label="{}" ').format(alt)
-    return label + Markup(svg.removeprefix("<svg "))
+    return label + Markup(text.removeprefix("<svg "))
 
 
 # --- The contact sheet.

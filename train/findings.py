@@ -34,8 +34,8 @@ def headline(groups: Sequence[Predictions], baselines: Baselines) -> str:
     if not math.isfinite(network):
         return f"The network's predictions for {group.name} are not all finite numbers: the training has failed."
     return (
-        f"On the {count(len(group), 'sample')} of {group.name} the network is off by {_m(network)} (RMSE), "
-        f"{_against(network, line)} the {_m(line)} of a straight line in polyline length."
+        f"On the {count(len(group), 'sample')} of {group.name} the network is off by {metres(network)} (RMSE), "
+        f"{_against(network, line)} the {metres(line)} of a straight line in polyline length."
     )
 
 
@@ -50,7 +50,7 @@ def selection(groups: Sequence[Predictions]) -> str:
     if not others:
         return f"{told}, and no samples are left that had no part in the choice."
     looked_at = " and ".join(f"“{group.name}”" for group in others)
-    unseen = [group for group in others if not group.seen.any()]
+    unseen = [group for group in others if not group.seen.all()]
     without = (
         ""
         if unseen
@@ -88,13 +88,13 @@ def recognition(groups: Sequence[Predictions], baselines: Baselines) -> str:
         return "So nothing here is recognition of a scene: this is what to expect of an acquisition never seen before."
     gap, (low, high) = unseen.rmse() - seen.rmse(), _gap_interval(seen, unseen)
     compared = (
-        f"On scenes it was trained on (“{seen.name}”) the network is off by {_m(seen.rmse())}, on scenes it was not "
-        f"(“{unseen.name}”) by {_m(unseen.rmse())}, a difference of {_m(gap)}"
+        f"On scenes it was trained on (“{seen.name}”) the network is off by {metres(seen.rmse())}, on scenes it was "
+        f"not (“{unseen.name}”) by {metres(unseen.rmse())}, a difference of {metres(gap)}"
     )
     if math.isnan(low):
         certainty = f"fewer than {FEWEST_SCENES} scenes on a side: how much of it is chance cannot be told"
     else:
-        certainty = f"95% interval over scenes {_m(low)} to {_m(high)}"
+        certainty = f"95% interval over scenes {metres(low)} to {metres(high)}"
     if gap <= 0 or low <= 0:
         return f"{compared} ({certainty}): no recognition of scenes is visible in it."
     return (
@@ -115,7 +115,7 @@ def honesty(group: Predictions) -> str:
         else "σ is worse than a constant: the model's NLL of {:.2f} does not beat the {:.2f}"
     ).format(model, constant)
     return (
-        f"On {group.name}, {verdict} of a constant σ equal to its own RMSE of {_m(rmse)}, and "
+        f"On {group.name}, {verdict} of a constant σ equal to its own RMSE of {metres(rmse)}, and "
         f"{coverage(height, group.mu, group.sigma):.0%} of the heights lie within 1 σ, "
         f"{coverage(height, group.mu, group.sigma, 2):.0%} within 2 σ (a Gaussian has 68% and 95%)."
     )
@@ -126,7 +126,7 @@ def history_in_words(history: Sequence[Mapping[str, Any]]) -> str:
     epochs, rmse = series(history, "rmse")
     told = []
     if len(rmse):
-        told.append(f"best RMSE {_m(rmse.min())} after epoch {epochs[rmse.argmin()]:.0f}")
+        told.append(f"best RMSE {metres(rmse.min())} after epoch {epochs[rmse.argmin()]:.0f}")
     if len(speed := series(history, "samples_per_s")[1]):
         told.append(f"median {np.median(speed):,.0f} samples/s")
     if len(wait := series(history, "data_wait")[1]):
@@ -176,8 +176,9 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def _m(metres: float) -> str:
-    return f"{number(metres)}\N{NO-BREAK SPACE}m"
+def metres(value: float) -> str:
+    """`value` in metres with its unit."""
+    return f"{number(value)}\N{NO-BREAK SPACE}m"
 
 
 def number(value: float, digits: int = 2) -> str:

@@ -72,3 +72,42 @@ def fit_between(error: Float64, variance: Float64, scene: NDArray[np.str_]) -> f
     determinant = (n - 1) * np.log1p(-SHARES) + np.log1p((n - 1) * SHARES)  # log, (scenes, shares)
     square = (squares - SHARES * n * common / (1 + (n - 1) * SHARES)) / (1 - SHARES)
     return float(SHARES[np.argmin(len(error) * np.log(square.sum(axis=0)) + determinant.sum(axis=0))])
+
+
+def gain(
+    length: Float64,
+    height: Float64,
+    mu: Float64,
+    sigma: Float64,
+    scene: NDArray[np.str_],
+    between: float,
+    *,
+    fewest_scenes: int = 5,
+    draws: int = 50,
+    seed: int = 0,
+) -> tuple[NDArray[np.int64], Float64, Float64]:
+    """How far off the scale of a scene is when 1, 2, 4, … of its polylines are pooled: measured, and as σ states it.
+
+    All columns (N,) as in `pool`.  The same scenes at each number, those with as many polylines as the largest, which
+    at least `fewest_scenes` have; of each, `draws` random choices.  Returns the numbers (K,), and the root mean square
+    of errors of log scale and of stated deviations, both (K,); all empty where there are too few scenes.
+    """
+    log_scale, variance = to_log_scale(length, mu, sigma)
+    error = log_scale - np.log(height / length)
+    _, group, counts = np.unique(scene, return_inverse=True, return_counts=True)
+    if len(counts) < fewest_scenes:
+        return np.empty(0, np.int64), np.empty(0), np.empty(0)
+    most = int(np.log2(np.sort(counts)[-fewest_scenes]))
+    numbers = 2 ** np.arange(most + 1)
+    random = np.random.default_rng(seed)
+    square, stated = np.zeros(len(numbers)), np.zeros(len(numbers))
+    large = np.flatnonzero(counts >= numbers[-1])
+    for which in large:
+        rows = np.flatnonzero(group == which)
+        for _ in range(draws):
+            drawn = random.permutation(rows)[: numbers[-1]]
+            precision = np.cumsum(1 / variance[drawn])[numbers - 1]
+            square += (np.cumsum(error[drawn] / variance[drawn])[numbers - 1] / precision) ** 2
+            stated += (1 + (numbers - 1) * between) / precision
+    n = len(large) * draws
+    return numbers, np.sqrt(square / n), np.sqrt(stated / n)

@@ -13,7 +13,8 @@ measured on those that selected the best epoch, whose figures are therefore opti
 and paths come from files of others, and the template escapes them.  The same input gives the same bytes.
 
 This file puts the page together.  Its data are in predictions.py, its sentences in findings.py, its figures in
-figures.py and its layout in report.html.j2.
+figures.py and its layout in report.html.j2; what it says and draws of uncertainty, in uncertainty_findings.py and
+uncertainty_figures.py.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ from .figures import curves, scatter, thumbnail, worst_tiles
 from .findings import count, duration, headline, history_in_words, honesty, number, recognition, scenes_seen, selection
 from .metrics import NETWORK, Baselines, ScoreRow
 from .predictions import Predictions, score_rows, write_predictions
+from .uncertainty import LEVELS
+from .uncertainty_figures import uncertainty_figures
+from .uncertainty_findings import CONSTANT, account, height_blocks, telling, verdicts
+from .uncertainty_findings import blocks as uncertainty_blocks
 
 __all__ = ["Predictions", "ScoreRow", "score_rows", "write_predictions", "write_report"]
 
@@ -57,6 +62,8 @@ def write_report(
     """
     shown = [group for group in predictions if len(group)]
     finite = [group for group in shown if math.isfinite(group.rmse())]
+    drawn = telling(finite)
+    uncertain = uncertainty_blocks(finite)
     table = score_rows(predictions, baselines)
     blocks = [(group, part, list(block)) for (group, part), block in groupby(table, lambda row: (row.group, row.part))]
     text = _template().render(
@@ -72,11 +79,20 @@ def write_report(
         history=history_in_words(history),
         worst=[thumbnail(group, i) for group, i in worst_tiles(shown)],
         honesty=[honesty(group) for group in finite],
+        verdicts=verdicts(uncertain),
+        uncertain=uncertain,
+        levels=LEVELS,
+        infinity=math.inf,
+        by_height=height_blocks(drawn) if drawn else [],
+        drawn=drawn,
+        account=account(drawn) if drawn else [],
+        uncertainty_figures=uncertainty_figures(drawn) if drawn else [],
         left_out=dict(training.get("left_out") or {}),
         training={key: value for key, value in training.items() if key != "left_out"},
         config=list(flatten(config)),
         environment=environment,
         NETWORK=NETWORK,
+        CONSTANT=CONSTANT,
     )
     write_text(Path(path), text)
 
@@ -89,5 +105,5 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "duration": duration, "count": count}
+    environment.filters |= {"number": number, "duration": duration, "count": count, "percent": "{:.0%}".format}
     return environment.get_template("report.html.j2")

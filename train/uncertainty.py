@@ -2,16 +2,17 @@
 
 1.  `Forecast`: a predicted height with its σ and its central intervals.
 2.  `crps`, `coverage_and_width`, `calibration_error`, `sparsification`: one property each, by closed forms.
-3.  `Uncertainty.of`: all of them on one set of samples, beside the bar: the same means with the best constant σ.
+3.  `Uncertainty.of`: all of them on one set of samples.
 
-The bar is the constant of hindsight, the RMSE on the very samples that are scored: no constant has a lower NLL, so
-a forecast that beats it says something of each sample.  All of it is numpy on arrays of samples, in metres.
+The bar for each is `Forecast.constant`: the same means with the constant of hindsight, the RMSE on the very samples
+that are scored.  No constant has a lower NLL, so a forecast that beats it says something of each sample.  All of it is
+numpy on arrays of samples, in metres.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist
@@ -101,7 +102,8 @@ def sparsification(height: Float64, mu: Float64, sigma: Float64) -> tuple[Float6
     left = len(square) - np.floor(REMOVED * len(square)).astype(int)
 
     def curve(by: Float64) -> Float64:
-        kept = np.cumsum(square[np.argsort(by, kind="stable")])
+        _, tied = np.unique(by, return_inverse=True)
+        kept = np.cumsum((np.bincount(tied, square) / np.bincount(tied))[np.sort(tied)])  # equals in any order
         rmse: Float64 = np.sqrt(kept[left - 1] / left)
         return rmse
 
@@ -115,64 +117,51 @@ def area_between(curve: Float64, oracle: Float64) -> float:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What one forecast's uncertainty is worth on one set of samples, beside the same means with a constant σ."""
+    """What one forecast's uncertainty is worth on one set of samples."""
 
     n: int
     nll: float
     """Mean, with its ½ln2π, of heights in metres."""
-    constant_nll: float
     crps: float
     """Mean, metres."""
-    constant_crps: float
     coverage: Mapping[float, float]
     """Level → share of the heights within the intervals of that level."""
     scene_coverage: Mapping[float, float]
     """The same with one vote a scene: what an interval with coverage by scene promises."""
     width: Mapping[float, float]
     """Level → mean width of the intervals in metres, infinite where the level could not be promised."""
-    constant_width: Mapping[float, float]
     calibration_error: float
     ause: float
-    constant_ause: float
-    """Of a σ that knows nothing: the flat curve's distance from the oracle."""
-
-    @property
-    def beats_constant(self) -> bool:
-        """Whether both NLL and CRPS are lower than the constant σ's."""
-        return self.nll < self.constant_nll and self.crps < self.constant_crps
 
     @classmethod
     def of(cls, height: Float64, forecast: Forecast, scene: NDArray[np.str_]) -> Uncertainty:
         """Score `forecast` against true `height` (N,) metres, N at least 1, of the scenes `scene` (N,)."""
-        mu, sigma, constant = forecast.mu, forecast.sigma, forecast.constant(height)
-        measured = {
-            level: coverage_and_width(height, interval) for level, interval in sorted(forecast.intervals.items())
-        }
-        curve, oracle = sparsification(height, mu, sigma)
+        mu, sigma, intervals = forecast.mu, forecast.sigma, sorted(forecast.intervals.items())
+        measured = {level: coverage_and_width(height, interval) for level, interval in intervals}
         return cls(
             n=len(height),
             nll=float(np.mean(gaussian_nll(height, mu, sigma))),
-            constant_nll=float(np.mean(gaussian_nll(height, mu, constant.sigma))),
             crps=float(np.mean(crps(height, mu, sigma))),
-            constant_crps=float(np.mean(crps(height, mu, constant.sigma))),
             coverage={level: covered for level, (covered, _) in measured.items()},
             scene_coverage={
-                level: float(coverage_by_scene(height, interval, scene).mean())
-                for level, interval in sorted(forecast.intervals.items())
+                level: float(coverage_by_scene(height, interval, scene).mean()) for level, interval in intervals
             },
             width={level: width for level, (_, width) in measured.items()},
-            constant_width={
-                level: coverage_and_width(height, interval)[1] for level, interval in constant.intervals.items()
-            },
             calibration_error=calibration_error(height, mu, sigma),
-            ause=area_between(curve, oracle),
-            constant_ause=area_between(np.full_like(oracle, curve[0]), oracle),
+            ause=area_between(*sparsification(height, mu, sigma)),
         )
 
+    def beats(self, other: Uncertainty) -> bool:
+        """Whether both NLL and CRPS are lower than another's on the same samples."""
+        return self.nll < other.nll and self.crps < other.crps
 
-def height_bins(height: Float64) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Bins of true height that hold samples: their names, in metres, and their masks (N,)."""
-    which = np.searchsorted(HEIGHT_EDGES, height, side="right")
-    inner = [f"{low:g}–{high:g} m" for low, high in pairwise(HEIGHT_EDGES)]
-    names = [f"under {HEIGHT_EDGES[0]:g} m", *inner, f"from {HEIGHT_EDGES[-1]:g} m"]
-    return [(name, which == i) for i, name in enumerate(names) if (which == i).any()]
+
+def bins(values: Float64, edges: Sequence[float], unit: str) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Bins of `values` (N,) between `edges`, without empty ones: their names, such as "60–80 m", and masks (N,)."""
+    which = np.searchsorted(edges, values, side="right")
+    names = [
+        f"under {edges[0]:g}",
+        *(f"{low:g}–{high:g}" for low, high in pairwise(edges)),
+        f"from {edges[-1]:g}",
+    ]
+    return [(f"{name} {unit}", which == i) for i, name in enumerate(names) if (which == i).any()]
