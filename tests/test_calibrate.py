@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dali_pipes.geometry import polyline_length_px
+from model.calibration import Calibration
+from train import evaluate
 from train.calibrate import apply, conformal_quantile, correct, cross_fit, fit
+from train.loop import run
 from train.metrics import CALIBRATED, NETWORK, POOLED, score
 from train.predictions import Predictions
 from train.uncertainty import LEVELS, Uncertainty
 
 from .reported import sample_table
+from .test_training import SMALL, Quiet
 
 Float64 = NDArray[np.float64]
 
@@ -137,3 +144,27 @@ def test_few_scenes_promise_no_high_level_and_too_few_are_refused() -> None:
     assert [math.isfinite(calibration.quantiles[level]) for level in LEVELS] == [True, True, True, False]
     with pytest.raises(ValueError, match="at least 5 development scenes to calibrate on, found 4"):
         fit(simulate(4, seed=5))
+
+
+def test_a_run_keeps_its_calibration_and_an_evaluation_uses_it(release: Path, tmp_path: Path) -> None:
+    config = replace(SMALL, epochs=1, data=replace(SMALL.data, holdout=0.7))
+    run(config, release, tmp_path / "run", resume=False, console=Quiet())
+    kept = Calibration.from_dict(torch.load(tmp_path / "run" / "best.pt", weights_only=True)["calib"])
+    assert kept.scenes >= 5
+    flags = ["--checkpoint", str(tmp_path / "run" / "best.pt"), "--release", str(release), "--pool", "none"]
+    evaluate.main([*flags, "--out", str(tmp_path / "again"), "--device", "cpu"])
+
+    def read(folder: str) -> list[dict[str, str]]:
+        with (tmp_path / folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    trained, again = read("run"), read("again")
+    assert {row["pooled_mu_m"] for row in again} == {""}
+    assert all(row["pooled_mu_m"] for row in trained)
+    validation = [row for row in again if row["group"] == "validation"]
+    for row in validation:
+        mu, sigma = kept(float(row["mu_m"]), float(row["sigma_m"]))
+        assert float(row["calibrated_mu_m"]) == pytest.approx(float(mu), abs=1e-3)
+        assert float(row["calibrated_sigma_m"]) == pytest.approx(float(sigma), abs=1e-3)
+    for one, other in zip(trained, again, strict=True):  # in batches of another size
+        assert float(one["calibrated_mu_m"]) == pytest.approx(float(other["calibrated_mu_m"]), rel=0.05)

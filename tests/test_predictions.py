@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from train.calibrate import apply, fit
 from train.metrics import Baselines
 from train.report import Predictions, score_rows, write_predictions
 
@@ -60,3 +61,19 @@ def test_the_rows_for_the_console_are_those_of_the_page(official: Predictions, u
         *[("held-out scenes", 60, 20, "none", False)] * 3,
         ("held-out scenes", 60, 20, "none", True),
     ]
+
+
+def test_calibrated_and_pooled_heights_are_written_with_their_90_percent_intervals(
+    tmp_path: Path, official: Predictions
+) -> None:
+    development = predict("development", sample_table(80, scenes=12, seed=2), noise=9.0, seen=False)
+    refined = apply(fit(development), official, by_scene=True)
+    write_predictions(tmp_path / "predictions.csv", [official, refined])
+    with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert written[0]["calibrated_mu_m"] == written[0]["pooled_high_m"] == ""
+    for name, said in (("calibrated", refined.calibrated), ("pooled", refined.pooled)):
+        assert said is not None
+        columns = [float(written[-1][f"{name}_{column}_m"]) for column in ("mu", "sigma", "low", "high")]
+        expected = [said.mu[-1], said.sigma[-1], *(side[-1] for side in said.intervals[0.9])]
+        assert columns == pytest.approx(expected, abs=1e-4)
