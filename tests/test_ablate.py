@@ -12,7 +12,7 @@ import pytest
 import bench.ablate
 from bench.ablate import OPTIONS, OURS, REFERENCE, THIRD, Arguments, as_markdown, changed, recipes, runs, table_of
 from dali_pipes.errors import InputError
-from train.config import Config, flatten, reference
+from train.config import Config, fast, flatten, reference
 
 
 def differing(a: Config, b: Config) -> set[str]:
@@ -29,6 +29,8 @@ def test_the_first_row_is_the_references_recipe_and_each_option_changes_its_own_
     for name, option in OPTIONS.items():
         assert differing(by_recipe[f"reference + {name}"], theirs) == set(option), "each option changes something"
         assert differing(by_recipe[f"ours − {name}"], ours) == set(option)
+    of_scale = ("epochs", "backbone", "optimizer.variance_warmup", "data.holdout", "data.select_on")
+    assert differing(fast(), reference()) - differing(ours, theirs) == set(of_scale), "ours is preset fast, all of it"
     assert differing(by_recipe[THIRD], ours) == {"epochs"}
     assert ours.epochs == 3 * by_recipe[THIRD].epochs
 

@@ -230,13 +230,17 @@ def reference() -> Config:
 
 
 def fast() -> Config:
-    """ConvNeXt-tiny from ImageNet weights, larger batches, half the epochs on a cosine, scenes held out."""
+    """ConvNeXt-tiny from ImageNet weights regresses the log scale of turned pictures, half the epochs on a cosine.
+
+    Target, augmentation, schedule and steps were chosen by `python -m bench.ablate`.
+    """
     return Config(
         epochs=20,
-        batch_size=64,
+        batch_size=32,
         backbone="convnext_tiny",
-        data=Data(holdout=0.1, select_on="development"),
-        optimizer=Optimizer(learning_rate=4e-4, weight_decay=0.05, variance_warmup=2, schedule="cosine"),
+        data=Data(holdout=0.1, select_on="development", hflip=0.5, vflip=0.5, rot90=0.5),
+        model=Model(target="log_scale"),
+        optimizer=Optimizer(learning_rate=5e-4, weight_decay=0.05, variance_warmup=2, schedule="cosine"),
     )
 
 
