@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.utils.model_ema import ModelEmaV3
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dali_pipes import Batch
@@ -161,3 +162,14 @@ def test_compilation_leaves_the_names_of_the_parameters(compilation: str) -> Non
     names = list(model.state_dict())
     Forward(model, CPU, 4, "fp32", compilation=compilation)
     assert list(model.state_dict()) == names
+
+
+def test_an_average_of_the_weights_is_kept_without_waiting_for_the_device() -> None:
+    model = network()
+    average, weight = ModelEmaV3(model, 0.5), model.get_parameter("head.0.weight")
+    before = weight.detach().clone()
+    weight.data += 1
+    with Syncs() as syncs:
+        average.update(model, step=2)
+    assert syncs.found == []
+    torch.testing.assert_close(average.module.get_parameter("head.0.weight").data, before + 0.5)
