@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dali_pipes import Batch
 from model import HeightRegressor
-from train.compilation import StochasticDepth
+from train.compilation import CACHE, StochasticDepth, keep_compiled
 from train.step import Forward, Step
 
 CPU = torch.device("cpu")
@@ -65,32 +69,6 @@ def test_loss_and_gradient_agree_with_float64(precision: str, of_loss: float, of
     assert (flat[0] - flat[1]).norm() < of_gradient * flat[1].norm()
 
 
-class Syncs(TorchDispatchMode):
-    """Counts what makes the host wait for a device: reading a tensor's value, or a shape that depends on one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"):
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
-def test_no_step_waits_for_the_device() -> None:
-    model = network()
-    step = Step(Forward(model, CPU, 4, "bf16"), torch.optim.AdamW(model.parameters(), fused=True), clip_norm=5.0)
-    weight, total = torch.tensor(1.0), torch.zeros(())
-    with Syncs() as syncs:
-        for seed in range(2):
-            total += step(random_batch(32, seed=seed), weight)
-    assert syncs.found == []
-    with Syncs() as syncs:  # the guard itself sees what it should
-        float(total)
-    assert syncs.found == ["aten._local_scalar_dense.default"]
-
-
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """torch.compile as it is, but with a backend that counts graphs and runs them eagerly."""
@@ -107,6 +85,40 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(torch, "compile", counting)
     torch._dynamo.reset()
     return counted
+
+
+class Syncs(TorchDispatchMode):
+    """Counts what makes the host wait for a device: reading a tensor's value, or a shape that depends on one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("compilation", ["off", "whole", "regional"])
+def test_no_step_waits_for_the_device(compilation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Under a dispatch mode nothing is compiled; a full graph cannot wait anyway, for reading a value breaks it.
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    model = network(drop_path=0.1)
+    forward = Forward(model, CPU, 4, "bf16", compilation=compilation)
+    step = Step(forward, torch.optim.AdamW(model.parameters(), fused=True), clip_norm=5.0)
+    weight, total = torch.tensor(1.0), torch.zeros(())
+    batches = [random_batch(32, seed=seed) for seed in range(2)]
+    with Syncs() as syncs:
+        for batch in batches:
+            total += step(batch, weight)
+        model.eval()
+        predictions = [forward.predict(batch) for batch in (*batches, random_batch(32, 3))]
+    assert len(predictions) == 3
+    assert syncs.found == []
+    with Syncs() as syncs:  # the guard itself sees what it should
+        float(total)
+    assert syncs.found == ["aten._local_scalar_dense.default"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -173,3 +185,42 @@ def test_an_average_of_the_weights_is_kept_without_waiting_for_the_device() -> N
         average.update(model, step=2)
     assert syncs.found == []
     torch.testing.assert_close(average.module.get_parameter("head.0.weight").data, before + 0.5)
+
+
+def test_where_compiled_code_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(CACHE, "")  # so that what is set below is undone
+    monkeypatch.delenv(CACHE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert keep_compiled() == tmp_path / "chimney-height/inductor"
+    assert os.environ[CACHE] == str(tmp_path / "chimney-height/inductor")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    assert keep_compiled() == tmp_path / "chimney-height/inductor", "a folder that is named already stays"
+    monkeypatch.delenv(CACHE)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert keep_compiled() is None
+
+
+CHOOSE = """
+import torch
+from train.environment import choose_compilation
+print(*choose_compilation("on", torch.device("cpu")), sep=": ")
+"""
+BROKEN = "#!/bin/sh\n[ $1 = --version ] && echo g++ 13 && exit 0\necho no cc1plus >&2; exit 1\n"
+
+
+@pytest.mark.parametrize("compiler", [None, BROKEN], ids=["no compiler", "one that fails"])
+def test_without_a_working_compiler_the_step_runs_eager_and_says_so(compiler: str | None, tmp_path: Path) -> None:
+    if compiler:
+        (tmp_path / "g++").write_text(compiler)
+        (tmp_path / "g++").chmod(0o755)
+    told = subprocess.run(
+        [sys.executable, "-c", CHOOSE],
+        env=os.environ | {"CXX": str(tmp_path / "g++"), CACHE: str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "Traceback" not in told.stderr
+    assert told.stdout.startswith("off: the step runs eager, since nothing can be compiled here")
+    assert told.stdout.endswith("install g++\n")

@@ -26,7 +26,7 @@ from dali_pipes.errors import InputError
 from model import CheckpointError
 from train.config import Config, Data, Model, Optimizer, Runtime, demo, differences, fast, reference
 from train.console import RunConsole
-from train.environment import choose_compilation, choose_device, choose_precision
+from train.environment import choose_compilation, choose_compile_mode, choose_device, choose_precision
 from train.loop import run
 from train.schedule import Schedule, cosine
 
@@ -384,9 +384,21 @@ def test_choices_are_made_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert choose_precision("auto", cpu).value == "fp32"
     assert choose_precision("bf16", cpu).value == "bf16"
-    assert choose_compilation("auto", torch.device("cuda")).value == "whole"
-    assert choose_compilation("auto", torch.device("cuda"), world_size=2).value == "regional"
+
+
+def test_what_is_compiled_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("train.environment.compiler_fault", lambda device: None)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_compilation("auto", cuda).value == "whole"
+    assert str(tmp_path) in choose_compilation("auto", cuda).reason
+    assert choose_compilation("auto", cuda, world_size=2).value == "regional"
     assert choose_compilation("auto", cpu).value == "off"
     assert choose_compilation("on", cpu).value == "regional"
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
-    assert "install g++" in choose_compilation("on", cpu).reason
+    assert choose_compile_mode("max-autotune", "whole").value == "max-autotune"
+    assert choose_compile_mode("max-autotune", "regional").value == "max-autotune-no-cudagraphs"
+    monkeypatch.setattr("train.environment.compiler_fault", lambda device: "no cc1plus")
+    for device in (cpu, cuda):
+        fallback = choose_compilation("on", device)
+        assert fallback.value == "off"
+        assert "no cc1plus" in fallback.reason

@@ -9,16 +9,57 @@ a gradient can travel while the backward of the next block computes; one whole g
     predicting   1        4
 
 More graphs than that are a mistake, which a test would show: each distinct shape, layout, dtype or Python number
-that reaches the compiler costs another one.
+that reaches the compiler costs another one.  What was compiled is kept in a folder and found again by the next run.
 """
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
 
 import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 RECOMPILE_LIMIT = 64  # the default of 8 is met by one network in training and evaluation; a second one would fail
+
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def keep_compiled() -> Path | None:
+    """Let the compiler keep its work in the user's cache folder, which outlives a reboot as torch's own default, a
+    temporary folder, does not.  A folder that the user named stays.  None where no folder can be written."""
+    if CACHE not in os.environ:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(caches) / "chimney-height" / "inductor"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return None
+        os.environ[CACHE] = str(folder)
+    return Path(os.environ[CACHE])
+
+
+def compiler_fault(device: torch.device) -> str | None:
+    """Why nothing can be compiled for `device`, or None: found by compiling one addition.
+
+    Its price, about five seconds with an empty cache, is no loss: the step needs the same precompiled headers.
+    """
+    from torch._inductor import cpp_builder
+
+    try:
+        if device.type == "cpu":
+            cpp_builder.get_cpp_compiler()  # with a warm cache the addition would not ask for it
+        torch.compile(_one_more, fullgraph=True)(torch.zeros(64, device=device))
+    except Exception as error:  # InvalidCxxCompiler comes inside InductorError, Triton has its own
+        return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    return None
+
+
+def _one_more(x: Tensor) -> Tensor:
+    return x + 1
 
 
 class StochasticDepth(nn.Module):
@@ -41,7 +82,12 @@ class StochasticDepth(nn.Module):
         return x * (kept / self.keep).to(x.dtype)
 
 
-def compile_blocks(backbone: nn.Module) -> None:
+def compile_whole(function: Any, mode: str = "default") -> Any:
+    """`function` as one graph without a break, for one shape of each argument.  `mode`: torch.compile's."""
+    return torch.compile(function, fullgraph=True, dynamic=False, mode=None if mode == "default" else mode)
+
+
+def compile_blocks(backbone: nn.Module, mode: str = "default") -> None:
     """Compile each block of a timm ConvNeXt in place; the names of its parameters stay what they were."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     device = next(backbone.parameters()).device
@@ -53,7 +99,7 @@ def compile_blocks(backbone: nn.Module) -> None:
         for block in stage.get_submodule("blocks").children():
             if drops_paths:  # the first block's path is never dropped; as another module it would be another graph
                 block.drop_path = StochasticDepth(getattr(block.drop_path, "drop_prob", 0.0)).to(device)
-            block.compile(fullgraph=True, dynamic=False)
+            block.compile(fullgraph=True, dynamic=False, mode=None if mode == "default" else mode)
 
 
 def _as_float32(module: nn.Module, inputs: object, output: Tensor) -> Tensor:

@@ -159,8 +159,12 @@ class Runtime:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Precision of the backbone under autocast; auto takes bf16 where the hardware multiplies it, else fp16 on GPUs."""
 
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Annotated[Literal["auto", "on", "off"], AsPlainFlag] = "auto"
     """Whether torch.compile compiles the step; auto does so on GPUs."""
+
+    compile_mode: Literal["default", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """max-autotune tries several kernels for each operator, which takes minutes, and on one GPU replays the step as a
+    CUDA graph."""
 
     log_every: int = 20
     """Steps between two looks at the loss; only there does the device wait for the host."""
@@ -261,7 +265,7 @@ Preset = Literal["reference", "fast", "demo"]
 
 MAY_CHANGE = (
     *("device", "data.threads", "data.cache", "data.max_bad", "data.index_cache", "data.images", "data.labels"),
-    *("runtime.compile", "runtime.log_every"),
+    *("runtime.compile", "runtime.compile_mode", "runtime.log_every"),
 )
 """What a resumed run may do otherwise than before: it changes how fast, not what is learnt."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dali_pipes import Batch
 from model import gaussian_nll
 
-from .compilation import compile_blocks
+from .compilation import compile_blocks, compile_whole
 
 MEAN = (0.485, 0.456, 0.406, 0.5, 0.5)  # ImageNet's for RGB, the reference's for the two masks
 STD = (0.229, 0.224, 0.225, 0.5, 0.5)
@@ -24,7 +24,8 @@ class Forward:
 
     `model` is what is saved and loaded; `network` is what a training step calls, where that is another module around
     it (DDP).  `precision`: "bf16", "fp16" or "fp32" for the backbone; `compilation`: "off", "whole" (forward and loss
-    as one graph) or "regional" (each block of the backbone, in place); neither changes the names of the parameters.
+    as one graph) or "regional" (each block of the backbone, in place); neither changes the names of the parameters;
+    `mode`: torch.compile's, of which "max-autotune" replays CUDA graphs.
     `beta`: the loss's, see `gaussian_nll`.
     """
 
@@ -36,6 +37,7 @@ class Forward:
         precision: str,
         *,
         compilation: str = "off",
+        mode: str = "default",
         network: nn.Module | None = None,
         beta: float = 0.0,
     ) -> None:
@@ -44,6 +46,7 @@ class Forward:
         self.device = device
         self.batch_size = batch_size
         self.compilation = compilation
+        self._replays = mode == "max-autotune" and device.type == "cuda"
         self.beta = beta
         self.dtype = DTYPES[precision]
         # (x / 255 - mean) / std as one multiplication and one addition
@@ -52,13 +55,14 @@ class Forward:
         self._shift = torch.tensor(shift, device=device)[:, None, None]
         self._loss, self._predict = self._forward_loss, self._forward
         if compilation == "whole":
-            self._loss = torch.compile(self._forward_loss, fullgraph=True, dynamic=False)
-            self._predict = torch.compile(self._forward, fullgraph=True, dynamic=False)
+            self._loss = compile_whole(self._forward_loss, mode)
+            self._predict = compile_whole(self._forward, mode)
         elif compilation == "regional":
-            compile_blocks(model.get_submodule("backbone"))
+            compile_blocks(model.get_submodule("backbone"), mode)
 
     def loss(self, batch: Batch, variance_weight: Tensor) -> Tensor:
         """Mean loss of a batch, 0-dim.  `variance_weight`: 0-dim float, 0 while the mean warms up, then 1."""
+        self._begin()
         return self._loss(batch.rgb, batch.polyline, batch.padding, batch.length, batch.height, variance_weight)
 
     @torch.no_grad()
@@ -68,8 +72,13 @@ class Forward:
         missing = self.batch_size - len(batch)
         if self.compilation != "off" and missing:  # a batch of another size would be another graph
             inputs = [torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in inputs]
+        self._begin()
         mu, log_var = self._predict(self.model, *inputs)
-        return mu[: len(batch)], log_var[: len(batch)]
+        return mu[: len(batch)].clone(), log_var[: len(batch)].clone()  # the next replay writes into their memory
+
+    def _begin(self) -> None:
+        if self._replays:
+            torch.compiler.cudagraph_mark_step_begin()
 
     def image(self, rgb: Tensor, polyline: Tensor, padding: Tensor) -> Tensor:
         """(B, S, S, 3), (B, S, S, 1), (B, S, S, 1) uint8 → (B, 5, S, S) normalised float32, channels_last."""
@@ -102,10 +111,14 @@ class Step:
     def __call__(self, batch: Batch, variance_weight: Tensor) -> Tensor:
         """Update the parameters; returns the batch's mean loss, 0-dim on the device, without its graph."""
         loss = self.forward.loss(batch, variance_weight)
-        self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        self.update()
+        return loss.detach().clone()  # the next replay of a CUDA graph writes into its memory
+
+    def update(self) -> None:
+        """What follows the backward: clip the gradient, step, and forget it."""
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.forward.model.parameters(), self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach()
+        self.optimizer.zero_grad(set_to_none=True)
