@@ -1,20 +1,31 @@
-"""What this machine offers and what is made of it: device, precision, compilation, each with its reason."""
+"""What is made of this machine: device, precision, compilation, each with its reason.
+
+    python -m train.environment [--json]
+
+As a command it tells what was found (train/hardware.py) and what to change.  It exits with 0 where training can
+begin, be it slower than it could be, and with 1 where a GPU is there that could not be used or DALI is missing.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from importlib import metadata
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from dali_pipes.errors import InputError
+from dali_pipes.command import parse
+from dali_pipes.errors import InputError, exits_with_one_sentence
 
 from .compilation import compiler_fault, keep_compiled
-
-PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda120", "numpy", "opencv-python-headless")
+from .hardware import PACKAGES, Machine, advice, as_json, as_rows, blocks, look, multiplies_bf16, version
 
 
 class Choice(NamedTuple):
@@ -46,13 +57,10 @@ def choose_precision(wanted: str, device: torch.device) -> Choice:
     """Resolve "auto" to what the hardware multiplies natively."""
     if wanted != "auto":
         return Choice(wanted, "as asked")
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Choice("bf16", "this GPU multiplies it natively")
-        return Choice("fp16", "this GPU only emulates bf16")
-    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return Choice("bf16", "this CPU multiplies it natively")
-    return Choice("fp32", "this CPU only emulates bf16")
+    kind = "GPU" if device.type == "cuda" else "CPU"
+    if multiplies_bf16(device):
+        return Choice("bf16", f"this {kind} multiplies it natively")
+    return Choice("fp16" if kind == "GPU" else "fp32", f"this {kind} only emulates bf16")
 
 
 def choose_compilation(wanted: str, device: torch.device, world_size: int = 1) -> Choice:
@@ -93,7 +101,7 @@ def describe(device: torch.device) -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "torch threads": str(torch.get_num_threads()),
         "GPU": gpu,
-        **{package: _version(package) for package in PACKAGES},
+        **{package: version(package) for package in PACKAGES},
     }
 
 
@@ -106,8 +114,39 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+@dataclass(frozen=True)
+class Arguments:
+    """What was found on this machine, and what to change."""
+
+    json: bool = False
+    """Print one JSON object instead of the table."""
+
+
+def main(argv: list[str]) -> None:
+    """The command: exits with 1 where something keeps a GPU or DALI from being used."""
+    with exits_with_one_sentence():
+        arguments = parse(Arguments, argv, module="train.environment", description=__doc__)
+        machine = look()
+        if arguments.json:
+            print(json.dumps(as_json(machine)))
+        else:
+            Console().print(table_of(machine))
+        if blocks(machine):
+            raise SystemExit(1)
+
+
+def table_of(machine: Machine) -> Table:
+    """A row a fact: what was found, and what to change."""
+    found = advice(machine)
+    table = Table(title="This machine", box=None, title_justify="left")
+    for name in ("", "found", "what to change"):
+        table.add_column(name)
+    for name, value in as_rows(machine).items():
+        table.add_row(name, escape(value), escape(found.get(name, "")))
+    for package in PACKAGES:
+        table.add_row(package, version(package), "")
+    return table
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
