@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.table import Table
 
-from bench import epoch, scale
+from bench import epoch, scale, step
 from bench.epoch import Epochs
 from bench.reference import ReferenceDataset, ReferenceStep, unpack
 from bench.timing import Rate, alternate, as_plain, ratio
@@ -144,3 +144,27 @@ def test_a_target_that_is_not_reached_is_told_so() -> None:
     found = {"target_rmse": 20.0, "runs": {"reference": [run, run, there], "fast": [there, there, run]}}
     rows = as_plain(epoch.target_table(epoch.Arguments(), found))["rows"]
     assert [row[1:3] for row in rows] == [["1 of 3 seeds", "over 8.0"], ["2 of 3 seeds", "5.0"]]
+
+
+def test_the_ladder_of_steps_tells_each_rung_beside_the_references(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--size=32", "--batch-size=2", "--steps=1", "--repeats=1", "--compile=off", "--device=cpu"]
+    step.main([*small, "--backbones", "convnext_atto"])
+    found = last_line(capsys)
+    rungs = found["backbones"]["convnext_atto"]["rungs"]
+    assert next(iter(rungs)) == found["peer"] == step.REFERENCE
+    reference = rungs[step.REFERENCE]["samples_per_s"]["each"]
+    for rung in rungs.values():
+        ratios = [mine / other for mine, other in zip(rung["samples_per_s"]["each"], reference, strict=True)]
+        assert rung["of_the_reference"]["each"] == pytest.approx(ratios)
+        assert rung["utilisation"] is None, "the peak of a CPU is not known"
+    assert [row[0] for row in found["tables"][0]["rows"]] == list(rungs)
+
+
+def test_flops_are_counted_as_published_and_peaks_found_by_name() -> None:
+    # timm's table of results: convnext_atto has 0.55 GMACs at 224² with three input channels
+    stem = 2 * 56 * 56 * 4 * 4 * 40 * 2  # the two channels more
+    assert step.flops_per_sample("convnext_atto", 224) / 3 - stem == pytest.approx(2 * 0.55e9, rel=0.02)
+    assert step.peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert step.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert step.peak_flops("NVIDIA L40S") == 362e12
+    assert step.peak_flops("Another GPU") is None
