@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +19,27 @@ import bench.loader
 import bench.render
 import dali_pipes.__main__
 import train.__main__
+import train.compare
 import train.evaluate
+import train.export
+import train.predict
+import train.promotion
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-SHELL = [line.split("#")[0].strip() for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
+USE = "docs/prediction-and-export.md"
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    """The blocks of code of one kind, "sh" or "python", on a page."""
+    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+
+
+SHELL = [
+    line.split("#")[0].strip()
+    for page in ("README.md", USE)
+    for block in blocks(page, "sh")
+    for line in block.split("\n")
+]
 FEWER_STEPS = ["--weights=none", "--backbone=convnext_atto", "--epochs=1", "--data.size=32", "--device=cpu"]
 
 
@@ -44,6 +63,11 @@ def few_records(argv: list[str]) -> list[str]:
     return [{"1000000": "1000", "3": "1"}.get(argument, argument) for argument in argv]
 
 
+def keeps(argv: list[str]) -> None:
+    with pytest.raises(SystemExit, match="3"):  # the test's release has fewer than ten scenes
+        train.promotion.main(argv)
+
+
 MAINS: dict[str, tuple[Callable[[list[str]], None], Callable[[list[str]], list[str]]]] = {
     "bench.render": (bench.render.main, fewer_tiles),
     "dali_pipes": (dali_pipes.__main__.main, unchanged),
@@ -51,6 +75,10 @@ MAINS: dict[str, tuple[Callable[[list[str]], None], Callable[[list[str]], list[s
     "bench.index": (bench.index.main, few_records),
     "train": (train.__main__.main, smaller),
     "train.evaluate": (train.evaluate.main, unchanged),
+    "train.predict": (train.predict.main, unchanged),
+    "train.export": (train.export.main, unchanged),
+    "train.promotion": (keeps, unchanged),
+    "train.compare": (train.compare.main, unchanged),
 }
 
 
@@ -61,23 +89,29 @@ def test_the_python_commands_run_as_they_stand_one_after_the_other(
     (tmp_path / "DIR").symlink_to(release)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/release").symlink_to(release)
+    with zipfile.ZipFile(release / "VL_KS_LINE.zip") as labels:
+        drawn = [json.loads(labels.read(name)) for name in labels.namelist()[:4]]
+    Path("VIA.json").write_text(json.dumps({key: image for label in drawn for key, image in label.items()}))
     ran = set()
     for line in SHELL:
         words = shlex.split(line)
         if words[:2] == ["python", "-m"]:
             main, adapt = MAINS[words[2]]
+            if "runs/two" in words and not Path("runs/two").exists():
+                shutil.copytree("runs/one", "runs/two")
             main(adapt(words[3:]))
             ran.add(words[2])
     assert ran == set(MAINS)
+    for block in blocks(USE, "python"):
+        exec(compile(block, USE, "exec"), {})
     assert (tmp_path / "runs/one-again/report.html").exists()
 
 
 def test_the_notebook_lines_run(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "DIR").symlink_to(release)
-    for kind, block in BLOCKS:
-        if kind == "python":
-            exec(compile(block, "README.md", "exec"), {})
+    for block in blocks("README.md", "python"):
+        exec(compile(block, "README.md", "exec"), {})
 
 
 def test_make_demo_ends_with_a_report(tmp_path: Path) -> None:
