@@ -181,7 +181,7 @@ def _warm(repeats: int) -> tuple[Table, dict[str, Any]]:
         ):
             for name in names:
                 images.writestr(f"{name}.jpg", tile)
-                labels.writestr(f"{name}.json", _LABEL.replace(b"NAME", name.encode()))
+                labels.writestr(f"{name}.json", LABEL.replace(b"NAME", name.encode()))
         cold = _seconds(lambda: open_index(release, "train", release / "cache"))
         warm = [_seconds(lambda: open_index(release, "train", release / "cache")) for _ in range(repeats)]
     grid = Table("", "seconds", title=f"{WARM_TILES:,} tiles of 512 × 512, all black", title_justify="left")
@@ -200,7 +200,7 @@ class _Labels:
         self.names = [f"K3_CHN_{i // 40:014d}_{i % 40}.json" for i in range(count)]
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return np.frombuffer(_LABEL.replace(b"NAME", self.names[index][:-5].encode()), np.uint8)
+        return np.frombuffer(LABEL.replace(b"NAME", self.names[index][:-5].encode()), np.uint8)
 
 
 class _Heads:
@@ -255,7 +255,7 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-_LABEL = json.dumps(
+LABEL = json.dumps(
     {
         "NAME.jpg58854": {
             "filename": "NAME.jpg",

@@ -2,6 +2,8 @@
 
     python -m bench.loader [--release DIR] [--device cpu] [--repeats 5]
 
+Three tables: rates, the seconds to a first batch, and the memory that streaming takes (see fresh.py for both).
+
 All peers load the same samples in the same process call and take turns.  `decode` is the ceiling of everything that
 streams: DALI decoding the same JPEGs and nothing else.  `gather` is the floor of everything cached: picking rows from
 a uint8 tensor and normalising them in torch, with no loader around it.
@@ -11,19 +13,21 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
 from rich.table import Table
 
+from bench import fresh
+from bench.fresh import resident
 from bench.reference import ReferenceDataset, TunedDataset, data_loader, unpack
 from bench.render import render_release
-from bench.timing import Rate, Work, alternate, report
+from bench.timing import Rate, Work, alternate, ratio, report
 from dali_pipes import Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
@@ -48,26 +52,28 @@ class Arguments:
     """Samples a repeat, at most those of the release."""
     repeats: int = 5
     """Counted turns of each peer."""
+    tiles: int = 8000
+    """Tiles of the release whose first batch is waited for: links to those of `release`."""
+    batches: int = 20
+    """Batches that are streamed before memory is looked at."""
 
 
 def measure(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any]:
-    """Rates of all peers, and the seconds to a first batch."""
+    """Rates of all peers, seconds to the first batch, and memory."""
     device = choose_device(arguments.device)
-    began = time.perf_counter()
+    loose, disk = scratch / "loose", scratch / "disk"
+    loose.mkdir()
     whole = SampleTable.from_release(release)
-    indexed = time.perf_counter() - began
-    rows = torch.arange(min(len(whole), arguments.samples) // arguments.batch_size * arguments.batch_size).numpy()
+    rows = np.arange(min(len(whole), arguments.samples) // arguments.batch_size * arguments.batch_size)
     table = whole.select(rows)
-    unpack(table, scratch)
+    unpack(table, loose)
 
     def loader(cache: str) -> Loader:
-        return Loader(table, arguments.batch_size, device=device, shuffle=True, size=arguments.size, cache=cache)
+        batch_size, size = arguments.batch_size, arguments.size
+        return Loader(table, batch_size, device=device, shuffle=True, size=size, cache=cache, folder=disk)
 
-    began = time.perf_counter()
-    next(iter(loader("none")))
-    first_batch = time.perf_counter() - began
     cached = loader("device" if device.type == "cuda" else "host")
-    reference = data_loader(ReferenceDataset(table, scratch, arguments.size), arguments.batch_size, tuned=False)
+    reference = data_loader(ReferenceDataset(table, loose, arguments.size), arguments.batch_size, tuned=False)
     tuned = data_loader(TunedDataset(table, arguments.size), arguments.batch_size, tuned=True)
     peers: dict[str, Work] = {
         "reference DataLoader": epoch(reference, device),
@@ -75,11 +81,30 @@ def measure(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any
         "ours, streamed": epoch(loader("none"), device),
         "decode alone": decode_alone(table, arguments, device),
         "ours, cached": epoch(cached, device),
+        "ours, cached on disk": epoch(loader("disk"), device),
         "ours, cached and normalised": normalised(cached, arguments, device),
         "plain gather and normalise": gather(len(table), arguments, device),
     }
     rates = alternate(peers, arguments.repeats, warm_up=2)  # a cache is full after two epochs
-    return {"rates": rates, "index_s": indexed, "first_batch_s": first_batch, "samples": len(table)}
+    return {
+        "rates": rates,
+        "samples": len(table),
+        "first_batch": first_batches(sorted(loose.iterdir()), scratch, arguments, device),
+        "memory": [
+            resident(release, str(device), arguments.batch_size, arguments.batches, times) for times in fresh.TIMES
+        ],
+    }
+
+
+def first_batches(loose: list[Path], scratch: Path, arguments: Arguments, device: torch.device) -> dict[str, Rate]:
+    """Seconds from the start of a process to its first batch, with a new index and with one that is kept."""
+    fresh.grow(loose, scratch / "grown", arguments.tiles)
+    waited: dict[str, list[float]] = {"cold": [], "warm": []}
+    for repeat in range(arguments.repeats):
+        for seconds in waited.values():  # cold first, which leaves the index for warm
+            cache = scratch / f"index-{repeat}"
+            seconds.append(fresh.first_batch(scratch / "grown", cache, str(device), arguments.batch_size))
+    return {name: Rate.of(seconds) for name, seconds in waited.items()}
 
 
 def epoch(batches: Iterable[Any], device: torch.device) -> Work:
@@ -157,11 +182,32 @@ def table_of(rates: dict[str, Rate]) -> Table:
     """Rates, and their ratios to the reference loader and to the ceiling."""
     table = Table(title="Loading, samples a second: median (lowest–highest)", box=None, title_justify="left")
     table.add_column("")
-    for name in ("samples/s", "of the reference", "of decode alone"):
+    for name in ("samples/s", "of the reference", "of the tuned", "of decode alone"):
         table.add_column(name, justify="right")
     for name, rate in rates.items():
-        ratios = (rate.median / rates[peer].median for peer in ("reference DataLoader", "decode alone"))
-        table.add_row(name, str(rate), *(f"{ratio:.2f}" for ratio in ratios))
+        ratios = (ratio(rate, rates[peer]) for peer in ("reference DataLoader", "tuned DataLoader", "decode alone"))
+        table.add_row(name, str(rate), *(f"{found.median:.2f}" for found in ratios))
+    return table
+
+
+def table_of_waits(waits: dict[str, Rate], tiles: int) -> Table:
+    """Seconds to the first batch."""
+    table = Table("", title=f"First batch of {tiles:,} tiles", box=None, title_justify="left")
+    table.add_column("seconds from the start of the process", justify="right")
+    for name, rate in waits.items():
+        table.add_row(f"{name} index", f"{rate:.2f}")
+    return table
+
+
+def table_of_memory(found: list[dict[str, Any]]) -> Table:
+    """What streaming takes, by the size of the release."""
+    table = Table("samples", title="Private memory that streaming takes", box=None, title_justify="left")
+    for name in ("MB", "bytes a sample more"):
+        table.add_column(name, justify="right")
+    for one in found:
+        rows = one["rows"] - found[0]["rows"]
+        more = f"{(one['bytes'] - found[0]['bytes']) / rows:,.0f}" if rows else "–"
+        table.add_row(f"{one['rows']:,}", f"{one['bytes'] / 1e6:,.0f}", more)
     return table
 
 
@@ -173,15 +219,13 @@ def main(argv: list[str]) -> None:
         if release is None:
             release = Path(scratch) / "release"
             render_release(release, train=600, val=1, scenes=20)
-        loose = Path(scratch) / "loose"
-        loose.mkdir()
-        results = measure(arguments, release, loose)
-        table = table_of(results["rates"])
-        table.caption = (
-            f"{results['samples']} samples; labels and headers read in {results['index_s']:.2f} s,"
-            f" first batch {results['first_batch_s']:.2f} s later"
-        )
-        report(table, {"bench": "loader", **asdict(arguments), **results}, choose_device(arguments.device))
+        results = measure(arguments, release, Path(scratch))
+        tables = [
+            table_of(results["rates"]),
+            table_of_waits(results["first_batch"], arguments.tiles),
+            table_of_memory(results["memory"]),
+        ]
+        report(tables, {"bench": "loader", **asdict(arguments), **results}, choose_device(arguments.device))
 
 
 if __name__ == "__main__":

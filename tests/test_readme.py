@@ -56,7 +56,7 @@ def unchanged(argv: list[str]) -> list[str]:
 
 
 def few_samples(argv: list[str]) -> list[str]:
-    return [*argv, "--repeats=1", "--samples=32", "--batch-size=16", "--size=32"]
+    return [*argv, "--repeats=1", "--samples=32", "--batch-size=16", "--size=32", "--tiles=32", "--batches=2"]
 
 
 def few_records(argv: list[str]) -> list[str]:

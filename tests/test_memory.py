@@ -1,0 +1,16 @@
+"""The memory that streaming takes depends neither on the size of the release nor on how long it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.fresh import resident
+
+
+def test_a_release_of_two_thousand_times_the_samples_streams_in_the_same_memory(release: Path) -> None:
+    small, large = (resident(release, "cpu", batch_size=16, batches=120, times=times) for times in (1, 2000))
+    more = large["rows"] - small["rows"]
+    assert more > 100_000
+    # An order and some numbers a sample are allowed, and what an allocator does by chance; a tile has 150,528 bytes.
+    assert large["bytes"] - small["bytes"] < 256 * more
+    assert large["bytes"] - large["bytes_halfway"] < 64 << 20, "59 batches would add 190 MB if they were kept"
