@@ -86,8 +86,10 @@ def apply(calibration: Calibration, raw: Predictions, *, by_scene: bool) -> Pred
     """`raw` with its calibrated forecast and, if `by_scene`, also with the one that is pooled by scene thereafter."""
 
     def forecast(said: Pair, pooled: bool) -> Forecast:
-        intervals = {level: calibration.interval(*said, level, pooled=pooled) for level in calibration.quantiles}
-        return replace(Forecast.gaussian(*said), intervals=intervals) if intervals else Forecast.gaussian(*said)
+        if not set(LEVELS) <= set(calibration.pooled_quantiles if pooled else calibration.quantiles):
+            return Forecast.gaussian(*said)  # such as the reference's, which knows no quantiles
+        intervals = {level: calibration.interval(*said, level, pooled=pooled) for level in LEVELS}
+        return Forecast(*said, intervals, conformal=True)
 
     calibrated, pooled = _apply(calibration, raw)
     return replace(
@@ -112,7 +114,8 @@ def cross_fit(development: Predictions, *, by_scene: bool) -> Predictions:
             this = scene == name
             for level, away in reach.items():
                 away[this] = conformal_quantile(score[~this], scene[~this], level) * sigma[this]
-        return Forecast(mu, sigma, {level: (np.maximum(mu - away, 0), mu + away) for level, away in reach.items()})
+        intervals = {level: (np.maximum(mu - away, 0), mu + away) for level, away in reach.items()}
+        return Forecast(mu, sigma, intervals, conformal=True)
 
     calibrated, pooled = _out_of_scene(development)
     return replace(

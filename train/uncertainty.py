@@ -32,11 +32,16 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 @dataclass(frozen=True)
 class Forecast:
-    """Predicted heights of N samples: `mu`, `sigma` (N,) float64 metres; `intervals`: level → low, high, (N,) each."""
+    """Predicted heights of N samples: `mu`, `sigma` (N,) float64 metres; `intervals`: level → low, high, (N,) each.
+
+    `conformal`: whether the intervals promise their level on scenes never seen (train/calibrate.py); if not, they are
+    those of the Gaussian.
+    """
 
     mu: Float64
     sigma: Float64
     intervals: Mapping[float, tuple[Float64, Float64]]
+    conformal: bool = False
 
     @classmethod
     def gaussian(cls, mu: Float64, sigma: Float64) -> Forecast:

@@ -50,7 +50,7 @@ def reliability(group: Predictions) -> Drawn:
         z = np.abs(height - said.mu) / said.sigma
         held = [np.mean(z <= NormalDist().inv_cdf((1 + level) / 2)) for level in promised]
         axes.plot(promised, held, color=COLOURS[name], linewidth=1.4, label=name)
-        if name != NETWORK:
+        if said.conformal:
             kept = [level for level in LEVELS if np.isfinite(said.intervals[level][1]).all()]
             held = [coverage_by_scene(height, said.intervals[level], scene).mean() for level in kept]
             axes.plot(kept, held, MARKERS[name], color=COLOURS[name], markersize=5, markeredgecolor="white")

@@ -81,13 +81,13 @@ def account(group: Predictions) -> list[str]:
     scenes = len(np.unique(scene))
     seen = "not trained on" if not group.seen.any() else "trained on" if group.seen.all() else "partly trained on"
     told = [f"These figures are of “{group.name}”: {count(len(group), 'sample')} of {count(scenes, 'scene')} {seen}."]
-    if group.calibrated is None:
+    said = group.pooled or group.calibrated
+    if said is None or not said.conformal:
         return [
             *told,
-            "Nothing here is calibrated, for want of development scenes: σ is the network's own word, and no interval "
-            "is promised to hold on a new scene.",
+            "No interval here was fitted on development scenes: each is what its Gaussian states, and none is promised "
+            "to hold on a new scene.",
         ]
-    said = group.pooled or group.calibrated
     best = "the pooled 90% intervals" if group.pooled else "the calibrated 90% intervals"
     interval = said.intervals[0.9]
     if np.isfinite(interval[1]).all():
