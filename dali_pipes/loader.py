@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.sample)
+
+    def split(self, parts: int) -> list[Batch]:
+        """Equal parts, in order, as views; `parts` must divide the number of samples."""
+        size = len(self) // parts
+        columns = [getattr(self, field.name).split(size) for field in fields(self)]
+        return [Batch(*part) for part in zip(*columns, strict=True)]
 
 
 class Loader:
@@ -107,6 +113,11 @@ class Loader:
     def __len__(self) -> int:
         """Batches in an epoch of this rank."""
         return self.plan.steps_per_epoch
+
+    @property
+    def most_batches(self) -> int:
+        """Batches in an epoch of the rank that has most of them."""
+        return self.plan.most_steps
 
     def __iter__(self) -> Iterator[Batch]:
         """The next epoch that has not been begun."""

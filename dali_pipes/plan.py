@@ -8,7 +8,7 @@ the slice, so that the same samples meet in a step however many ranks there are.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -86,6 +86,11 @@ class TrainingPlan:
         return self.samples // self.batch_size
 
     @property
+    def most_steps(self) -> int:
+        """Steps of the rank that makes most of them; here all are equal."""
+        return self.steps_per_epoch
+
+    @property
     def largest_batch(self) -> int:
         """Samples of this rank's largest batch; here all are equal."""
         return self.batch_size // self.world_size
@@ -123,6 +128,11 @@ class ValidationPlan:
     def steps_per_epoch(self) -> int:
         """Steps this rank makes in one epoch."""
         return -(-len(range(self.rank, self.samples, self.world_size)) // self.largest_batch)
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of the rank that makes most of them."""
+        return replace(self, rank=0).steps_per_epoch
 
     @property
     def largest_batch(self) -> int:

@@ -1,11 +1,11 @@
 """Train a chimney-height model on a release of AI Hub 71805, and report it.
 
 python -m train --release DIR --preset reference --out runs/one
+torchrun --nproc-per-node 8 -m train --release DIR --preset reference --out runs/one
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,11 +15,13 @@ from typing import Annotated
 import tyro
 
 from dali_pipes import command
-from dali_pipes.errors import InputError, exits_with_one_sentence
+from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError, CheckpointError
 
 from .config import PRESETS, Config, Preset
+from .distributed import LostRank, Place, one_voice
 from .loop import run
+from .signals import Stopped
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Arguments:
     """Where the other flags' defaults come from."""
 
     resume: bool = False
-    """Go on where the run in --out stopped; starts it if there is none."""
+    """Go on where the run in --out stopped, also within an epoch; starts it if there is none."""
 
 
 def parse(argv: list[str]) -> Arguments:
@@ -52,12 +54,14 @@ def parse(argv: list[str]) -> Arguments:
 
 
 def main(argv: list[str]) -> None:
-    """The command: exits with status 2 and one sentence on bad input."""
-    with exits_with_one_sentence(BackboneError, CheckpointError):
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise InputError("training under torchrun is not built yet: start one process with python -m train")
+    """The command: exits with status 2 and one sentence on bad input, after a signal as signals.py says."""
+    with exits_with_one_sentence(BackboneError, CheckpointError, LostRank), one_voice(Place.from_environment()):
         arguments = parse(argv)
-        run(arguments.config, arguments.release, arguments.out, resume=arguments.resume)
+        try:
+            run(arguments.config, arguments.release, arguments.out, resume=arguments.resume)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            raise SystemExit(stopped.status) from None
 
 
 if __name__ == "__main__":

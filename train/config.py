@@ -6,6 +6,7 @@ name (`--optimizer.learning-rate 3e-4`).  The defaults are the published referen
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
@@ -166,6 +167,18 @@ class Runtime:
     """max-autotune tries several kernels for each operator, which takes minutes, and on one GPU replays the step as a
     CUDA graph."""
 
+    reduce: Literal["fp32", "bf16"] = "fp32"
+    """In which precision ranks sum their gradients; bf16 halves what travels, for networks slower than the step."""
+
+    accumulate: Annotated[int, AsPlainFlag] = 1
+    """Parts in which a rank does its share of a step, where the whole does not fit its memory; the step is the same."""
+
+    checkpoint_every: Annotated[str, AsPlainFlag] = "10m"
+    """How often last.pt is also saved within an epoch: 500 for steps, 10m for minutes, 0 for epochs' ends alone."""
+
+    keep: Annotated[int, AsPlainFlag] = 1
+    """How many epochs' ends are kept as epoch-0001.pt and so on, to go back to by copying one to last.pt."""
+
     log_every: int = 20
     """Steps between two looks at the loss; only there does the device wait for the host."""
 
@@ -178,7 +191,7 @@ class Config:
     """Passes over the training samples."""
 
     batch_size: int = 16
-    """Samples a step."""
+    """Samples a step, over all ranks: the recipe, and so the learning rate, is the same on any number of them."""
 
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
@@ -191,6 +204,9 @@ class Config:
 
     weights: str = "imagenet"
     """imagenet: timm downloads them; none: random; else a local file of timm's weights for the backbone."""
+
+    init_from: str | None = None
+    """A checkpoint, whose network's weights, and nothing else of it, are where training begins."""
 
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
@@ -214,7 +230,12 @@ class Config:
             ("--optimizer.plateau-factor", self.optimizer.plateau_factor, 0, 0.999),
             ("--optimizer.plateau-patience", self.optimizer.plateau_patience, 0, 1e6),
             ("--runtime.log-every", self.runtime.log_every, 1, 1e6),
+            ("--accumulate", self.runtime.accumulate, 1, 1e6),
+            ("--keep", self.runtime.keep, 0, 9999),
         )
+        every = self.runtime.checkpoint_every
+        if not re.fullmatch(r"\d{1,9}|\d{1,6}(\.\d{1,3})?m", every):
+            raise InputError(f"--checkpoint-every takes steps like 500 or minutes like 10m, found {every!r}")
         self.division()  # raises where there is no such fold
 
     def division(self) -> Division:
@@ -266,6 +287,7 @@ Preset = Literal["reference", "fast", "demo"]
 MAY_CHANGE = (
     *("device", "data.threads", "data.cache", "data.max_bad", "data.index_cache", "data.images", "data.labels"),
     *("runtime.compile", "runtime.compile_mode", "runtime.log_every"),
+    *("runtime.accumulate", "runtime.checkpoint_every", "runtime.keep"),
 )
 """What a resumed run may do otherwise than before: it changes how fast, not what is learnt."""
 

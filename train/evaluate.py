@@ -25,6 +25,7 @@ from model.calibration import Calibration
 from .calibrate import apply, cross_fit, development_of
 from .config import Config, Data, Model
 from .console import score_table
+from .distributed import gather
 from .environment import choose_device, choose_precision, describe
 from .metrics import Baselines
 from .report import Predictions, score_rows, write_predictions, write_report
@@ -112,7 +113,7 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of height in metres, both (N,) float64, for all rows of the loader's table.
 
-    `shown` passes the batches on and may show how far they are.
+    `shown` passes the batches on and may show how far they are.  Ranks predict a share each, and all get the whole.
     """
     forward.model.eval()
     samples, mus, log_vars = [], [], []
@@ -121,8 +122,10 @@ def predict(
         samples.append(batch.sample)
         mus.append(mu)
         log_vars.append(log_var)
-    order = torch.cat(samples).cpu().argsort()  # the device is waited for once, here
-    said = [torch.cat(parts).cpu().double()[order].numpy() for parts in (mus, log_vars)]
+    ranks = gather([[part.cpu() for part in parts] for parts in (samples, mus, log_vars)])  # waits for the device, once
+    sample, mu, log_var = (torch.cat([part for rank in ranks for part in rank[i]]) for i in range(3))
+    order = sample.argsort()
+    said = [values.double()[order].numpy() for values in (mu, log_var)]
     return target.decode(said[0], said[1], loader.table.length_in_sides)
 
 

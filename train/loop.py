@@ -1,51 +1,78 @@
 """Training: epochs, selection of the best one, and when to save.
 
-The method, top to bottom: `run` prepares and reports, `Training.fit` goes through the epochs, `_train_epoch` through
-the steps.  The step itself is in step.py; where the run is kept, in checkpointing.py.
+The method, top to bottom: `run` prepares and reports, `Loop.fit` goes through the epochs, `_train_epoch` through the
+steps, and `_between_steps` saves or stops where it is time.  The step itself is in step.py, what it changes in
+training.py, where the run is kept in checkpointing.py, and what many ranks share in distributed.py.
 """
 
 from __future__ import annotations
 
 import gc
 import math
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
+from rich.console import Console
 
-from dali_pipes import Batch, Loader, SampleTable
-from dali_pipes.cache import CacheChoice, bytes_needed
-from dali_pipes.cache import choose as choose_cache
+from dali_pipes import Batch
 from dali_pipes.errors import InputError
-from model import HeightRegressor, Target, checkpoint
+from model import checkpoint
 
 from .calibrate import FEWEST_SCENES, calibrate_checkpoint
-from .checkpointing import History, RunFolder
+from .checkpointing import Due, RunFolder
 from .config import Config
 from .console import Moment, RunConsole, score_table
-from .environment import Choice, choose_compilation, choose_compile_mode, choose_device, choose_precision, describe
-from .evaluate import about, evaluate, load, predict, refine
-from .metrics import Baselines, Scores, score
+from .distributed import Agreement, Place, first_on_each_node, joined, leave, mean, shared
+from .environment import choose_device
+from .evaluate import evaluate, load, predict, refine
+from .metrics import Scores, score
 from .report import score_rows, write_predictions, write_report
-from .schedule import Schedule
-from .step import Forward, Step
+from .signals import Signals, Stopped
 from .tables import Tables, beside, counts, load_tables
+from .training import Training
+from .writer import Snapshot, Writer
 
 
 def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunConsole | None = None) -> None:
     """Train on `release` into the run folder `out`, evaluate the best epoch, and write the report.
 
-    Raises InputError, BackboneError or CheckpointError with a sentence for the user.
+    Under torchrun every rank calls this; rank 0 alone writes, draws and reports.  Raises InputError, BackboneError or
+    CheckpointError with a sentence for the user, and Stopped after a signal.
     """
-    console = console or RunConsole()
-    folder = RunFolder(out, config, resume=resume)
-    device = choose_device(config.device)
+    place = Place.from_environment()
+    console = console or RunConsole(Console(quiet=not place.leads))
+    device = choose_device(place.device(config.device))
     kept = Path(config.data.index_cache) if config.data.index_cache else beside(out)
-    tables = load_tables(
+    with joined(place, device):
+        folder = shared(lambda: RunFolder(out, config, resume=resume or place.attempt > 0))
+        with first_on_each_node(place):
+            tables = _tables(config, release, kept, console)
+        with console:
+            training = Training(config, device, tables, console, kept, place)
+            state = shared(folder.load_last)
+            if state:
+                training.restore(state, folder.last)
+                for record in training.history:
+                    console.epoch(record)
+                console.note(f"resuming {out} after epoch {training.epoch} of {config.epochs}, step {training.step}")
+            elif config.init_from:
+                training.start_from(Path(config.init_from))
+            samples = {"release": str(release), "split": str(config.division()), **counts(tables)}
+            if place.leads:
+                folder.create(training.environment, samples, training.history)
+            with Signals() as signals, Writer() as writer:
+                Loop(training, folder, signals, writer, console).fit()
+    if place.leads:
+        _report(training, tables, folder, release, console)
+
+
+def _tables(config: Config, release: Path, kept: Path, console: RunConsole) -> Tables:
+    return load_tables(
         release,
         config.division(),
         config.data.holdout,
@@ -57,20 +84,13 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
         console=console.console,
     )
 
-    with console:
-        fitting = Training(config, device, tables, console, kept)
-        state = folder.load_last()
-        if state:
-            checkpoint.load(folder.best)  # if it is gone, better known now than after the last epoch
-            fitting.restore(state, folder.last)
-            console.note(f"resuming {out} after epoch {fitting.epoch} of {config.epochs}")
-        samples = {"release": str(release), "split": str(config.division()), **counts(tables)}
-        folder.create(fitting.environment, samples)
-        fitting.fit(folder)
 
+def _report(training: Training, tables: Tables, folder: RunFolder, release: Path, console: RunConsole) -> None:
+    """Evaluate the best epoch and write what was found beside it."""
+    out, config = folder.path, training.config
     trained = load(folder.best)
-    checkpoint.load_into(fitting.model, trained.model.state_dict(), folder.best)
-    predictions = evaluate(trained, tables, fitting.forward, config.data.threads)
+    checkpoint.load_into(training.model, trained.model.state_dict(), folder.best)
+    predictions = evaluate(trained, tables, training.forward, config.data.threads)
     calibration = calibrate_checkpoint(folder.best, predictions)
     if calibration is None:
         console.note(f"not calibrated: fewer than {FEWEST_SCENES} scenes were held out; raise --data.holdout")
@@ -80,213 +100,147 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
         out / "report.html",
         title=out.name,
         predictions=predictions,
-        baselines=fitting.baselines,
-        history=fitting.history,
+        baselines=training.baselines,
+        history=training.history,
         config=asdict(config),
-        environment=fitting.environment,
+        environment=training.environment,
         training={
             "release": str(release),
             "split": config.data.split,
             **counts(tables)["training"],
-            "seconds": sum(record["seconds"] for record in fitting.history),
+            "seconds": sum(record["seconds"] for record in training.history),
         },
     )
-    console.console.print(score_table(score_rows(predictions, fitting.baselines), tables.select_on))
+    console.console.print(score_table(score_rows(predictions, training.baselines), tables.select_on))
     console.note(f"report: {out / 'report.html'}")
 
 
-RESUMED = frozenset(
-    {"average", "optimizer", "scaler", "schedule", "epoch", "best_rmse", "random", "random_cuda", "history"}
-)
-"""What last.pt holds beside the network and its statistics."""
+SAVE = 1
+"""What rank 0 may wish at the end of a step; larger wishes are the numbers of signals."""
 
 
-class Training:
-    """A network on its way: what changes from step to step, and what a checkpoint must hold of it.
+class Loop:
+    """Moves a `Training` through its epochs, and saves it into `folder`, which only rank 0 does."""
 
-    `kept`: the folder of the index, where a disk cache is kept, too.
-    """
+    def __init__(
+        self, training: Training, folder: RunFolder, signals: Signals, writer: Writer, console: RunConsole
+    ) -> None:
+        self.training, self.folder, self.signals, self.console = training, folder, signals, console
+        self.config = training.config
+        self._agreement, self._snapshot, self._writer = Agreement(), Snapshot(), writer
+        self._due = Due(self.config.runtime.checkpoint_every)
 
-    def __init__(self, config: Config, device: torch.device, tables: Tables, console: RunConsole, kept: Path) -> None:
-        training, selection = tables.training, tables.selection
-        self.config, self.device, self.console = config, device, console
-        self.statistics = training.statistics()
-        self.baselines = Baselines.fit(training.length, training.height)
-        self.target = Target.fit(config.model.target, training.height, training.length_in_sides)
-        self.about = about(config, tables, self.target, self.baselines)
-        self.selected_on = tables.select_on
-
-        torch.manual_seed(config.seed)
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
-        self.model = HeightRegressor(
-            config.backbone,
-            drop_path=config.model.drop_path,
-            layer_scale=config.model.layer_scale,
-            weights=None if config.weights == "none" else config.weights,
-        )
-        self.model.to(device).to(memory_format=torch.channels_last)
-        precision = choose_precision(config.runtime.precision, device)
-        compilation = choose_compilation(config.runtime.compile, device)
-        mode = choose_compile_mode(config.runtime.compile_mode, compilation.value)
-
-        def forward(model: torch.nn.Module) -> Forward:
-            return Forward(
-                model,
-                device,
-                config.batch_size,
-                precision.value,
-                compilation=compilation.value,
-                mode=mode.value,
-                beta=config.optimizer.beta,
-            )
-
-        # The average is a copy of the network: it is what is evaluated and saved as the best.
-        decay = config.optimizer.ema
-        self.average = ModelEmaV3(self.model, decay, use_warmup=True) if decay else None
-        self.forward = forward(self.model)
-        self.evaluated = forward(self.average.module) if self.average else self.forward
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.optimizer.learning_rate,
-            weight_decay=config.optimizer.weight_decay,
-            fused=True,
-        )
-        self.step = Step(self.forward, optimizer, config.optimizer.clip_norm)
-
-        needed = sum(bytes_needed(table, config.data.size) for table in (training, selection))
-        cache = choose_cache(config.data.cache, needed, device, folder=kept)
-        choices: dict[str, Choice | CacheChoice] = {"precision": precision, "compilation": compilation, "cache": cache}
-        if compilation.value != "off" and mode.value != "default":
-            choices["compile mode"] = mode
-        told = {name: f"{choice.value}: {choice.reason}" for name, choice in choices.items()}
-        for name, choice in told.items():
-            console.note(f"{name} {choice}")
-        self.environment = {"device": str(device), **told, **describe(device)}
-
-        def loader(table: SampleTable, shuffle: bool) -> Loader:
-            return Loader(
-                table,
-                config.batch_size,
-                device=device,
-                shuffle=shuffle,
-                seed=config.seed,
-                size=config.data.size,
-                statistics=self.statistics,
-                target=self.target.encode(table.height, table.length_in_sides),
-                threads=config.data.threads or None,
-                cache=cache.value,
-                folder=kept,
-                augmentation=config.data.augmentation() if shuffle else None,
-            )
-
-        self.train_loader, self.selection_loader = loader(training, True), loader(selection, False)
-        self.schedule = Schedule(config, optimizer, len(self.train_loader))
-        self.epoch = 0
-        self.best_rmse = math.inf
-        self.history: History = []
-
-    def fit(self, folder: RunFolder) -> None:
+    def fit(self) -> None:
         """Train the epochs that are left; after each one save the network, and as the best one if it is."""
+        training = self.training
         gc.collect()
         gc.freeze()  # else each full collection walks over all that was imported: 0.6 s in the middle of a step
-        for epoch in range(self.epoch, self.config.epochs):
-            began = time.perf_counter()
-            record = self._train_epoch(epoch)
+        while training.epoch < self.config.epochs:
+            record = self._train_epoch()
             scores = self._select()
             if not math.isfinite(scores.rmse):
-                raise _diverged(scores.rmse, f"{self.selected_on} after epoch {epoch + 1}")
-            self.schedule.after_epoch(scores.rmse)
+                raise _diverged(scores.rmse, f"{training.selected_on} after epoch {training.epoch + 1}")
+            training.schedule.after_epoch(scores.rmse)
             record |= {
-                "measured_on": self.selected_on,
+                "measured_on": training.selected_on,
                 "rmse": scores.rmse,
                 "mae": scores.mae,
                 "bias": scores.bias,
                 "nll": scores.nll,
+                "seconds": training.seconds,
             }
-            record |= {"seconds": time.perf_counter() - began}
-            self.history.append(record)
-            self.epoch = epoch + 1
-            is_best = scores.rmse < self.best_rmse
-            self.best_rmse = min(self.best_rmse, scores.rmse)
-            folder.save(self.state(), self.history, self.weights() if is_best else None)
+            training.history.append(record)
+            is_best = scores.rmse < training.best_rmse
+            training.best_rmse = min(training.best_rmse, scores.rmse)
+            training.epoch, training.step = training.epoch + 1, 0
+            training.seconds = training.waited = 0.0
+            training.loss.zero_()
+            self._save(best=is_best)
             self.console.epoch(record)
+        self._agreement.reached()
+        self._writer.finish()
+        if self.signals.received:
+            self._stop(self.signals.received)
 
-    def weights(self) -> dict[str, Any]:
-        """The network to be used, in the reference's layout, and what it says of itself."""
-        model = self.evaluated.model.state_dict()
-        return {"model": model, "stats": tuple(self.statistics), "about": self.about}
-
-    def state(self) -> dict[str, Any]:
-        """All that the next epoch depends on."""
-        return {
-            **self.weights(),
-            "model": self.model.state_dict(),
-            "average": self.average.module.state_dict() if self.average else None,
-            "optimizer": self.step.optimizer.state_dict(),
-            "scaler": self.step.scaler.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "epoch": self.epoch,
-            "best_rmse": self.best_rmse,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-        }
-
-    def restore(self, state: dict[str, Any], path: Path) -> None:
-        """Go on from `state`, read from `path`.  Raises InputError if it was trained on other data."""
-        if tuple(state["stats"]) != tuple(self.statistics):
-            raise InputError(
-                f"{path} was trained on samples with statistics {tuple(state['stats'])}, but this release gives"
-                f" {tuple(self.statistics)}: the release has changed; train into another --out"
-            )
-        missing = RESUMED - set(state)
-        if missing:
-            raise InputError(f"{path} lacks {', '.join(sorted(missing))}: it is no last.pt; choose another --out")
-        checkpoint.load_into(self.model, state["model"], path)
-        if self.average:
-            checkpoint.load_into(self.average.module, state["average"], path)
-        self.step.optimizer.load_state_dict(state["optimizer"])
-        self.step.scaler.load_state_dict(state["scaler"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.epoch, self.best_rmse, self.history = state["epoch"], state["best_rmse"], list(state["history"])
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        for record in self.history:
-            self.console.epoch(record)
-
-    def _train_epoch(self, epoch: int) -> dict[str, Any]:
-        self.model.train()
-        steps = len(self.train_loader)
-        warming_up = epoch < self.config.optimizer.variance_warmup
-        variance_weight = torch.tensor(0.0 if warming_up else 1.0, device=self.device)
-        learning_rate = self.schedule.learning_rate
-        loss = torch.zeros((), device=self.device)
-        began = time.perf_counter()
-        batches = _Timed(self.train_loader.epoch(epoch))
-        for i, batch in enumerate(batches, start=1):
-            loss += self.step(batch, variance_weight)
-            if self.average:
-                self.average.update(self.model, step=epoch * steps + i)
-            self.schedule.after_step()
-            if i % self.config.runtime.log_every == 0 or i == steps:
-                self._log(epoch, i, float(loss) / i, time.perf_counter() - began, batches.waited)
-        elapsed = time.perf_counter() - began
+    def _train_epoch(self) -> dict[str, Any]:
+        training, config = self.training, self.config
+        training.model.train()
+        epoch, steps = training.epoch, len(training.train_loader)
+        warming_up = epoch < config.optimizer.variance_warmup
+        variance_weight = torch.tensor(0.0 if warming_up else 1.0, device=training.device)
+        if training.step == 0:
+            training.learning_rate = training.schedule.learning_rate
+        clock = _Clock(training)
+        for batch in clock.waiting_for(training.train_loader.epoch(epoch, training.step)):
+            training.loss += training.step_of(batch, variance_weight)
+            training.step += 1
+            training.after_step()
+            if training.step % config.runtime.log_every == 0 or training.step == steps:
+                self._log(mean(training.loss) / training.step)
+            clock.read()
+            if training.step < steps:
+                self._between_steps(self._due.after_step())
         return {
             "epoch": epoch + 1,
-            "train_loss": float(loss) / steps,
-            "learning_rate": learning_rate,
-            "samples_per_s": steps * self.config.batch_size / elapsed,
-            "data_wait": batches.waited / elapsed,
+            "train_loss": mean(training.loss) / steps,
+            "learning_rate": training.learning_rate,
+            "samples_per_s": steps * config.batch_size / training.seconds,
+            "data_wait": training.waited / training.seconds,
         }
 
-    def _log(self, epoch: int, step: int, loss: float, elapsed: float, waited: float) -> None:
+    def _select(self) -> Scores:
+        """How good the network is on the samples that choose the best epoch; stopped in here, a run goes on here."""
+        training = self.training
+        clock = _Clock(training)
+        mu, sigma = predict(training.evaluated, training.selection_loader, training.target, self._watched)
+        clock.read()
+        return score(training.selection_loader.table.height, mu, sigma)
+
+    def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; between any two a run may stop, on all ranks equally often, though some have a batch less."""
+        loader = self.training.selection_loader
+        for batch in batches:
+            yield batch
+            self._between_steps()
+        for _ in range(len(loader), loader.most_batches):
+            self._between_steps()
+
+    def _between_steps(self, due: bool = False) -> None:
+        """Save or stop if any rank wished so a step ago, and say what this one wishes: all ranks do the same."""
+        agreed = self._agreement.reached()
+        if agreed > SAVE:
+            self._save()
+            self._writer.finish()
+            self._stop(agreed)
+        if agreed == SAVE:
+            self._save()
+            due = False
+        ready = due and self.training.place.leads and not self._writer.busy
+        self._agreement.ask(self.signals.received or (SAVE if ready else 0))
+
+    def _stop(self, number: int) -> NoReturn:
+        leave()
+        name = signal.Signals(number).name
+        raise Stopped(number, f"stopped by {name}; all is saved in {self.folder.last}: add --resume to go on")
+
+    def _save(self, best: bool = False) -> None:
+        """Copy the state now, and write it while the next steps run."""
+        state = self.training.state()
+        weights = self.training.weights() if best else None
+        self._due.saved()
+        if self.training.place.leads:
+            self._writer.finish()  # before the copies that it writes from are used again
+            copied = self._snapshot.of({"last": state, "best": weights})
+            self._writer.start(lambda: self.folder.save(copied["last"], copied["best"]))
+
+    def _log(self, loss: float) -> None:
+        training = self.training
+        step, steps, epoch, epochs = training.step, len(training.train_loader), training.epoch, self.config.epochs
         if not math.isfinite(loss):
             raise _diverged(loss, f"step {step} of epoch {epoch + 1}")
-        steps, epochs = len(self.train_loader), self.config.epochs
-        if self.history:
-            an_epoch = self.history[-1]["seconds"]
-            left = (epochs - epoch - step / steps) * an_epoch
+        elapsed = max(training.seconds, 1e-9)
+        if training.history:
+            left = (epochs - epoch - step / steps) * training.history[-1]["seconds"]
         else:
             left = elapsed / step * (steps * (epochs - epoch) - step)
         self.console.moment(
@@ -296,17 +250,12 @@ class Training:
                 step=step,
                 steps=steps,
                 loss=loss,
-                learning_rate=self.schedule.learning_rate,
+                learning_rate=training.schedule.learning_rate,
                 samples_per_s=step * self.config.batch_size / elapsed,
-                data_wait=waited / elapsed,
+                data_wait=training.waited / elapsed,
                 seconds_left=left,
             )
         )
-
-    def _select(self) -> Scores:
-        """How good the network is on the samples that choose the best epoch."""
-        mu, sigma = predict(self.evaluated, self.selection_loader, self.target)
-        return score(self.selection_loader.table.height, mu, sigma)
 
 
 def _diverged(value: float, where: str) -> InputError:
@@ -316,19 +265,25 @@ def _diverged(value: float, where: str) -> InputError:
     )
 
 
-class _Timed:
-    """Batches, and the seconds that their consumer waited for them."""
+class _Clock:
+    """Adds to a training's `seconds`, and to its `waited` what its steps waited for their batches."""
 
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-        self.waited = 0.0
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self._last = time.perf_counter()
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
+    def read(self) -> None:
+        """Add the seconds since it was last read."""
+        now = time.perf_counter()
+        self._training.seconds += now - self._last
+        self._last = now
 
-    def __next__(self) -> Batch:
-        began = time.perf_counter()
-        try:
-            return next(self._batches)
-        finally:
-            self.waited += time.perf_counter() - began
+    def waiting_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches."""
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self._training.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch

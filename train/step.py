@@ -6,8 +6,11 @@ No line of this file waits for the device: the loss stays there as a tensor.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dali_pipes import Batch
 from model import gaussian_nll
@@ -100,20 +103,28 @@ class Forward:
 
 
 class Step:
-    """Forward, backward, clipping, AdamW; with fp16 a loss scaler around them."""
+    """Forward, backward, clipping, AdamW; with fp16 a loss scaler around them.
 
-    def __init__(self, forward: Forward, optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
+    `accumulate`: equal parts in which forward and backward are done, for batches that do not fit the memory at once.
+    """
+
+    def __init__(
+        self, forward: Forward, optimizer: torch.optim.Optimizer, clip_norm: float, *, accumulate: int = 1
+    ) -> None:
         self.forward = forward
         self.optimizer = optimizer
         self.clip_norm = clip_norm
+        self.accumulate = accumulate
         self.scaler = torch.amp.GradScaler(forward.device.type, enabled=forward.dtype == torch.float16)
 
     def __call__(self, batch: Batch, variance_weight: Tensor) -> Tensor:
         """Update the parameters; returns the batch's mean loss, 0-dim on the device, without its graph."""
-        loss = self.forward.loss(batch, variance_weight)
-        self.scaler.scale(loss).backward()
+        *firsts, last = batch.split(self.accumulate)
+        with self._without_reduction():
+            losses = [self._backward(part, variance_weight) for part in firsts]
+        losses.append(self._backward(last, variance_weight))
         self.update()
-        return loss.detach().clone()  # the next replay of a CUDA graph writes into its memory
+        return torch.stack(losses).sum()
 
     def update(self) -> None:
         """What follows the backward: clip the gradient, step, and forget it."""
@@ -122,3 +133,14 @@ class Step:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _backward(self, part: Batch, variance_weight: Tensor) -> Tensor:
+        """Add the gradients of one part, and return its share of the batch's mean loss."""
+        loss = self.forward.loss(part, variance_weight) / self.accumulate  # a copy: a CUDA graph's next replay writes
+        self.scaler.scale(loss).backward()  # into the memory of what it returned
+        return loss.detach()
+
+    def _without_reduction(self) -> AbstractContextManager[None]:
+        """Ranks add up their gradients once a step, with the last part."""
+        network = self.forward.network
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
