@@ -20,7 +20,7 @@ from train.distributed import Place
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--preset", "demo", "--data.size", "32", "--batch-size", "16", "--epochs", "2"]
-SMALL += ["--runtime.precision", "fp32", "--device", "cpu", "--data.cache", "none"]
+SMALL += ["--runtime.precision", "fp32", "--device", "cpu", "--cache", "none"]
 FP32 = 2e-6  # AdamW divides by small second moments, and so enlarges what another order of summation leaves
 
 
