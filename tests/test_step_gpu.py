@@ -1,0 +1,88 @@
+"""The step on a GPU: compiled as eager, never waiting for the host, fp16 scaled, CUDA graphs, tiles in its memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dali_pipes import Batch, Loader, SampleTable
+from model import HeightRegressor
+from tests.test_step import network, random_batch
+from train.step import Forward, Step
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: none here"),
+]
+GPU = torch.device("cuda", 0)
+
+
+def on_gpu(batch: Batch) -> Batch:
+    return Batch(**{name: tensor.to(GPU) for name, tensor in vars(batch).items()})
+
+
+def step_on_gpu(precision: str, compilation: str = "off", mode: str = "default") -> Step:
+    model: HeightRegressor = network().to(GPU)
+    forward = Forward(model, GPU, 4, precision, compilation=compilation, mode=mode)
+    return Step(forward, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True), clip_norm=5.0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("compilation", "mode"),
+    [("off", "default"), ("whole", "default"), ("regional", "default"), ("whole", "max-autotune")],
+)
+def test_the_losses_are_the_cpus(precision: str, compilation: str, mode: str) -> None:
+    model = network()
+    cpu = Forward(model, torch.device("cpu"), 4, "fp32")
+    oracle = Step(cpu, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True), clip_norm=5.0)
+    mine = step_on_gpu(precision, compilation, mode)
+    batches = [random_batch(64, seed=seed) for seed in range(4)]
+    expected = [oracle(batch, torch.tensor(1.0)) for batch in batches]
+    # All are kept until the end: a loss that lay in the memory of a CUDA graph would be the last one's.
+    losses = [mine(on_gpu(batch), torch.tensor(1.0, device=GPU)) for batch in batches]
+    torch.testing.assert_close(torch.stack(losses).cpu(), torch.stack(expected), rtol=0.1, atol=0.05)
+    mine.forward.model.eval()
+    predicted = [mine.forward.predict(on_gpu(batch))[0] for batch in (*batches, random_batch(64, 3))]
+    assert [len(mu) for mu in predicted] == [4, 4, 4, 4, 3]
+    assert len({mu[0].item() for mu in predicted[:4]}) == 4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("compilation", ["off", "whole", "regional"])
+def test_no_step_waits_for_the_gpu(precision: str, compilation: str) -> None:
+    step, weight, total = step_on_gpu(precision, compilation), torch.ones((), device=GPU), torch.zeros((), device=GPU)
+    batches = [on_gpu(random_batch(64, seed=seed)) for seed in range(3)]
+    for batch in batches:  # compiling and choosing kernels may wait
+        step(batch, weight)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches:
+            total += step(batch, weight)
+        with pytest.raises(RuntimeError, match="synchroniz"):  # the guard sees what it should
+            float(total)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_scaler_leaves_out_a_step_whose_gradient_overflowed() -> None:
+    step, batch = step_on_gpu("fp16"), on_gpu(random_batch(64))
+    step(batch, torch.ones((), device=GPU))
+    before, scale = step.forward.model.get_parameter("head.0.weight").detach().clone(), step.scaler.get_scale()
+    batch.height.fill_(1e30)
+    step(batch, torch.ones((), device=GPU))
+    assert torch.equal(step.forward.model.get_parameter("head.0.weight"), before)
+    assert step.scaler.get_scale() < scale
+
+
+def test_the_cache_on_the_device_gives_what_was_streamed(release: Path) -> None:
+    table = SampleTable.from_release(release, split="validation")
+    loader = Loader(table, 8, device=GPU, cache="device")
+    streamed, cached = list(loader), list(loader)
+    for first, second in zip(streamed, cached, strict=True):
+        assert second.rgb.is_cuda
+        for name in ("rgb", "polyline", "padding", "length", "height", "sample"):
+            assert torch.equal(getattr(first, name), getattr(second, name)), name
