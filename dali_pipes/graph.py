@@ -4,6 +4,10 @@ The letterbox is bit-near to OpenCV's `INTER_LINEAR` (at most one grey level, pa
 wrong for that: antialiasing differs by up to 153 levels, `subpixel_scale` by up to 51, `rounding="round"` shifts
 odd paddings by a row, and `mode="not_larger"` rounds halves up where Python rounds them to even; hence the size
 comes from the callback.
+
+On a CPU this resize costs 550 CPU-µs a tile of 512² where OpenCV's costs 78 and decoding 800, and nothing that DALI
+has is cheaper at this parity: fused `resize_crop_mirror` 550 to 600, `tensor_resize` 560, float output 730, two passes
+1,700, `warp_affine` 1,700; even nearest neighbours, which are off by 63 levels, cost 180.
 """
 
 from __future__ import annotations
