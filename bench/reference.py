@@ -115,11 +115,20 @@ class ReferenceStep:
 
     def __call__(self, image: Tensor, length: Tensor, height: Tensor) -> float:
         """One update from images (B, 5, S, S), lengths (B, 1) and heights (B,) on the host."""
-        image, length, height = (x.to(self.device) for x in (image, length, height))
-        mu, log_var = self.model(image, length)
-        loss = (0.5 * (log_var + (height - mu) ** 2 / log_var.exp())).mean()
+        loss = self.loss(image, length, height)
         self.optimizer.zero_grad()
         loss.backward()
+        self.update()
+        return loss.item()
+
+    def loss(self, image: Tensor, length: Tensor, height: Tensor) -> Tensor:
+        """The batch's mean loss, 0-dim on the device."""
+        image, length, height = (x.to(self.device) for x in (image, length, height))
+        mu, log_var = self.model(image, length)
+        loss: Tensor = (0.5 * (log_var + (height - mu) ** 2 / log_var.exp())).mean()
+        return loss
+
+    def update(self) -> None:
+        """What follows the backward."""
         nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimizer.step()
-        return loss.item()

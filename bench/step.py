@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from rich.table import Table
@@ -37,6 +37,7 @@ PEAKS = {
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
@@ -68,6 +69,16 @@ class Arguments:
     """off leaves the compiled rungs out, which take a minute each to start on a CPU."""
 
 
+class Way(NamedTuple):
+    """A step on the batch that all take: whole, and taken apart."""
+
+    step: Callable[[], object]
+    forward: Callable[[], torch.Tensor]
+    """Returns the loss."""
+    backward: Callable[[torch.Tensor], object]
+    optimiser: Callable[[], object]
+
+
 @dataclass(frozen=True)
 class Rung:
     """One way of stepping, made ready by a first step."""
@@ -77,8 +88,7 @@ class Rung:
     """Seconds, the compiler's included; with a warm cache of compiled code far fewer."""
     peak_bytes: int | None
     """Most device memory of the first step above what lay there before the network; None on a CPU."""
-    parts: Callable[[], dict[str, float]] | None
-    """One step taken apart → milliseconds of forward, backward and optimiser; None for the reference."""
+    way: Way
 
 
 def measure(arguments: Arguments, backbone: str, device: torch.device) -> dict[str, Any]:
@@ -97,7 +107,7 @@ def measure(arguments: Arguments, backbone: str, device: torch.device) -> dict[s
                 "first_step_s": rung.first_step_s,
                 "peak_bytes": rung.peak_bytes,
                 "utilisation": rates[name].median * flops / peak if peak else None,
-                "parts_ms": rung.parts() if rung.parts else None,
+                "parts_ms": milliseconds(rung.way, arguments.repeats, device),
             }
             for name, rung in rungs.items()
         },
@@ -108,10 +118,12 @@ def ladder(arguments: Arguments, backbone: str, batch: Batch, device: torch.devi
     """The rungs, from the reference's step upwards; each keeps what the one before it gained."""
     image = Forward(torch.nn.Identity(), device, len(batch), "fp32").image(batch.rgb, batch.polyline, batch.padding)
     inputs = image.contiguous().cpu(), batch.length.cpu(), batch.height.cpu()
-    yield (
-        REFERENCE,
-        ready(lambda: ReferenceStep(network(backbone, device), device), lambda step: step(*inputs), arguments, device),
-    )
+
+    def reference() -> Way:
+        step = ReferenceStep(network(backbone, device), device)
+        return Way(lambda: step(*inputs), lambda: step.loss(*inputs), torch.Tensor.backward, step.update)
+
+    yield REFERENCE, ready(reference, arguments, device)
 
     native = choose_precision("auto", device).value
     ours = [("channels_last, fused AdamW", "fp32", "off")]
@@ -122,15 +134,19 @@ def ladder(arguments: Arguments, backbone: str, batch: Batch, device: torch.devi
     weight = torch.ones((), device=device)
     for name, precision, compilation in ours:
 
-        def build(precision: str = precision, compilation: str = compilation) -> Step:
+        def way(precision: str = precision, compilation: str = compilation) -> Way:
             model = network(backbone, device).to(memory_format=torch.channels_last)
             forward = Forward(model, device, len(batch), precision, compilation=compilation)
-            return Step(forward, torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True), 5.0)
+            adamw = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
+            step = Step(forward, adamw, 5.0)
+            return Way(
+                lambda: step(batch, weight),
+                lambda: forward.loss(batch, weight),
+                lambda loss: step.scaler.scale(loss).backward(),
+                step.update,
+            )
 
-        yield (
-            name,
-            ready(build, lambda step: step(batch, weight), arguments, device, lambda step: apart(step, batch, weight)),
-        )
+        yield name, ready(way, arguments, device)
 
 
 def network(backbone: str, device: torch.device) -> HeightRegressor:
@@ -139,50 +155,47 @@ def network(backbone: str, device: torch.device) -> HeightRegressor:
     return HeightRegressor(backbone).to(device).train()
 
 
-def ready(
-    build: Callable[[], Any],
-    take: Callable[[Any], object],
-    arguments: Arguments,
-    device: torch.device,
-    parts: Callable[[Step], dict[str, float]] | None = None,
-) -> Rung:
-    """Build a step, `take` it once, and keep what that cost."""
+def ready(build: Callable[[], Way], arguments: Arguments, device: torch.device) -> Rung:
+    """Build a way, take its first step, and keep what that cost."""
     on_gpu = device.type == "cuda"
     before = torch.cuda.memory_allocated(device) if on_gpu else 0
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    step = build()
+    way = build()
     began = time.perf_counter()
-    take(step)
+    way.step()
     finish(device)
     seconds = time.perf_counter() - began
     peak = torch.cuda.max_memory_allocated(device) - before if on_gpu else None
 
     def work() -> int:
         for _ in range(arguments.steps):
-            take(step)
+            way.step()
         finish(device)
         return arguments.steps * arguments.batch_size
 
-    return Rung(work, seconds, peak, (lambda: parts(step)) if parts else None)
+    return Rung(work, seconds, peak, way)
 
 
-def apart(step: Step, batch: Batch, weight: torch.Tensor) -> dict[str, float]:
-    """One step with the device waited for after each part; milliseconds."""
-    device, marks = step.forward.device, [time.perf_counter()]
+def milliseconds(way: Way, repeats: int, device: torch.device) -> dict[str, Rate]:
+    """Forward, backward and optimiser of `repeats` steps, the device waited for after each part."""
+    taken: dict[str, list[float]] = {"forward": [], "backward": [], "optimiser": []}
+    for _ in range(repeats):
+        marks = [time.perf_counter()]
 
-    def mark() -> None:
-        finish(device)
-        marks.append(time.perf_counter())
+        def mark(marks: list[float] = marks) -> None:
+            finish(device)
+            marks.append(time.perf_counter())
 
-    loss = step.forward.loss(batch, weight)
-    mark()
-    step.scaler.scale(loss).backward()
-    mark()
-    step.update()
-    mark()
-    names = ("forward", "backward", "optimiser")
-    return {name: 1000 * (b - a) for name, a, b in zip(names, marks, marks[1:], strict=False)}
+        loss = way.forward()
+        mark()
+        way.backward(loss)
+        mark()
+        way.optimiser()
+        mark()
+        for part, begin, end in zip(taken.values(), marks, marks[1:], strict=False):
+            part.append(1000 * (end - begin))
+    return {name: Rate.of(values) for name, values in taken.items()}
 
 
 def finish(device: torch.device) -> None:
@@ -234,7 +247,7 @@ def table_of(backbone: str, found: dict[str, Any], arguments: Arguments) -> Tabl
             f"{rung['of_the_reference']:.2f}",
             "unknown" if peak is None else f"{peak / 2**20:,.0f} MiB",
             "unknown" if utilisation is None else f"{utilisation:.0%}",
-            " / ".join(f"{ms:.0f}" for ms in parts.values()) if parts else "–",
+            " / ".join(f"{part.median:.0f}" for part in parts.values()),
             f"{rung['first_step_s']:.1f}",
         )
     fastest = max(found["rungs"], key=lambda name: found["rungs"][name]["of_the_reference"].median)
