@@ -74,7 +74,7 @@ def test_without_the_extra_nothing_is_followed(tmp_path: Path, monkeypatch: pyte
     tracker = open_tracker(tmp_path)
     assert type(tracker) is Tracker
     tracker.scalars(1, {"rmse": 3.0})
-    tracker.finish({}, {}, {})
+    tracker.finish({}, {}, [])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -87,11 +87,11 @@ def test_tensorboard_shows_scalars_settings_and_figures(tmp_path: Path) -> None:
         tracker.scalars(epoch, {"epoch": epoch, "rmse": 20.0 / epoch, "about": "words"})
     tracker.finish(
         {"seed": 0, "optimizer": {"learning_rate": 1e-4, "schedule": None}},
-        {"rmse": 10.0},
-        {"rmse": train.compare.figure([read_run(a_run(tmp_path / "one", [3.0]))])},
+        {"validation RMSE": 10.0},
+        [{"epoch": 1, "rmse": 20.0}, {"epoch": 2, "rmse": 10.0}],
     )
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("rmse")][:2] == [(1, 20.0), (2, 10.0)]
-    assert events.Tags()["images"] == ["rmse"]
+    assert [(event.step, event.value) for event in events.Scalars("rmse")] == [(1, 20.0), (2, 10.0)]
+    assert events.Tags()["images"] == ["RMSE by epoch"]
     assert "_hparams_/session_start_info" in events.summary_metadata

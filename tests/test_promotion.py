@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+import train.__main__
 import train.promotion
 from bench.render import render_release
 from dali_pipes.samples import SampleTable
 from model import HeightRegressor, checkpoint
-from train.promotion import Comparison, checkpoint_of, compared, release_of, verdict
+from train.checkpointing import checkpoint_of
+from train.promotion import Comparison, compared, release_of, verdict
 
 NAN = math.nan
 
@@ -108,3 +110,24 @@ def test_the_old_release_is_found_by_the_old_run(twelve_scenes: Path, tmp_path: 
     assert release_of(tmp_path) is None
     assert release_of(tmp_path / "none") is None
     assert checkpoint_of(tmp_path) == tmp_path / "best.pt"
+
+
+def test_training_from_an_old_run_ends_with_a_verdict(
+    twelve_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = run_folder(tmp_path / "bad", twelve_scenes, 2.0)
+    small = (
+        "--preset demo --epochs 2 --data.size 32 --batch-size 8 --device cpu --data.holdout 0 --select-on validation"
+    )
+    flags = ["--release", str(twelve_scenes), "--init-from", str(bad), "--out", str(tmp_path / "new")]
+    began = torch.load(bad / "best.pt", weights_only=True)["model"]["backbone.stem.0.weight"]
+    status: object = 0
+    try:
+        train.__main__.main([*flags, *small.split(), "--device", "cpu", "--optimizer.learning-rate", "1e-5"])
+    except SystemExit as end:
+        status = end.code
+    said = capsys.readouterr().out
+    assert ("promote: " in said) == (status == 0)
+    assert ("keep: " in said) == (status == train.promotion.KEEP)
+    ended = torch.load(tmp_path / "new/best.pt", weights_only=True)["model"]["backbone.stem.0.weight"]
+    assert 0 < float((ended - began).abs().max()) < 1e-2, "it began where the old network ended"

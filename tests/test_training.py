@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def finished(release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 def test_a_run_folder_holds_what_it_should(finished: tuple[Path, str], release: Path) -> None:
     folder, text = finished
     files = "config.json environment.txt samples.json metrics.jsonl last.pt best.pt report.html predictions.csv"
-    assert {path.name for path in folder.iterdir()} == {*files.split(), "epoch-0003.pt"}
+    followed = {"tensorboard"} if find_spec("tensorboard") else set()
+    assert {path.name for path in folder.iterdir()} == {*files.split(), "epoch-0003.pt"} | followed
     assert json.loads((folder / "config.json").read_text()) == asdict(SMALL)
     table = SampleTable.from_release(release)
     samples = json.loads((folder / "samples.json").read_text())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ERRORS = {"InputError", "CheckpointError", "BackboneError", "CutShort", "UnreadableMember"}
+ERRORS = {"InputError", "CheckpointError", "BackboneError", "CutShort", "UnreadableMember", "LostRank"}
 HOLE = "…"
 
 

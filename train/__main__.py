@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.console import Console
 
 from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
@@ -21,6 +22,7 @@ from model import BackboneError, CheckpointError
 from .config import PRESETS, Config, Preset
 from .distributed import LostRank, Place, one_voice
 from .loop import run
+from .promotion import KEEP, judge
 from .signals import Stopped
 
 
@@ -59,9 +61,28 @@ def main(argv: list[str]) -> None:
         arguments = parse(argv)
         try:
             run(arguments.config, arguments.release, arguments.out, resume=arguments.resume)
+            if arguments.config.init_from and Place.from_environment().leads:
+                _promote_or_keep(arguments)
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             raise SystemExit(stopped.status) from None
+
+
+def _promote_or_keep(arguments: Arguments) -> None:
+    """Exit with status 3 where the network that training began from had better be kept; see promotion.py."""
+    config = arguments.config
+    decided, _ = judge(
+        Path(str(config.init_from)),
+        arguments.out,
+        arguments.release,
+        images=Path(config.data.images) if config.data.images else None,
+        labels=Path(config.data.labels) if config.data.labels else None,
+        cache=Path(config.data.index_cache) if config.data.index_cache else None,
+        device=config.device,
+        console=Console(),
+    )
+    if decided == "keep":
+        raise SystemExit(KEEP)
 
 
 if __name__ == "__main__":

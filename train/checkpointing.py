@@ -159,3 +159,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(before, dict):
         raise InputError(f"expected the configuration of a run at {path}, found none; choose another --out")
     return before
+
+
+def checkpoint_of(run: Path) -> Path:
+    """The best checkpoint of a run folder, or `run` itself if it is a file."""
+    return run / "best.pt" if run.is_dir() else run

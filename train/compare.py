@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -28,7 +27,7 @@ from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model.whole_file import write_whole
 
-from .findings import series
+from .figures import rmse_by_epoch
 from .metrics import Scores, score
 
 HINT = "name run folders of python -m train"
@@ -85,18 +84,6 @@ def comparison_table(runs: list[Run]) -> Table:
     return table
 
 
-def figure(runs: list[Run]) -> Figure:
-    """RMSE by epoch of all runs, metres, logarithmic."""
-    drawn = Figure(figsize=(6, 4), layout="constrained")
-    axes = drawn.subplots()
-    for run in runs:
-        epochs, rmse = series(run.history, "rmse")
-        axes.plot(epochs, rmse, "o-", markersize=2.5, linewidth=1.2, label=run.name)
-    axes.set(xlabel="epoch", ylabel="RMSE on the samples of selection, m", yscale="log")
-    axes.legend(frameon=False)
-    return drawn
-
-
 @dataclass(frozen=True)
 class Arguments:
     """Compare runs."""
@@ -120,7 +107,7 @@ def compare(arguments: Arguments) -> None:
     console.print(comparison_table(runs))
     if arguments.out is not None:
         image = io.BytesIO()
-        figure(runs).savefig(image, format=suffix[1:], dpi=150)
+        rmse_by_epoch({run.name: run.history for run in runs}).savefig(image, format=suffix[1:], dpi=150)
         write_whole(arguments.out, lambda file: file.write(image.getvalue()))
         console.print(f"figure: {arguments.out}", highlight=False, markup=False, soft_wrap=True)
 

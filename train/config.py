@@ -206,7 +206,8 @@ class Config:
     """imagenet: timm downloads them; none: random; else a local file of timm's weights for the backbone."""
 
     init_from: str | None = None
-    """A checkpoint, whose network's weights, and nothing else of it, are where training begins."""
+    """A run folder or a checkpoint, whose network's weights, and nothing else of it, are where training begins; at the
+    end the command says whether to promote the new network (exit status 0) or to keep that one (3)."""
 
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)

@@ -114,6 +114,16 @@ def curves(
     return drawn
 
 
+def rmse_by_epoch(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """RMSE by epoch of runs by name, metres, logarithmic, on the samples that each one's best epoch is chosen on."""
+    figure, axes = blank(6.0, 4.0)
+    for name, history in histories.items():
+        axes.plot(*series(history, "rmse"), "o-", markersize=2.5, linewidth=1.2, label=name)
+    axes.set(xlabel="epoch", ylabel="RMSE on the samples of selection, m", yscale="log")
+    axes.legend(frameon=False)
+    return figure
+
+
 def blank(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of `width` × `height` inches, without pyplot and its global state."""
     with matplotlib.rc_context(STYLE):

@@ -24,7 +24,7 @@ from dali_pipes.errors import InputError
 from model import checkpoint
 
 from .calibrate import FEWEST_SCENES, calibrate_checkpoint
-from .checkpointing import Due, RunFolder
+from .checkpointing import Due, RunFolder, checkpoint_of
 from .config import Config
 from .console import Moment, RunConsole, score_table
 from .distributed import Agreement, Place, first_on_each_node, joined, leave, mean, shared
@@ -34,6 +34,7 @@ from .metrics import Scores, score
 from .report import score_rows, write_predictions, write_report
 from .signals import Signals, Stopped
 from .tables import Tables, beside, counts, load_tables
+from .tracker import Tracker, open_tracker
 from .training import Training
 from .writer import Snapshot, Writer
 
@@ -61,14 +62,15 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
                     console.epoch(record)
                 console.note(f"resuming {out} after epoch {training.epoch} of {config.epochs}, step {training.step}")
             elif config.init_from:
-                training.start_from(Path(config.init_from))
+                training.start_from(checkpoint_of(Path(config.init_from)))
             samples = {"release": str(release), "split": str(config.division()), **counts(tables)}
             if place.leads:
                 folder.create(training.environment, samples, training.history)
             with Signals() as signals, Writer() as writer:
-                Loop(training, folder, signals, writer, console).fit()
+                tracker = open_tracker(out) if place.leads else Tracker()
+                Loop(training, folder, signals, writer, console, tracker).fit()
     if place.leads:
-        _report(training, tables, folder, release, console)
+        _report(training, tables, folder, release, console, tracker)
 
 
 def _tables(config: Config, release: Path, kept: Path, console: RunConsole) -> Tables:
@@ -85,7 +87,9 @@ def _tables(config: Config, release: Path, kept: Path, console: RunConsole) -> T
     )
 
 
-def _report(training: Training, tables: Tables, folder: RunFolder, release: Path, console: RunConsole) -> None:
+def _report(
+    training: Training, tables: Tables, folder: RunFolder, release: Path, console: RunConsole, tracker: Tracker
+) -> None:
     """Evaluate the best epoch and write what was found beside it."""
     out, config = folder.path, training.config
     trained = load(folder.best)
@@ -111,6 +115,7 @@ def _report(training: Training, tables: Tables, folder: RunFolder, release: Path
             "seconds": sum(record["seconds"] for record in training.history),
         },
     )
+    tracker.finish(asdict(config), {f"{group.name} RMSE": group.rmse() for group in predictions}, training.history)
     console.console.print(score_table(score_rows(predictions, training.baselines), tables.select_on))
     console.note(f"report: {out / 'report.html'}")
 
@@ -123,10 +128,16 @@ class Loop:
     """Moves a `Training` through its epochs, and saves it into `folder`, which only rank 0 does."""
 
     def __init__(
-        self, training: Training, folder: RunFolder, signals: Signals, writer: Writer, console: RunConsole
+        self,
+        training: Training,
+        folder: RunFolder,
+        signals: Signals,
+        writer: Writer,
+        console: RunConsole,
+        tracker: Tracker,
     ) -> None:
         self.training, self.folder, self.signals, self.console = training, folder, signals, console
-        self.config = training.config
+        self.config, self.tracker = training.config, tracker
         self._agreement, self._snapshot, self._writer = Agreement(), Snapshot(), writer
         self._due = Due(self.config.runtime.checkpoint_every)
 
@@ -157,6 +168,7 @@ class Loop:
             training.loss.zero_()
             self._save(best=is_best)
             self.console.epoch(record)
+            self.tracker.scalars(training.epoch, record)
         self._agreement.reached()
         self._writer.finish()
         if self.signals.received:

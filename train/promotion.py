@@ -35,6 +35,7 @@ from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError, CheckpointError
 
+from .checkpointing import checkpoint_of
 from .environment import choose_device, choose_precision
 from .evaluate import completed, evaluate, load
 from .findings import FEWEST_SCENES
@@ -107,9 +108,21 @@ def verdict(new_release: Comparison, old_release: Comparison | None) -> tuple[Ve
 
 
 def judge(
-    old_run: Path, new_run: Path, release: Path, *, device: str = "auto", batch_size: int = 64, console: Console
+    old_run: Path,
+    new_run: Path,
+    release: Path,
+    *,
+    images: Path | None = None,
+    labels: Path | None = None,
+    cache: Path | None = None,
+    device: str = "auto",
+    batch_size: int = 64,
+    console: Console,
 ) -> tuple[Verdict, str]:
     """Compare the best networks of two runs as the docstring of this file tells, and show it.
+
+    `images` and `labels`: where these lie, if `release` does not tell; `cache`: the index's folder, by default beside
+    the new run.
 
     Raises InputError, CheckpointError or BackboneError where a run or the release cannot be read.
     """
@@ -124,7 +137,15 @@ def judge(
     results = []
     for name, place in releases.items():
         division = pair[1].division
-        tables = load_tables(place, division, 0.0, cache=beside(new_run), console=console)
+        tables = load_tables(
+            place,
+            division,
+            0.0,
+            cache=cache or beside(new_run),
+            images=images if place is release else None,
+            labels=labels if place is release else None,
+            console=console,
+        )
         tables = replace(tables, evaluated={VALIDATION: tables.evaluated[VALIDATION]})
         said = [
             evaluate(completed(trained, tables.training), tables, f)[0]
@@ -144,11 +165,6 @@ def _compare(name: str, said: Sequence[Predictions]) -> Comparison:
     table = old.table
     where = f"{'unseen scenes of ' if unseen else ''}the validation samples of {name}"
     return compared(where, table.height, old.mu, new.mu, old.closed_form(), table.scene, unseen)
-
-
-def checkpoint_of(run: Path) -> Path:
-    """The checkpoint of a run folder, or `run` itself if it is a file."""
-    return run / "best.pt" if run.is_dir() else run
 
 
 def release_of(run: Path) -> Path | None:

@@ -2,21 +2,22 @@
 
     tracker = open_tracker(out)              # TensorBoard, or the null object
     tracker.scalars(3, {"rmse": 15.8})       # after an epoch
-    tracker.finish(config, scores, figures)  # at the end
+    tracker.finish(config, scores, history)  # at the end
 
 Who calls it does not know which it is.  Nothing of a run depends on it: metrics.jsonl and report.html hold all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from .config import flatten
+from .figures import rmse_by_epoch
+
+History = Sequence[Mapping[str, Any]]
 
 
 class Tracker:
@@ -25,8 +26,8 @@ class Tracker:
     def scalars(self, epoch: int, record: Mapping[str, Any]) -> None:
         """The finite numbers of an epoch's record, by name."""
 
-    def finish(self, config: Mapping[str, Any], scores: Mapping[str, float], figures: Mapping[str, Figure]) -> None:
-        """The run's hyper-parameters with its final scores, and its figures."""
+    def finish(self, config: Mapping[str, Any], scores: Mapping[str, float], history: History) -> None:
+        """The run's hyper-parameters with its final scores, and a figure of its epochs."""
 
 
 class TensorBoard(Tracker):
@@ -44,14 +45,13 @@ class TensorBoard(Tracker):
                 self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
 
-    def finish(self, config: Mapping[str, Any], scores: Mapping[str, float], figures: Mapping[str, Figure]) -> None:
+    def finish(self, config: Mapping[str, Any], scores: Mapping[str, float], history: History) -> None:
         """See `Tracker`."""
         settings = {
             name: value if isinstance(value, (int, float, str)) else str(value) for name, value in flatten(config)
         }
         self._writer.add_hparams(settings, dict(scores), run_name=".")
-        for name, figure in figures.items():
-            self._writer.add_figure(name, figure)
+        self._writer.add_figure("RMSE by epoch", rmse_by_epoch({"this run": history}))
         self._writer.close()
 
 
