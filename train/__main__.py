@@ -57,14 +57,16 @@ def parse(argv: list[str]) -> Arguments:
 
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input, after a signal as signals.py says."""
-    with exits_with_one_sentence(BackboneError, CheckpointError, LostRank), one_voice(Place.from_environment()):
+    place = Place.from_environment()
+    with exits_with_one_sentence(BackboneError, CheckpointError, LostRank), one_voice(place):
         arguments = parse(argv)
         try:
             run(arguments.config, arguments.release, arguments.out, resume=arguments.resume)
             if arguments.config.init_from and Place.from_environment().leads:
                 _promote_or_keep(arguments)
         except Stopped as stopped:
-            print(stopped, file=sys.stderr)
+            if place.leads:
+                print(stopped, file=sys.stderr)
             raise SystemExit(stopped.status) from None
 
 

@@ -78,8 +78,8 @@ def _fork(release: Path, folder: Path, rank: int, ranks: int, port: int) -> int:
         os._exit(status)
 
 
-def wait(processes: list[int], seconds: float) -> bool:
-    """Whether all ended well within `seconds`."""
+def wait(processes: list[int], seconds: float) -> set[int]:
+    """Those that still run after `seconds`; the others ended well."""
     until, left = time.monotonic() + seconds, set(processes)
     while left and time.monotonic() < until:
         for process in list(left):
@@ -88,17 +88,16 @@ def wait(processes: list[int], seconds: float) -> bool:
                 raise RuntimeError(f"a rank ended by itself, with status {os.waitstatus_to_exitcode(status)}")
             left -= {ended}
         time.sleep(0.005)
-    return not left
+    return left
 
 
-def kill(processes: list[int], first: int) -> None:
-    """SIGKILL the rank `first`, and the others a moment later."""
-    os.kill(processes[first], signal.SIGKILL)
+def kill(running: set[int], first: int) -> None:
+    """SIGKILL the process `first`, and the others a moment later."""
+    os.kill(first, signal.SIGKILL)
     time.sleep(0.05)
-    for rank, process in enumerate(processes):
-        if rank != first:
-            os.kill(process, signal.SIGKILL)
-    for process in processes:
+    for process in running - {first}:
+        os.kill(process, signal.SIGKILL)
+    for process in running:
         os.waitpid(process, 0)
 
 
@@ -133,7 +132,7 @@ def run(arguments: Arguments, work: Path) -> dict[str, Any]:
     release = work / "release"
     render_release(release, train=64, val=17, scenes=6, seed=3)
     began = time.monotonic()
-    if not wait(start(release, work / "whole", arguments.ranks), 600):
+    if wait(start(release, work / "whole", arguments.ranks), 600):
         raise RuntimeError("the run that nobody kills did not end")
     length, expected = time.monotonic() - began, metrics(work / "whole")
     tally: Counter[str] = Counter()
@@ -143,21 +142,23 @@ def run(arguments: Arguments, work: Path) -> dict[str, Any]:
         folder = work / f"run{attempt}"
         processes = start(release, folder, arguments.ranks)
         last = tally["kills"] >= arguments.kills
-        if wait(processes, 600 if last else draw.uniform(0, length)):
+        running = wait(processes, 600 if last else draw.uniform(0, length))
+        if not running:
             tally["ran to the end"] += 1
             if metrics(folder) != expected:
                 faults.append(f"{folder.name}: metrics {metrics(folder)}, expected {expected}")
             attempt, before = attempt + 1, Counter[str]()
             continue
         writing = list(folder.glob(".*.unfinished"))
-        rank = draw.randrange(arguments.ranks)
-        kill(processes, rank)
+        first = draw.choice(sorted(running))
+        kill(running, first)
         tally["kills"] += 1
-        tally[f"of rank {rank}"] += 1
+        tally[f"of rank {processes.index(first)}"] += 1
         tally["within a write"] += bool(writing or list(folder.glob(".*.unfinished")))
         tally["within an epoch"] += (folder / "last.pt").exists() and checkpoint.load(folder / "last.pt")["step"] > 0
         faults += [f"{folder.name}: {fault}" for fault in check(folder, before)]
         before["begun"] += 1
+        print(f"\r{dict(tally)}, {len(faults)} faults", end="", file=sys.stderr, flush=True)
     return {**tally, "faults": faults}
 
 
