@@ -56,7 +56,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "log-scale target": ("model.target",),
     "flips and quarter turns": ("data.hflip", "data.vflip", "data.rot90"),
     "warm-up and cosine": ("optimizer.schedule",),
-    "larger steps": ("optimizer.learning_rate", "batch_size", "optimizer.weight_decay"),
+    "larger steps": ("optimizer.learning_rate", "optimizer.weight_decay"),
 }
 """What preset fast does otherwise than preset reference, apart from backbone and length: the fields of each option."""
 
@@ -121,8 +121,13 @@ class Run:
 
     @property
     def key(self) -> str:
-        """A digest of all settings that the result depends on."""
-        settings = {name: value for name, value in flatten(asdict(self.config)) if name not in MAY_CHANGE}
+        """A digest of the settings that the result depends on and that are not the defaults, which may grow."""
+        default = dict(flatten(asdict(Config())))
+        settings = {
+            name: value
+            for name, value in flatten(asdict(self.config))
+            if name not in MAY_CHANGE and value != default[name]
+        }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

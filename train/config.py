@@ -263,11 +263,11 @@ def fast() -> Config:
     """
     return Config(
         epochs=20,
-        batch_size=32,
+        batch_size=16,
         backbone="convnext_tiny",
         data=Data(holdout=0.1, select_on="development", hflip=0.5, vflip=0.5, rot90=0.5),
         model=Model(target="log_scale"),
-        optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.05, variance_warmup=2, schedule="cosine"),
+        optimizer=Optimizer(learning_rate=6e-4, weight_decay=0.05, variance_warmup=2, schedule="cosine"),
     )
 
 
