@@ -25,7 +25,7 @@ class Calibration:
     """A fitted calibration; the default changes nothing and promises nothing.
 
     Raises ValueError where a number cannot be one of a calibration: `a` of 0, `tau` not positive, a level outside
-    (0, 1), a negative quantile, `between` outside 0 to 1.
+    (0, 1), a negative quantile, a share outside 0 to 1.
     """
 
     a: float = 1.0
@@ -37,22 +37,29 @@ class Calibration:
     scenes were too few to promise it."""
     pooled_quantiles: Mapping[float, float] = field(default_factory=dict)
     """The same for predictions that were pooled by scene after the calibration."""
+    within_tile: float = 1.0
+    """Share of the variance of polylines' errors that a tile's have in common, 0 to 1 (train/pooling.py)."""
     between: float = 1.0
-    """Share of the errors' variance that lies between scenes, 0 to 1: it does not average out within one
-    (train/pooling.py).  1, where it is not known, makes pooled predictions no surer than their polylines are."""
+    """Share of the variance of tiles' errors that a scene's have in common: it does not average out within one.
+    Both are 1 where they are not known, which makes pooled predictions no surer than their polylines are."""
     scenes: int = 0
     """How many development scenes it was fitted on."""
 
     def __post_init__(self) -> None:
-        numbers = (self.a, self.b, self.tau, self.between)
-        if not all(map(math.isfinite, numbers)) or self.a == 0 or self.tau <= 0 or not 0 <= self.between <= 1:
+        finite = all(map(math.isfinite, (self.a, self.b, self.tau)))
+        if not finite or self.a == 0 or self.tau <= 0 or not all(0 <= share <= 1 for share in self.shares):
             raise ValueError(
-                f"expected a calibration with a ≠ 0, tau > 0 and between within 0 to 1, found a={self.a}, b={self.b},"
-                f" tau={self.tau}, between={self.between}"
+                f"expected a calibration with a ≠ 0, tau > 0 and shares within 0 to 1, found a={self.a}, b={self.b},"
+                f" tau={self.tau}, within_tile={self.within_tile}, between={self.between}"
             )
         for level, quantile in (*self.quantiles.items(), *self.pooled_quantiles.items()):
             if not (0 < level < 1 and quantile >= 0):  # false for NaN, too
                 raise ValueError(f"expected quantiles of levels within 0 to 1, found {quantile} at level {level}")
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """`within_tile` and `between`, by which predictions are pooled."""
+        return self.within_tile, self.between
 
     def __call__(self, mu: ArrayLike, sigma: ArrayLike) -> tuple[Float64, Float64]:
         """The network's `mu`, `sigma` (N,) → calibrated mu', sigma' (N,) float64, all metres."""
@@ -94,6 +101,7 @@ class Calibration:
             tau=float(values.get("tau", 1.0)),
             quantiles=quantiles("quantiles"),
             pooled_quantiles=quantiles("pooled_quantiles"),
+            within_tile=float(values.get("within_tile", 1.0)),
             between=float(values.get("between", 1.0)),
             scenes=int(values.get("scenes", 0)),
         )

@@ -14,7 +14,7 @@ import torch
 from model import checkpoint
 from model.calibration import Calibration
 
-FITTED = Calibration(a=1.1, b=-3.0, tau=1.5, quantiles={0.5: 0.7, 0.9: 1.8}, between=0.25, scenes=14)
+FITTED = Calibration(a=1.1, b=-3.0, tau=1.5, quantiles={0.5: 0.7, 0.9: 1.8}, within_tile=0.8, between=0.25, scenes=14)
 
 
 def test_the_mean_is_corrected_and_sigma_follows() -> None:
@@ -56,6 +56,11 @@ def test_the_references_three_numbers_are_enough() -> None:
     assert Calibration.from_dict({"a": 1.01, "b": -0.7, "tau": 1.2}) == Calibration(1.01, -0.7, 1.2)
 
 
+def test_a_calibration_that_knows_no_tiles_takes_the_polylines_of_one_for_one() -> None:
+    values = {name: value for name, value in FITTED.to_dict().items() if name != "within_tile"}
+    assert Calibration.from_dict(values).shares == (1.0, 0.25)
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -63,6 +68,8 @@ def test_the_references_three_numbers_are_enough() -> None:
         {"a": 1.0, "b": math.nan, "tau": 1.0},
         {"a": 1.0, "b": 0.0, "tau": -1.0},
         {"between": 1.5},
+        {"within_tile": -0.1},
+        {"within_tile": math.nan},
         {"quantiles": {0.9: -1.0}},
         {"quantiles": {0.9: math.nan}},
         {"quantiles": {9.0: 1.0}},

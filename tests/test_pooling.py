@@ -1,6 +1,8 @@
-"""Pooling by scene against the matrix algebra of Gaussians, and against what comes of simulated scenes."""
+"""Pooling by tile and scene against the matrix algebra of Gaussians, and against what comes of simulated scenes."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -8,30 +10,59 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.pooling import fit_between, pool, to_log_scale
+from train.pooling import fit_shares, pool, pool_log_scale, to_log_scale
 
 Float64 = NDArray[np.float64]
+Names = NDArray[np.str_]
+Shares = tuple[float, float]
 
 
-def covariance(variance: Float64, between: float) -> Float64:
-    """Of a scene's errors, as the module's docstring states it, (n, n)."""
-    harmonic = len(variance) / np.sum(1 / variance)
-    return np.diag((1 - between) * variance) + between * harmonic
+def harmonic(variance: Float64) -> float:
+    return len(variance) / float(np.sum(1 / variance))
+
+
+def covariance(variance: Float64, tile: Names, shares: Shares) -> Float64:
+    """Of the errors of one scene's polylines, as the module's docstring states it, (n, n)."""
+    within_tile, between = shares
+    tiles, of = np.unique(tile, return_inverse=True)
+    inverse = [float(np.sum(1 / variance[of == t])) for t in range(len(tiles))]
+    of_tile = np.array(
+        [within_tile * harmonic(variance[of == t]) + (1 - within_tile) / inverse[t] for t in range(len(tiles))]
+    )
+    estimates = between * harmonic(of_tile) + (1 - between) * np.diag(of_tile)
+    rest = np.diag(variance) - (of[:, None] == of) / np.array(inverse)[of]
+    return estimates[np.ix_(of, of)] + (1 - within_tile) * rest
+
+
+class Simulated(NamedTuple):
+    """Errors of log scales, of known variance up to a factor; all (N,)."""
+
+    error: Float64
+    variance: Float64
+    length: Float64
+    tile: Names
+    scene: Names
 
 
 def simulate(
-    scenes: int, between: float, seed: int, most: int = 12
-) -> tuple[Float64, Float64, Float64, NDArray[np.str_]]:
-    """Errors of log scales with known variances, drawn by Cholesky: error, variance, length, scene, all (N,)."""
+    scenes: int, of_scene: float, of_tile: float, *, most: int = 6, polylines: tuple[int, ...] = (1, 2, 3), seed: int
+) -> Simulated:
+    """Three independent errors: a scene's, a tile's and a polyline's own, of which the first two have these shares.
+
+    Scenes have 1 to `most` tiles, which have `polylines`; variances differ from scene to scene and in each.
+    """
     random = np.random.default_rng(seed)
-    errors, variances, names = [], [], []
+    parts = []
     for scene in range(scenes):
-        variance = random.uniform(0.05, 0.3, random.integers(1, most + 1)) ** 2
-        errors.append(np.linalg.cholesky(covariance(variance, between)) @ random.standard_normal(len(variance)))
-        variances.append(variance)
-        names += len(variance) * [f"scene {scene}"]
-    error, variance = np.concatenate(errors), np.concatenate(variances)
-    return error, variance, random.uniform(17, 319, len(error)), np.array(names)
+        counts = random.choice(polylines, random.integers(1, most + 1))
+        which, n = np.repeat(np.arange(len(counts)), counts), counts.sum()
+        variance = random.uniform(0.05, 0.2) ** 2 * random.uniform(0.7, 1.4, n)
+        common = np.sqrt(of_scene) * random.standard_normal() + np.sqrt(of_tile) * random.standard_normal(len(counts))
+        own = np.sqrt((1 - of_scene - of_tile) * variance) * random.standard_normal(n)
+        error = np.sqrt(harmonic(variance)) * common[which] + own
+        tile = np.array([f"{scene:04}_{tile}" for tile in which])
+        parts.append((error, variance, random.uniform(17, 319, n), tile, np.full(n, f"{scene:04}")))
+    return Simulated(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def in_metres(length: Float64, log_scale: Float64, variance: Float64) -> tuple[Float64, Float64]:
@@ -40,70 +71,105 @@ def in_metres(length: Float64, log_scale: Float64, variance: Float64) -> tuple[F
     return mu, mu * np.sqrt(np.exp(variance) - 1)
 
 
-@given(st.integers(1, 9), st.floats(0, 0.99), st.integers(0, 99))
-def test_a_pooled_scene_is_the_posterior_of_the_full_covariance(n: int, between: float, seed: int) -> None:
+@given(st.integers(1, 9), st.integers(1, 4), st.floats(0, 0.99), st.floats(0, 0.99), st.integers(0, 99))
+def test_a_pooled_scene_is_the_posterior_of_the_full_covariance(
+    n: int, tiles: int, within_tile: float, between: float, seed: int
+) -> None:
     random = np.random.default_rng(seed)
     log_scale, variance = random.normal(0.4, 0.3, n), random.uniform(0.05, 0.5, n) ** 2
-    length = random.uniform(17, 319, n)
-    precision = np.linalg.inv(covariance(variance, between))
+    length, tile = random.uniform(17, 319, n), random.integers(0, tiles, n).astype(str)
+    precision = np.linalg.inv(covariance(variance, tile, (within_tile, between)))
     expected = 1 / precision.sum()
     mean = precision.sum(axis=0) @ log_scale * expected  # generalised least squares of a constant
-    mu, sigma = pool(length, *in_metres(length, log_scale, variance), np.full(n, "a"), between)
-    np.testing.assert_allclose(np.stack([mu, sigma]), in_metres(length, mean, expected), rtol=1e-9)
+    metres = in_metres(length, log_scale, variance)
+    mu, sigma = pool(length, *metres, tile, np.full(n, "a"), (within_tile, between))
+    np.testing.assert_allclose(np.stack([mu, sigma]), in_metres(length, mean, expected), rtol=1e-8)
 
 
-@given(st.floats(2, 300), st.floats(0.1, 90), st.floats(0, 1))
-def test_a_polyline_that_is_alone_in_its_scene_is_left_as_it_is(mu: float, sigma: float, between: float) -> None:
-    pooled = pool([64.0, 30.0], [mu, 80.0], [sigma, 9.0], ["a", "b"], between)
+@given(st.floats(2, 300), st.floats(0.1, 90), st.floats(0, 1), st.floats(0, 1))
+def test_a_polyline_that_is_alone_in_its_scene_is_left_as_it_is(
+    mu: float, sigma: float, within_tile: float, between: float
+) -> None:
+    pooled = pool([64.0, 30.0], [mu, 80.0], [sigma, 9.0], ["a_1", "b_1"], ["a", "b"], (within_tile, between))
     np.testing.assert_allclose(pooled, [[mu, 80.0], [sigma, 9.0]], rtol=1e-9)
 
 
 def test_scenes_do_not_touch_each_other_and_their_order_does_not_matter() -> None:
-    _, variance, length, scene = simulate(5, 0.3, seed=1)
+    _, variance, length, tile, scene = simulate(5, 0.3, 0.3, seed=1)
     mu, sigma = in_metres(length, np.random.default_rng(2).normal(0.4, 0.3, len(length)), variance)
-    whole = np.stack(pool(length, mu, sigma, scene, 0.3))
-    alone = scene == "scene 3"
-    np.testing.assert_allclose(whole[:, alone], pool(length[alone], mu[alone], sigma[alone], scene[alone], 0.3))
-    order = np.random.default_rng(3).permutation(len(mu))
-    np.testing.assert_allclose(whole[:, order], pool(length[order], mu[order], sigma[order], scene[order], 0.3))
+    whole = np.stack(pool(length, mu, sigma, tile, scene, (0.6, 0.3)))
+    for some in (scene == "0003", np.random.default_rng(3).permutation(len(mu))):
+        part = pool(length[some], mu[some], sigma[some], tile[some], scene[some], (0.6, 0.3))
+        np.testing.assert_allclose(whole[:, some], part)
 
 
-def test_a_common_error_is_never_averaged_away() -> None:
+@pytest.mark.parametrize(
+    ("shares", "tiles", "expected"),
+    [
+        ((0.0, 0.0), 100, 0.01),  # all is averaged away: a root of 10,000
+        ((0.0, 0.25), 10_000, 0.5),
+        ((1.0, 0.0), 100, 0.1),  # a hundred tiles, each as sure as one polyline
+        ((0.25, 0.0), 1, 0.5),
+        ((0.25, 1.0), 100, 0.5),  # tiles of a hundred, whose own part is gone, and no tile tells more than the next
+        ((1.0, 1.0), 100, 1.0),
+    ],
+)
+def test_a_common_error_is_never_averaged_away(shares: Shares, tiles: int, expected: float) -> None:
     n, sigma = 10_000, 0.2
+    tile = (np.arange(n) % tiles).astype(str)
     mu, deviation = in_metres(np.ones(n), np.zeros(n), np.full(n, sigma**2))
-    for between, expected in ((0.0, sigma / 100), (0.25, sigma / 2), (1.0, sigma)):
-        pooled = pool(np.ones(n), 100 * mu, 100 * deviation, np.full(n, "a"), between)
-        _, variance = to_log_scale(np.ones(n), *pooled)
-        assert np.sqrt(variance[0]) == pytest.approx(expected, rel=0.01)
+    _, variance = to_log_scale(np.ones(n), *pool(np.ones(n), 100 * mu, 100 * deviation, tile, np.full(n, "a"), shares))
+    assert np.sqrt(variance[0]) == pytest.approx(expected * sigma, rel=0.02)
 
 
-@pytest.mark.parametrize("between", [0.0, 0.2, 0.7])
-def test_the_share_between_scenes_is_found_again(between: float) -> None:
-    error, variance, _, scene = simulate(600, between, seed=4)
-    assert fit_between(error, 3.0 * variance, scene) == pytest.approx(between, abs=0.04)  # whatever the factor
+PARTS = [(0.0, 0.0), (0.3, 0.0), (0.0, 0.85), (0.5, 0.35), (0.2, 0.5)]
 
 
-@pytest.mark.parametrize("between", [0.0, 0.3])
-def test_pooled_sigmas_are_honest_where_naive_ones_are_not(between: float) -> None:
-    error, variance, length, scene = simulate(2000, between, seed=5)
+@pytest.mark.parametrize(("of_scene", "of_tile"), PARTS)
+def test_both_shares_are_found_again(of_scene: float, of_tile: float) -> None:
+    error, variance, _, tile, scene = simulate(1500, of_scene, of_tile, polylines=(3,), seed=4)
+    within_tile = of_scene + of_tile
+    between = of_scene / (within_tile + (1 - within_tile) / 3)  # what three polylines still err by on their own is less
+    fitted = fit_shares(error, 3.0 * variance, tile, scene)  # whatever the factor
+    assert fitted == pytest.approx((within_tile, between), abs=0.04)
+
+
+@pytest.mark.parametrize(("of_scene", "of_tile"), PARTS)
+def test_pooled_sigmas_are_honest_where_naive_ones_are_not(of_scene: float, of_tile: float) -> None:
+    error, variance, length, tile, scene = simulate(2000, of_scene, of_tile, seed=5)
     mu, sigma = in_metres(length, error, variance)  # the truth is a log scale of 0
     mu, sigma = 40 * mu, 40 * sigma  # away from where heights have no logarithm
+    _, first, counts = np.unique(scene, return_index=True, return_counts=True)
 
-    def spread(share: float) -> float:
-        log_scale, pooled = to_log_scale(length, *pool(length, mu, sigma, scene, share))
-        _, first = np.unique(scene, return_index=True)
-        return float(np.mean((log_scale - np.log(40))[first] ** 2 / pooled[first]))
+    def spread(shares: Shares, scenes: NDArray[np.bool_]) -> float:
+        log_scale, pooled = to_log_scale(length, *pool(length, mu, sigma, tile, scene, shares))
+        return float(np.mean((log_scale - np.log(40))[first[scenes]] ** 2 / pooled[first[scenes]]))
 
-    assert spread(fit_between(error, variance, scene)) == pytest.approx(1, abs=0.12)
-    if between:
-        assert spread(0.0) > 1.8
+    large = counts > 6
+    fitted = fit_shares(error, variance, tile, scene)
+    for scenes in (large, ~large):
+        assert spread(fitted, scenes) == pytest.approx(1, abs=0.12)
+    if of_scene or of_tile:
+        assert spread((0.0, 0.0), large) > 1.4
 
 
-def test_scenes_of_one_polyline_say_nothing_of_what_is_common() -> None:
-    assert fit_between(np.array([0.1, -0.2]), np.array([0.01, 0.04]), np.array(["a", "b"])) == 1.0
+def test_tiles_of_many_polylines_outvote_the_others_where_their_level_is_left_out() -> None:
+    error, variance, _, tile, scene = simulate(1000, 0.1, 0.8, polylines=(1, 8), seed=6)
+    alone = np.arange(len(error))
+    nested, _ = pool_log_scale(error, variance, tile, scene, fit_shares(error, variance, tile, scene))
+    one_level, stated = pool_log_scale(error, variance, alone, scene, fit_shares(error, variance, alone, scene))
+    assert np.mean(nested**2) < 0.9 * np.mean(one_level**2)
+    single = np.array([len(np.unique(tile[scene == name])) == 1 and np.sum(scene == name) > 1 for name in scene])
+    assert np.mean(one_level[single] ** 2 / stated[single]) > 1.3  # eight polylines of one tile are nearly one
+
+
+def test_groups_of_one_say_nothing_of_what_is_common() -> None:
+    error, variance, names = np.array([0.1, -0.2]), np.array([0.01, 0.04]), np.array(["a", "b"])
+    assert fit_shares(error, variance, names, names) == (1.0, 1.0)
+    assert fit_shares(error, variance, names, np.array(["c", "c"]))[0] == 1.0
 
 
 def test_a_height_without_a_logarithm_hardly_counts() -> None:
-    mu, sigma = pool([64.0, 64.0], [100.0, -5.0], [10.0, 60.0], ["a", "a"], 0.0)
+    mu, sigma = pool([64.0, 64.0], [100.0, -5.0], [10.0, 60.0], ["a_1", "a_2"], ["a", "a"], (1.0, 0.0))
     assert np.isfinite([mu, sigma]).all()
     assert mu[0] == pytest.approx(100, rel=0.1)

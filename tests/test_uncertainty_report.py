@@ -105,7 +105,8 @@ def test_the_gain_of_pooling_is_that_of_simulated_scenes() -> None:
     table = raw.table
     length = np.hypot(*(table.polyline[:, 0] - table.polyline[:, 1]).T)
     mu, spread = raw.mu / 1.1 + 5, np.hypot(0.05, 0.15)  # without its bias, and with an honest σ
-    numbers, measured, stated = gain(length, table.height, mu, mu * spread, table.scene, between=0.1)
+    alone = np.arange(len(table)).astype(str)  # each polyline on a tile of its own
+    numbers, measured, stated = gain(length, table.height, mu, mu * spread, alone, table.scene, (0.5, 0.1))
     assert numbers.tolist() == [1, 2, 4, 8, 16]
     expected = np.sqrt(0.05**2 + 0.15**2 / numbers)
     np.testing.assert_allclose(measured, expected, rtol=0.1)
@@ -114,5 +115,6 @@ def test_the_gain_of_pooling_is_that_of_simulated_scenes() -> None:
 
 def test_the_gain_is_not_drawn_where_scenes_are_too_few() -> None:
     raw = simulate(4, seed=6)
-    numbers, measured, _ = gain(raw.table.length, raw.table.height, raw.mu, raw.sigma, raw.table.scene, 0.1)
+    table = raw.table
+    numbers, measured, _ = gain(table.length, table.height, raw.mu, raw.sigma, table.tile, table.scene, (1.0, 0.1))
     assert len(numbers) == len(measured) == 0

@@ -2,7 +2,7 @@
 
 1.  `correct`: mean and temperature, by the maximum of the Gaussian likelihood.
 2.  `conformal_quantile`: how many σ an interval must reach so that its level holds on scenes never seen.
-3.  `fit`: both, and the share of the errors that scenes have in common (pooling.py): one `Calibration`.
+3.  `fit`: both, and the shares of errors that tiles and scenes have in common (pooling.py): one `Calibration`.
 4.  `apply`, and `cross_fit` for the development scenes themselves, of which each is calibrated by the others.
 5.  `calibrate_checkpoint`: what a run does at its end.
 
@@ -30,7 +30,7 @@ from model import checkpoint
 from model.calibration import Calibration
 
 from .metrics import Float64
-from .pooling import fit_between, pool, to_log_scale
+from .pooling import fit_shares, pool, to_log_scale
 from .predictions import Predictions
 from .tables import DEVELOPMENT
 from .uncertainty import LEVELS, Forecast
@@ -96,7 +96,7 @@ def apply(calibration: Calibration, raw: Predictions, *, by_scene: bool) -> Pred
         raw,
         calibrated=forecast(calibrated, False),
         pooled=forecast(pooled, True) if by_scene else None,
-        between=calibration.between,
+        shares=calibration.shares,
     )
 
 
@@ -122,7 +122,7 @@ def cross_fit(development: Predictions, *, by_scene: bool) -> Predictions:
         development,
         calibrated=forecast(calibrated),
         pooled=forecast(pooled) if by_scene else None,
-        between=_gaussian(development).between,
+        shares=_gaussian(development).shares,
     )
 
 
@@ -152,14 +152,16 @@ def _gaussian(development: Predictions) -> Calibration:
     calibration = Calibration(a, b, tau, scenes=len(np.unique(table.scene)))
     log_scale, variance = to_log_scale(length, *calibration(development.mu, development.sigma))
     error = log_scale - np.log(table.height / length)
-    return replace(calibration, between=fit_between(error, variance, table.scene))
+    within_tile, between = fit_shares(error, variance, table.tile, table.scene)
+    return replace(calibration, within_tile=within_tile, between=between)
 
 
 def _apply(calibration: Calibration, raw: Predictions) -> tuple[Pair, Pair]:
     """Calibrated, and then also pooled by scene."""
     mu, sigma = calibration(raw.mu, raw.sigma)
-    length = polyline_length_px(raw.table.polyline)
-    return (mu, sigma), pool(length, mu, sigma, raw.table.scene, calibration.between)
+    table = raw.table
+    pooled = pool(polyline_length_px(table.polyline), mu, sigma, table.tile, table.scene, calibration.shares)
+    return (mu, sigma), pooled
 
 
 def _out_of_scene(development: Predictions) -> tuple[Pair, Pair]:

@@ -84,7 +84,8 @@ class HeightModel:
         calibration = self.trained.calibration or Calibration()
         mu, sigma = calibration(raw_mu, raw_sigma)
         if pool == "scene":
-            mu, sigma = pool_by_scene(polyline_length_px(table.polyline), mu, sigma, table.scene, calibration.between)
+            length = polyline_length_px(table.polyline)
+            mu, sigma = pool_by_scene(length, mu, sigma, table.tile, table.scene, calibration.shares)
         promised = calibration.pooled_quantiles if pool == "scene" else calibration.quantiles
         if LEVEL in promised:
             interval = calibration.interval(mu, sigma, LEVEL, pooled=pool == "scene")

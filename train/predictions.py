@@ -57,8 +57,8 @@ class Predictions:
     """`mu` and `sigma` calibrated by development scenes (train/calibrate.py), where there were such."""
     pooled: Forecast | None = None
     """The calibrated forecast, pooled by scene (train/pooling.py), where that was asked for."""
-    between: float = 1.0
-    """Share of the errors' variance between scenes by which it was pooled, 0 to 1."""
+    shares: tuple[float, float] = (1.0, 1.0)
+    """`within_tile` and `between`, by which it was pooled."""
 
     def __post_init__(self) -> None:
         for name in ("mu", "sigma", "seen"):

@@ -122,8 +122,11 @@ def pooling(group: Predictions) -> Drawn | None:
     if group.pooled is None:
         return None
     said = group.calibrated or Forecast.gaussian(group.mu, group.sigma)
-    length = polyline_length_px(group.table.polyline)
-    numbers, measured, stated = gain(length, group.table.height, said.mu, said.sigma, group.table.scene, group.between)
+    table, length = group.table, polyline_length_px(group.table.polyline)
+    within_tile, between = group.shares
+    numbers, measured, stated = gain(
+        length, table.height, said.mu, said.sigma, table.tile, table.scene, (within_tile, between)
+    )
     if len(numbers) < 2:
         return None
     figure, axes = blank(5.0, 3.6)
@@ -136,7 +139,8 @@ def pooling(group: Predictions) -> Drawn | None:
     axes.legend(loc="lower left", fontsize=9, frameon=False)
     return (
         f"Pooling: the scale (height ÷ length) of the same scenes, told by 1 to {numbers[-1]} of their polylines. "
-        f"Of the errors' variance {group.between:.0%} is taken to be common to a scene, and never averages out.",
+        f"Of the variance of errors {within_tile:.0%} is taken to be common to the polylines of a tile, and of what a "
+        f"tile then errs by, {between:.0%} to the tiles of a scene, which never averages out.",
         svg(figure, f"Error of the scale against the number of polylines pooled, {group.name}", "pooling"),
     )
 
