@@ -20,6 +20,7 @@ Two tables, and one JSON object as the last line.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -44,7 +45,7 @@ from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import BackboneError, HeightRegressor
 from train.config import PRESETS, Config
 from train.console import RunConsole
-from train.environment import choose_compilation, choose_device, choose_precision
+from train.environment import choose_compilation, choose_device, choose_precision, choose_threads
 from train.loop import run
 from train.metrics import Baselines, score
 from train.step import Forward, Step
@@ -187,6 +188,7 @@ def _ours(arguments: Arguments, table: SampleTable, device: torch.device) -> dic
             size=arguments.size,
             statistics=table.statistics(),
             cache=cache,
+            threads=choose_threads(0, len(os.sched_getaffinity(0)), device),
         )
 
     streamed, cached = loader("none"), loader("device" if device.type == "cuda" else "host")

@@ -48,8 +48,8 @@ class Arguments:
     """Samples a batch."""
     size: int = 224
     """Side of the letterboxed frame, in pixels."""
-    samples: int = 768
-    """Samples a repeat, at most those of the release."""
+    samples: int = 2560
+    """Samples a repeat, at most those of the release; many batches, since DALI has two ready when its turn begins."""
     repeats: int = 5
     """Counted turns of each peer."""
     tiles: int = 8000

@@ -60,7 +60,7 @@ class Data:
     beside the run folder, so that neighbouring runs share it (the release itself may be read-only)."""
 
     threads: int = 0
-    """DALI's threads; 0 for all cores that this process may use."""
+    """DALI's threads; 0 for as many as this process may use cores, and half of that where the step computes on them."""
 
     cache: Annotated[Literal["auto", "none", "host", "device", "disk"], AsPlainFlag] = "auto"
     """Where letterboxed tiles are kept: after the first epoch in memory, before it on disk, in --index-cache, for later

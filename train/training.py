@@ -25,7 +25,7 @@ from .checkpointing import History
 from .config import Config
 from .console import RunConsole
 from .distributed import Place, data_parallel, gather, shared
-from .environment import Choice, choose_compilation, choose_compile_mode, choose_precision, describe
+from .environment import Choice, choose_compilation, choose_compile_mode, choose_precision, choose_threads, describe
 from .evaluate import about
 from .fingerprint import changes, fingerprint
 from .metrics import Baselines
@@ -142,7 +142,7 @@ class Training:
                 target=self.target.encode(table.height, table.length_in_sides),
                 rank=self.place.rank,
                 world_size=ranks,
-                threads=config.data.threads or self.place.threads,
+                threads=choose_threads(config.data.threads, self.place.threads, device),
                 cache=cache.value,
                 folder=kept,
                 augmentation=config.data.augmentation() if shuffle else None,
