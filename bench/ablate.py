@@ -120,6 +120,11 @@ class Run:
     config: Config
 
     @property
+    def named(self) -> dict[str, Any]:
+        """Where its result stands in the table."""
+        return {"split": self.split, "recipe": self.recipe, "seed": self.seed}
+
+    @property
     def key(self) -> str:
         """A digest of the settings that the result depends on and that are not the defaults, which may grow."""
         default = dict(flatten(asdict(Config())))
@@ -205,18 +210,18 @@ def finish(arguments: Arguments) -> list[dict[str, Any]]:
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     known = {result["key"]: result for result in map(json.loads, lines)}
     wanted, release = runs(arguments), str(arguments.release.resolve())
+    results = []
     for i, item in enumerate(wanted, start=1):
         key = f"{item.key}-{hashlib.sha256(release.encode()).hexdigest()[:8]}"
         if key not in known:
             print(
                 f"run {i} of {len(wanted)}: {item.split}, {item.recipe}, seed {item.seed}", file=sys.stderr, flush=True
             )
-            known[key] = {"key": key, **result_of(item, arguments.release, arguments.out / key)}
+            known[key] = {"key": key, **item.named, **result_of(item, arguments.release, arguments.out / key)}
             write_text(path, "".join(json.dumps(result) + "\n" for result in known.values()))
             shutil.rmtree(arguments.out / key)
-        # A recipe's name may have changed since; its configuration has not.
-        known[key] |= {"split": item.split, "recipe": item.recipe, "seed": item.seed, "wanted": True}
-    return [result for result in known.values() if result.pop("wanted", False)]
+        results.append({**known[key], **item.named})  # a recipe's name may have changed, its configuration has not
+    return results
 
 
 def result_of(item: Run, release: Path, folder: Path) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def test_a_quick_run_ends_with_tables_and_is_not_trained_again(
     assert {(item["recipe"], item["seed"]) for item in first["results"]} == {(REFERENCE, 0), (OURS, 0)}
     assert all(len(item["development_rmse_by_epoch"]) == 2 for item in first["results"])
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"results.jsonl", "index-cache"}
+    kept = [json.loads(line) for line in (tmp_path / "runs/results.jsonl").read_text().splitlines()]
+    assert kept == first["results"]
     assert "| ours | 1 |" in (tmp_path / "table.md").read_text()
     assert "<svg" in (tmp_path / "figure.svg").read_text()
 
