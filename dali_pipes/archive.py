@@ -76,8 +76,12 @@ class Archive:
         """CRC-32 of the bytes of member `index`, as the central directory has it."""
         return self._members[index].crc
 
+    def size(self, index: int) -> int:
+        """How many bytes member `index` has, as the central directory states."""
+        return self._members[index].size
+
     def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of member `index` → (n,) uint8, read-only; a view of the file if it is stored in one piece.
+        """The bytes of member `index` → (n,) uint8, read-only.
 
         Raises UnreadableMember if the member's header, length or compressed data are damaged.
         """
@@ -130,6 +134,10 @@ class Folder:
     def crc(self, index: int) -> int | None:
         """None: a folder records none."""
         return None
+
+    def size(self, index: int) -> int:
+        """How many bytes member `index` had when the folder was listed."""
+        return self._files[index].segment.length
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The bytes of member `index` → (n,) uint8, read-only.

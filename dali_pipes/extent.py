@@ -5,16 +5,17 @@ these are one thing here: a list of segments (file, offset, length), numbered th
 
     Extent([Segment(tar, 512, 1 << 30), Segment(tar, 1_073_743_360, 4_096)], where="download.tar: TS_KS.zip.part*")
 
-The files are mapped into memory: bytes inside one segment are a view of the map, bytes that straddle segments are
-joined.  The maps may be shared by threads and survive a fork; pickling keeps the segments alone, and the other
-process maps anew.  A file must not be cut while it is mapped: the system ends a process that reads behind the cut.
+The files stay open, and bytes are read by position: threads may share an extent, and it survives a fork; pickling
+keeps the segments alone, and the other process opens anew.  A file that is replaced is read on as it was.  One that is
+cut short in its place raises, where a map of it would end the process.
 """
 
 from __future__ import annotations
 
-import mmap
+import os
 import stat
 import struct
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,13 +38,13 @@ class Segment(NamedTuple):
 class Extent:
     """The bytes of some segments in their order; `size`: how many; `where`: what sentences call them.
 
-    Raises InputError if a file cannot be mapped or is shorter than its segment.
+    Raises InputError if a file cannot be opened or is shorter than its segment.
     """
 
     def __init__(self, segments: Iterable[Segment], where: str) -> None:
         self.segments = tuple(segment for segment in segments if segment.length)
         self.where = where
-        self._map()
+        self._open()
 
     @classmethod
     def of_file(cls, file: Path) -> Extent:
@@ -53,42 +54,66 @@ class Extent:
         except OSError as error:
             raise InputError(f"{file} cannot be read: {error.strerror}") from None
 
-    def _map(self) -> None:
-        maps = {file: _mapped(file) for file in dict.fromkeys(segment.file for segment in self.segments)}
-        self._starts, self._views, self.size = [], [], 0
+    def _open(self) -> None:
+        opened = {file: self._opened(file) for file in dict.fromkeys(segment.file for segment in self.segments)}
+        self._starts, self._pieces, self.size = [0], [(-1, 0, 0)], 0
         for file, offset, length in self.segments:
-            if offset + length > len(maps[file]):
+            descriptor = opened[file]
+            end = os.fstat(descriptor).st_size
+            if offset + length > end:
                 raise InputError(
                     f"expected {length} bytes from byte {offset} of {file} on, for {self.where}, found the file's end"
-                    f" at byte {len(maps[file])}; load the file anew"
+                    f" at byte {end}; load the file anew"
                 )
             self._starts.append(self.size)
-            self._views.append(maps[file][offset : offset + length])
+            self._pieces.append((descriptor, offset, length))
             self.size += length
-        if not self.segments:
-            self._starts, self._views = [0], [np.frombuffer(b"", np.uint8)]
+
+    def _opened(self, file: Path) -> int:
+        """A descriptor that is closed with this extent."""
+        try:
+            if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for a writer
+                raise InputError(f"expected a file at {file}, found something else; name the archive itself")
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror}") from None
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
 
     def __getstate__(self) -> dict[str, Any]:
         return {"segments": self.segments, "where": self.where}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.segments, self.where = state["segments"], state["where"]
-        self._map()
+        self._open()
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Bytes `start` to `stop` (0 <= start <= stop <= size) → (stop - start,) uint8, read-only."""
+        """Bytes `start` to `stop` (0 <= start <= stop <= size) → (stop - start,) uint8, read-only.
+
+        Raises InputError if a file has become shorter than it was.
+        """
         i = bisect_right(self._starts, start) - 1
-        origin, view = self._starts[i], self._views[i]
-        if stop - origin <= len(view):
-            return view[start - origin : stop - origin]
-        pieces = [view[start - origin :]]
-        while stop > (origin := origin + len(view)):
+        pieces: list[bytes] = []
+        while True:
+            origin, (descriptor, offset, length) = self._starts[i], self._pieces[i]
+            within = min(stop - origin, length)
+            pieces.append(self._read(descriptor, offset + start - origin, within - (start - origin)))
+            start = origin + within
+            if start >= stop:
+                return np.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), np.uint8)
             i += 1
-            view = self._views[i]
-            pieces.append(view[: stop - origin])
-        joined = np.concatenate(pieces)
-        joined.flags.writeable = False
-        return joined
+
+    def _read(self, descriptor: int, offset: int, length: int) -> bytes:
+        data = b""
+        try:
+            while len(data) < length:  # Linux reads at most 2 GiB at once
+                more = os.pread(descriptor, length - len(data), offset + len(data))
+                if not more:
+                    raise InputError(f"{self.where} became shorter while it was being read")
+                data += more
+        except OSError as error:
+            raise InputError(f"{self.where} cannot be read: {error.strerror}") from None
+        return data
 
     def stamp(self) -> bytes:
         """What tells that a file was written to: the size and the time of change of each, without their names.
@@ -98,15 +123,3 @@ class Extent:
         files = dict.fromkeys(segment.file for segment in self.segments)
         stats = [file.stat() for file in files]
         return b"".join(struct.pack("<Qqq", status.st_size, status.st_mtime_ns, status.st_ctime_ns) for status in stats)
-
-
-def _mapped(file: Path) -> NDArray[np.uint8]:
-    try:
-        if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for a writer
-            raise InputError(f"expected a file at {file}, found something else; name the archive itself")
-        with file.open("rb") as opened:
-            return np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file} cannot be read: {error}") from None

@@ -52,6 +52,9 @@ class Members(Protocol):
     def crc(self, index: int) -> int | None:
         """Its recorded CRC-32, or None."""
 
+    def size(self, index: int) -> int:
+        """How many bytes it has, as it is listed."""
+
     def fingerprint(self) -> str:
         """Hex; changes when the data do."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from bench.render import render_release
 from dali_pipes.errors import InputError
@@ -23,9 +24,11 @@ from model import CheckpointError
 from tests.test_training import SMALL, Quiet, learnt
 from train.checkpointing import Due
 from train.config import Config
+from train.fingerprint import Fingerprint, changes, fingerprint
 from train.loop import run
 from train.signals import SAME, Signals, Stopped
 from train.step import Forward
+from train.tables import load_tables
 from train.writer import Snapshot, Writer
 
 STEPPED = replace(
@@ -70,6 +73,9 @@ def ends_as(whole: Path, folder: Path) -> None:
         assert torch.equal(state[name], value), name
     averages = [torch.load(path / "last.pt", weights_only=True)["average"] for path in (folder, whole)]
     assert all(torch.equal(averages[0][name], value) for name, value in averages[1].items())
+    found, best = (torch.load(path / "best.pt", weights_only=True) for path in (folder, whole))
+    assert found["rmse"] == best["rmse"] == min(line["rmse"] for line in lines)
+    assert all(torch.equal(found["model"][name], value) for name, value in best["model"].items())
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 4), (2, 2)])
@@ -123,7 +129,7 @@ def test_a_run_killed_after_a_checkpoint_goes_on_from_there(whole: Path, release
     with pytest.raises(KeyboardInterrupt):
         run(often, release, folder, resume=False, console=Killed())
     saved = torch.load(folder / "last.pt", weights_only=True)
-    assert (saved["epoch"], saved["step"]) == (1, 2)
+    assert saved["epoch"] == 1  # at which step, the disk decides: nothing is saved while the last is being written
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
     run(STEPPED, release, folder, resume=True, console=Quiet())  # how often it saves may change
     ends_as(whole, folder)
@@ -135,6 +141,7 @@ def test_an_epochs_end_that_was_kept_can_be_gone_back_to(whole: Path, release: P
     run(three, release, folder, resume=False, console=Quiet())
     assert sorted(path.name for path in folder.glob("epoch-*.pt")) == ["epoch-0001.pt", "epoch-0002.pt"]
     shutil.copy(folder / "epoch-0001.pt", folder / "last.pt")
+    (folder / "best.pt").unlink()  # as by a kill after last.pt was written, and before best.pt was
     run(three, release, folder, resume=True, console=Quiet())
     ends_as(whole, folder)
     assert not list(whole.glob("epoch-0001.pt")), "one is kept unless more are asked for"
@@ -176,6 +183,24 @@ def test_a_release_of_other_pictures_heights_or_tiles_is_refused_with_the_differ
     render_release(tmp_path / "other", train=96, val=40, scenes=8, seed=6)
     with pytest.raises(InputError, match=r"other samples \(training: .*other tiles, pictures.*the release has changed"):
         run(STEPPED, tmp_path / "other", folder, resume=True, console=Quiet())
+
+
+def test_a_release_that_was_unpacked_is_the_same_and_one_with_a_longer_picture_is_not(
+    release: Path, tmp_path: Path
+) -> None:
+    unpacked = tmp_path / "unpacked"
+    for archive in release.glob("*.zip"):
+        shutil.unpack_archive(archive, unpacked / archive.stem)
+    packed, loose = _fingerprint(release), _fingerprint(unpacked)
+    assert changes(packed, loose) == changes(loose, packed) == []
+    picture = next((unpacked / "TS_KS").rglob("*.jpg"))
+    picture.write_bytes(picture.read_bytes()[:2] + b"\xff\xfe\x00\x03!" + picture.read_bytes()[2:])  # a comment
+    (change,) = changes(loose, _fingerprint(unpacked))
+    assert change.endswith(": other sizes")
+
+
+def _fingerprint(release: Path) -> Fingerprint:
+    return fingerprint(load_tables(release, STEPPED.division(), cache=None, console=Console(quiet=True)))
 
 
 def test_init_from_takes_the_weights_alone(whole: Path, release: Path, tmp_path: Path) -> None:
@@ -248,15 +273,17 @@ def test_a_snapshot_does_not_follow_what_it_was_taken_of() -> None:
     assert again["model"]["w"].data_ptr() == first["model"]["w"].data_ptr(), "the memory is used again"
 
 
-@pytest.mark.parametrize(("every", "expected"), [("3", [3, 6, 9]), ("2", [2, 4, 6, 8]), ("0", [])])
+@pytest.mark.parametrize(
+    ("every", "expected"), [("3", [3, 6, 9]), ("2", [2, 4, 6, 8]), ("1", [2, 3, 4, 5, 6, 7, 8, 9]), ("0", [])]
+)
 def test_it_is_time_to_save_every_so_many_steps(every: str, expected: list[int]) -> None:
     due, saved, asked = Due(every), [], False
     for step in range(1, 10):
-        wish = due.after_step()
+        due.after_step()
         if asked:  # what was asked at the last step is done at this one
             saved.append(step)
             due.saved()
-        asked = wish and not asked
+        asked = due.next
     assert saved == expected
 
 

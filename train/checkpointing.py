@@ -7,8 +7,9 @@
     epoch-0007.pt     the last.pt of the last epochs' ends, `--keep` of them: to go back to one, copy it to last.pt
 
 `last.pt` is the truth: it holds the metrics of all epochs, too, and metrics.jsonl is written from it, also when a run
-goes on, so that no line is lost or doubled wherever it was stopped.  Every file is written whole or not at all
-(model/whole_file.py), and `best.pt` before the `last.pt` that speaks of it.
+goes on, so that no line is lost or doubled wherever it was stopped.  `best.pt` is made from the `last.pt` of the
+epoch's end that was the best, and written after it: a run that was stopped in between makes it when it goes on, and
+the two always agree.  Every file is written whole or not at all (model/whole_file.py).
 """
 
 from __future__ import annotations
@@ -68,25 +69,35 @@ class RunFolder:
     def load_last(self) -> dict[str, Any] | None:
         """The checkpoint to go on from, or None if the run did not come so far.
 
-        Raises CheckpointError, also if `best.pt` is gone: better known now than after the last epoch.
+        Raises CheckpointError.
         """
         if not self.last.exists():
             return None
         try:
-            state = checkpoint.load(self.last)
+            return checkpoint.load(self.last)
         except checkpoint.CheckpointError as error:
             kept = self._kept()
             advice = f"copy {kept[-1].name} to last.pt to go on from there" if kept else "choose another --out"
             raise checkpoint.CheckpointError(f"{error}; {advice}") from None
-        if state.get("history"):
-            checkpoint.load(self.best)
-        return state
 
-    def save(self, state: dict[str, Any], best: dict[str, Any] | None = None) -> None:
-        """Save `state`, which holds the history; `best` first, if the epoch that ended is the best one."""
-        if best is not None:
-            self._write(self.best, best)
+    def mend_best(self, state: dict[str, Any]) -> None:
+        """Make `best.pt` if the run was stopped after it had written `state`, and before it wrote that.
+
+        Raises CheckpointError if it is gone or damaged otherwise: better known now than after the last epoch.
+        """
+        if not state["history"]:
+            return
+        newest = state["step"] == 0 and state["history"][-1]["rmse"] == state["best_rmse"]
+        if not newest or (self.best.exists() and checkpoint.load(self.best).get("rmse") == state["best_rmse"]):
+            checkpoint.load(self.best)
+        else:
+            self._write(self.best, best_of(state))
+
+    def save(self, state: dict[str, Any], *, best: bool = False) -> None:
+        """Save `state`, which holds the history; `best`: whether it is of an epoch's end, and of the best one."""
         self._write(self.last, state)
+        if best:
+            self._write(self.best, best_of(state))
         if state["step"] == 0 and state["history"]:  # an epoch has just ended
             self._write_metrics(state["history"])
             self._keep(state["epoch"])
@@ -119,6 +130,13 @@ class RunFolder:
             old.unlink(missing_ok=True)
 
 
+def best_of(state: dict[str, Any]) -> dict[str, Any]:
+    """What best.pt holds if `state`, of an epoch's end, is the best one: the network to be used, in the reference's
+    layout, what it says of itself, and its RMSE in metres."""
+    weights = state["average"] or state["model"]
+    return {"model": weights, "stats": state["stats"], "about": state["about"], "rmse": state["best_rmse"]}
+
+
 class Due:
     """When to save between the ends of epochs: every so many steps, or minutes.
 
@@ -134,9 +152,13 @@ class Due:
         """Count from here."""
         self._since, self._steps_since = time.monotonic(), 0
 
-    def after_step(self) -> bool:
-        """Count a step; whether it is time to save at the end of the next one."""
+    def after_step(self) -> None:
+        """Count a step."""
         self._steps_since += 1
+
+    @property
+    def next(self) -> bool:
+        """Whether it is time to save at the end of the next step."""
         if self._steps is not None:
             return self._steps > 0 and self._steps_since >= self._steps - 1
         return time.monotonic() - self._since >= 60 * (self._minutes or 0)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -33,7 +34,7 @@ TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others.  The first step compiles, and the index of a new release takes minutes; that
 a process died, torchrun sees within a second and a node's death within 15, so that a long timeout delays nothing."""
 
-HEAD_START = 4.0  # seconds in which rank 0 may tell an error that every rank has, before the others do
+HEAD_START = 1.0  # seconds in which the rank that tells its error may do so, before torchrun ends it, too
 
 Shared = TypeVar("Shared")
 
@@ -228,22 +229,34 @@ class Agreement:
 
 @contextmanager
 def one_voice(place: Place) -> Iterator[None]:
-    """Let the rank that failed tell its error, and not those that it took along.
-
-    An error that all ranks have is told by rank 0; torchrun ends the others before their head start is over.  A rank
-    that fails alone is heard after it.
-    """
+    """Let the first rank of a node that fails tell its error, and neither those that have it, too, nor those that it
+    took along: they lose their connections when it ends, and so after it spoke."""
     try:
         yield
     except Exception as error:
         if place.world_size == 1:
             raise
-        if not place.leads or _is_of_connection(error):
+        if not _is_first_to_tell():
             time.sleep(HEAD_START)
+            raise SystemExit(2) from None
         if _is_of_connection(error):
             detail = str(error).strip().splitlines()[0][:120]
             raise LostRank(f"rank {place.rank} lost another rank, whose own error tells why ({detail})") from None
         raise
+
+
+def _is_first_to_tell() -> bool:
+    """Whether no rank of this node told an error since torchrun started them: each start has a folder for its ranks'
+    errors, and the first one leaves its mark there.  Who was not started by torchrun tells its own."""
+    folder = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    try:
+        if folder:
+            (Path(folder).parent.parent / "told").open("x").close()
+    except FileExistsError:
+        return False
+    except OSError:  # better told twice than never
+        pass
+    return True
 
 
 def _is_of_connection(error: Exception) -> bool:

@@ -1,17 +1,18 @@
 """What a run was trained on, in a few words that change when the samples do: kept in `last.pt`, compared on resuming.
 
 It is made of what is learnt from, not of where it lies: a release that was moved, or packed anew, is still the same.
+Pictures are known by their checksums where an archive states them, and always by their sizes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from dali_pipes import SampleTable
-from dali_pipes.records import Checksummed
+from dali_pipes.release import Members
 
 from .tables import Tables
 
@@ -19,17 +20,20 @@ Fingerprint = dict[str, dict[str, Any]]
 
 
 def fingerprint(tables: Tables) -> Fingerprint:
-    """For each table the number of its samples, and hashes of its tiles' names, pictures, polylines and heights."""
+    """For each table the number of its samples, and hashes of its tiles' names, pictures, polylines and heights.
+
+    A folder of loose files states no checksums: a picture that was replaced by one of its size is not seen there.
+    """
     return {name: _of(table) for name, table in {"training": tables.training, **tables.evaluated}.items()}
 
 
 def _of(table: SampleTable) -> dict[str, Any]:
-    images, checksums = table.images, None
-    if isinstance(images, Checksummed):  # a folder of loose files states none; the index has decoded each of them
-        checksums = np.array([images.crc(i) or 0 for i in table.image.tolist()], np.int64)
+    images = cast(Members, table.images)
+    checksums = [images.crc(i) for i in table.image.tolist()]
     columns = {
         "tiles": np.frombuffer("\0".join(table.tile.tolist()).encode("utf-8", "backslashreplace"), np.uint8),
-        "pictures": checksums,
+        "pictures": None if None in checksums else np.array(checksums, np.int64),
+        "sizes": np.array([images.size(i) for i in table.image.tolist()], np.int64),
         "polylines": table.polyline,
         "heights": table.height,
     }

@@ -58,6 +58,8 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
             state = shared(folder.load_last)
             if state:
                 training.restore(state, folder.last)
+                if place.leads:
+                    folder.mend_best(state)
                 for record in training.history:
                     console.epoch(record)
                 console.note(f"resuming {out} after epoch {training.epoch} of {config.epochs}, step {training.step}")
@@ -190,8 +192,9 @@ class Loop:
             if training.step % config.runtime.log_every == 0 or training.step == steps:
                 self._log(mean(training.loss) / training.step)
             clock.read()
+            self._due.after_step()
             if training.step < steps:
-                self._between_steps(self._due.after_step())
+                self._between_steps(may_save=True)
         return {
             "epoch": epoch + 1,
             "train_loss": mean(training.loss) / steps,
@@ -217,33 +220,37 @@ class Loop:
         for _ in range(len(loader), loader.most_batches):
             self._between_steps()
 
-    def _between_steps(self, due: bool = False) -> None:
+    def _between_steps(self, may_save: bool = False) -> None:
         """Save or stop if any rank wished so a step ago, and say what this one wishes: all ranks do the same."""
         agreed = self._agreement.reached()
         if agreed > SAVE:
             self._save()
             self._writer.finish()
             self._stop(agreed)
-        if agreed == SAVE:
-            self._save()
-            due = False
-        ready = due and self.training.place.leads and not self._writer.busy
-        self._agreement.ask(self.signals.received or (SAVE if ready else 0))
+        saved = agreed == SAVE and self._save(wait=False)
+        # What was just saved may be written before the next step is over: with --checkpoint-every 1 it has to be.
+        ready = self._due.next and (saved or not self._writer.busy)
+        wishes_to_save = may_save and ready and self.training.place.leads
+        self._agreement.ask(self.signals.received or (SAVE if wishes_to_save else 0))
 
     def _stop(self, number: int) -> NoReturn:
         leave()
         name = signal.Signals(number).name
         raise Stopped(number, f"stopped by {name}; all is saved in {self.folder.last}: add --resume to go on")
 
-    def _save(self, best: bool = False) -> None:
-        """Copy the state now, and write it while the next steps run."""
-        state = self.training.state()
-        weights = self.training.weights() if best else None
+    def _save(self, best: bool = False, wait: bool = True) -> bool:
+        """Copy the state now, and write it while the next steps run; whether this rank did.
+
+        While the last one is still being written, wait for it, or save nothing if told not to wait.
+        """
+        state = self.training.state()  # on all ranks, whatever rank 0 makes of it
+        if not self.training.place.leads or (self._writer.busy and not wait):
+            return False
+        self._writer.finish()  # before the copies that it writes from are used again
+        copied = self._snapshot.of(state)
         self._due.saved()
-        if self.training.place.leads:
-            self._writer.finish()  # before the copies that it writes from are used again
-            copied = self._snapshot.of({"last": state, "best": weights})
-            self._writer.start(lambda: self.folder.save(copied["last"], copied["best"]))
+        self._writer.start(lambda: self.folder.save(copied, best=best))
+        return True
 
     def _log(self, loss: float) -> None:
         training = self.training

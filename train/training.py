@@ -173,15 +173,12 @@ class Training:
         if self.average:
             self.average.set(self.model)
 
-    def weights(self) -> dict[str, Any]:
-        """The network to be used, in the reference's layout, and what it says of itself."""
-        return {"model": self.evaluated.model.state_dict(), "stats": tuple(self.statistics), "about": self.about}
-
     def state(self) -> dict[str, Any]:
         """All that the next step depends on.  Every rank must ask at the same step: each has its own random state."""
         return {
-            **self.weights(),
             "model": self.model.state_dict(),
+            "stats": tuple(self.statistics),
+            "about": self.about,
             "average": self.average.module.state_dict() if self.average else None,
             **{name: part.state_dict() for name, part in self.parts.items()},
             **{name: getattr(self, name) for name in PROGRESS},

@@ -2,23 +2,20 @@
 
     python -m tests.chaos.kills --kills 50 --ranks 2
 
-A run of a few seconds is started again and again from its own folder, each time with one rank killed at a moment
-drawn between its start and the length of a whole run, and the others after it, as torchrun ends them.  A run that
-comes to its end is compared with one that was never killed, and another is begun.  After every kill:
+A run of some seconds is started again and again from its own folder, each time with one rank killed and the others
+after it, as torchrun ends them.  Every third is killed while a checkpoint is being written, the others at a moment
+drawn between the start and the length of a whole run.  A run that comes to its end is compared with one that was never
+killed, and another is begun.  After every kill:
 
-- last.pt and best.pt load, if they were there before they still are;
-- metrics.jsonl has epochs 1, 2, … once each, and no fewer than last.pt knows when the run goes on.
-
-Processes are forked from this one, which has imported all: a start takes a tenth of what it takes from a shell.
+- last.pt and best.pt load, are of each other, and are still there if they were before;
+- metrics.jsonl has epochs 1, 2, … once each, and never fewer than before.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -27,14 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.render import render_release
 from dali_pipes.command import parse
 from model import checkpoint
-from train.__main__ import main as train
 
-SMALL = ["--preset", "demo", "--data.size", "32", "--batch-size", "16", "--epochs", "3"]
-SMALL += ["--runtime.precision", "fp32", "--device", "cpu", "--cache", "none", "--checkpoint-every", "2"]
-TIMINGS = ("seconds", "samples_per_s", "data_wait")
+from .runs import Run, faults_of, metrics, render
+
+EPOCHS = ("--epochs", "5")
 
 
 @dataclass(frozen=True)
@@ -51,115 +46,68 @@ class Arguments:
     """Of the moments and of the ranks."""
 
 
-def start(release: Path, folder: Path, ranks: int) -> list[int]:
-    """Fork the ranks of a run that goes on in `folder`; their ids, rank 0 first."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    return [_fork(release, folder, rank, ranks, port) for rank in range(ranks)]
+def state_of(folder: Path) -> dict[str, int]:
+    """How many checkpoints and lines are there, none of which may go."""
+    found = {name: int((folder / name).exists()) for name in ("last.pt", "best.pt")}
+    return {**found, "metrics.jsonl": len(metrics(folder))}
 
 
-def _fork(release: Path, folder: Path, rank: int, ranks: int, port: int) -> int:
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(os.open(f"{folder}.{rank}.stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
-        os.environ |= {"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        train(["--release", str(release), "--out", str(folder), "--resume", *SMALL])
-        status = 0
-    except SystemExit as end:
-        status = int(end.code or 0)
-    finally:
-        os._exit(status)
+def writing(folder: Path) -> bool:
+    """Whether a checkpoint is being written."""
+    return any((folder / f".{name}.pt.unfinished").exists() for name in ("last", "best"))
 
 
-def wait(processes: list[int], seconds: float) -> set[int]:
-    """Those that still run after `seconds`; the others ended well."""
-    until, left = time.monotonic() + seconds, set(processes)
-    while left and time.monotonic() < until:
-        for process in list(left):
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if ended and status:
-                raise RuntimeError(f"a rank ended by itself, with status {os.waitstatus_to_exitcode(status)}")
-            left -= {ended}
-        time.sleep(0.005)
-    return left
-
-
-def kill(running: set[int], first: int) -> None:
-    """SIGKILL the process `first`, and the others a moment later."""
-    os.kill(first, signal.SIGKILL)
-    time.sleep(0.05)
-    for process in running - {first}:
-        os.kill(process, signal.SIGKILL)
-    for process in running:
-        os.waitpid(process, 0)
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without their timings; none if it is not there."""
-    path = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
-
-
-def check(folder: Path, before: Counter[str]) -> list[str]:
-    """What is wrong with what a kill left; `before`: which checkpoints were there."""
-    faults = []
-    for name in ("best.pt", "last.pt"):
-        if (folder / name).exists():
-            try:
-                checkpoint.load(folder / name)
-            except checkpoint.CheckpointError as error:
-                faults.append(str(error))
-            before[name] += 1
-        elif before[name]:
-            faults.append(f"{name} is gone")
-    epochs = [line["epoch"] for line in metrics(folder)]
-    if epochs != list(range(1, len(epochs) + 1)):
-        faults.append(f"metrics.jsonl has epochs {epochs}")
-    return faults
+def wait(one: Run, seconds: float | None) -> None:
+    """Let it run for some seconds, or, where none are given, until a checkpoint is being written."""
+    moment = time.monotonic() + (seconds or 0)
+    one.until(lambda: writing(one.folder) if seconds is None else time.monotonic() > moment, 600)
 
 
 def run(arguments: Arguments, work: Path) -> dict[str, Any]:
     """Kill as often as asked; the tally."""
     draw = random.Random(arguments.seed)
-    release = work / "release"
-    render_release(release, train=64, val=17, scenes=6, seed=3)
+    release, ranks = work / "release", arguments.ranks
+    render(release)
+    Run.start(release, work / "first", "--epochs", "1", ranks=ranks).statuses()  # builds the index
     began = time.monotonic()
-    if wait(start(release, work / "whole", arguments.ranks), 600):
-        raise RuntimeError("the run that nobody kills did not end")
+    whole = Run.start(release, work / "whole", *EPOCHS, ranks=ranks)
+    if any(whole.statuses(600)):
+        raise RuntimeError(f"the run that nobody kills ended with {whole.statuses()}: {whole.said()}")
     length, expected = time.monotonic() - began, metrics(work / "whole")
-    tally: Counter[str] = Counter()
+    tally: Counter[str] = Counter(kills=0)
     faults: list[str] = []
-    attempt, before = 0, Counter[str]()
-    while tally["kills"] < arguments.kills or before:
+    attempt = 0
+    while True:
         folder = work / f"run{attempt}"
-        processes = start(release, folder, arguments.ranks)
+        before = state_of(folder)
         last = tally["kills"] >= arguments.kills
-        running = wait(processes, 600 if last else draw.uniform(0, length))
-        if not running:
+        began, one = time.monotonic(), Run.start(release, folder, *EPOCHS, ranks=ranks)
+        if last:
+            one.statuses(600)
+        else:
+            wait(one, None if tally["kills"] % 3 == 2 else draw.uniform(0, length))
+        failed = [one.said(rank) for rank, process in enumerate(one.processes) if one.ended.get(process)]
+        faults += [f"{folder.name}: a rank ended by itself: {said}" for said in failed]
+        if not one.running:
             tally["ran to the end"] += 1
+            if not before["last.pt"]:  # a machine that others use is sometimes faster
+                length = min(length, time.monotonic() - began)
             if metrics(folder) != expected:
                 faults.append(f"{folder.name}: metrics {metrics(folder)}, expected {expected}")
-            attempt, before = attempt + 1, Counter[str]()
+            faults += [f"{folder.name}: {fault}" for fault in faults_of(folder)]
+            if last:
+                return {**tally, "faults": faults}
+            attempt += 1
             continue
-        writing = list(folder.glob(".*.unfinished"))
-        first = draw.choice(sorted(running))
-        kill(running, first)
+        first = draw.choice(one.running)
+        one.kill(signal.SIGKILL, first)
         tally["kills"] += 1
-        tally[f"of rank {processes.index(first)}"] += 1
-        tally["within a write"] += bool(writing or list(folder.glob(".*.unfinished")))
+        tally[f"of rank {one.processes.index(first)}"] += 1
+        tally["within a write"] += writing(folder)
         tally["within an epoch"] += (folder / "last.pt").exists() and checkpoint.load(folder / "last.pt")["step"] > 0
-        faults += [f"{folder.name}: {fault}" for fault in check(folder, before)]
-        before["begun"] += 1
+        faults += [f"{folder.name}: {fault}" for fault in faults_of(folder)]
+        faults += [f"{folder.name}: {name} lost" for name, count in state_of(folder).items() if count < before[name]]
         print(f"\r{dict(tally)}, {len(faults)} faults", end="", file=sys.stderr, flush=True)
-    return {**tally, "faults": faults}
 
 
 def main(argv: list[str]) -> None:

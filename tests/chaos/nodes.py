@@ -1,0 +1,183 @@
+"""Two nodes for real: two torchrun agents that meet by c10d rendezvous, one of which is killed with its rank.
+
+    python -m tests.chaos.nodes
+
+A node is a network namespace with an address of its own where the kernel grants one, else an address of the loopback.
+With `--nnodes 1:2` and a restart the job goes on with the node that is left, and ends with a line for each epoch.  With
+`--nnodes 2` it stops: the other agent ends with a sentence and status 1, and what was saved is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dali_pipes.command import parse
+
+from .runs import SMALL, faults_of, metrics, render
+
+EPOCHS = 8
+# A dead node is given up after 3 s; a round that could be larger waits 6 s for others.
+CONF = "keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=6,join_timeout=60"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Kill one of two nodes, once where the job may go on without it, and once where it may not."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """An address, how a command is run there, and the interface that gloo is to use."""
+
+    address: str
+    within: tuple[str, ...]
+    interface: str
+
+
+@contextmanager
+def two_nodes() -> Iterator[tuple[str, list[Node]]]:
+    """What the nodes are, and the nodes."""
+    names = [f"chaos{os.getpid()}{side}" for side in "ab"]
+    links = [f"v{os.getpid()}{side}" for side in "ab"]
+    nodes = [
+        Node(f"10.197.0.{i + 1}", ("ip", "netns", "exec", name), link)
+        for i, (name, link) in enumerate(zip(names, links, strict=True))
+    ]
+    kind = "network namespaces"
+    try:
+        for name in names:
+            _ip("netns", "add", name)
+        _ip("link", "add", links[0], "netns", names[0], "type", "veth", "peer", "name", links[1], "netns", names[1])
+        for name, link, node in zip(names, links, nodes, strict=True):
+            _ip("-n", name, "addr", "add", f"{node.address}/24", "dev", link)
+            _ip("-n", name, "link", "set", link, "up")
+            _ip("-n", name, "link", "set", "lo", "up")
+    except (OSError, subprocess.CalledProcessError):
+        kind, nodes = "loopback addresses", [Node(f"127.0.0.{i + 1}", (), "lo") for i in range(2)]
+    try:
+        yield kind, nodes
+    finally:
+        with suppress(OSError):
+            for name in names:
+                subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+class Agent:
+    """A torchrun agent on a node, with one rank."""
+
+    def __init__(self, node: Node, host: Node, nodes: str, restarts: int, release: Path, folder: Path) -> None:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", nodes, "--nproc-per-node", "1"]
+        torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{host.address}:29417", "--rdzv-id", folder.name]
+        torchrun += ["--rdzv-conf", f"{CONF},is_host={int(node is host)}", "--local-addr", node.address]
+        torchrun += ["--max-restarts", str(restarts), "-m", "train"]
+        train = ["--release", str(release), "--out", str(folder), *SMALL, "--epochs", str(EPOCHS)]
+        self._said = Path(f"{folder}.{node.address}")
+        with self._said.open("wb") as said:
+            self.process = subprocess.Popen(
+                [*node.within, *torchrun, *train],
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "GLOO_SOCKET_IFNAME": node.interface, "OMP_NUM_THREADS": "1"},
+            )
+
+    @property
+    def said(self) -> str:
+        """All that it and its rank wrote."""
+        return self._said.read_text()
+
+    def kill(self) -> None:
+        """End it and its rank at once, as a power cut does."""
+        for process in [self.process.pid, *descendants(self.process.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self.process.wait()
+
+
+def descendants(process: int) -> list[int]:
+    """The processes that `process` started, and those that they did."""
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return []
+    return [found for child in map(int, children) for found in (child, *descendants(child))]
+
+
+def lose_a_node(nodes: list[Node], count: str, restarts: int, release: Path, folder: Path) -> dict[str, Any]:
+    """Start a job on both nodes and kill the second within the training; what became of the first."""
+    agents = [Agent(node, nodes[0], count, restarts, release, folder) for node in nodes]
+    try:
+        while not (folder / "metrics.jsonl").exists():
+            for agent in agents:
+                if agent.process.poll() is not None:
+                    raise RuntimeError(f"a node ended by itself: {agent.said[-2000:]}")
+            time.sleep(0.01)
+        together = "ranks: 2" in (folder / "environment.txt").read_text()
+        ranks = descendants(agents[0].process.pid)
+        agents[1].kill()
+        killed = time.monotonic()
+        status = agents[0].process.wait(180)
+    finally:
+        for agent in agents:
+            if agent.process.poll() is None:
+                agent.kill()
+    said = agents[0].said
+    return {
+        "two ranks before": together,
+        "status": status,
+        "seconds": round(time.monotonic() - killed, 1),
+        "epochs": [line["epoch"] for line in metrics(folder)],
+        "resumed": "resuming" in said,
+        "sentences": [line for line in said.splitlines() if line.startswith("error: ")],
+        "left running": [process for process in ranks if Path(f"/proc/{process}").exists()],
+        "faults": faults_of(folder),
+    }
+
+
+def expect(elastic: dict[str, Any], fixed: dict[str, Any]) -> list[str]:
+    """What is otherwise than it must be."""
+    wrong = [f"{name}: {said['faults']}" for name, said in (("1:2", elastic), ("2", fixed)) if said["faults"]]
+    if not (elastic["two ranks before"] and fixed["two ranks before"]):
+        wrong.append("the nodes did not meet")
+    if elastic["status"] or not elastic["resumed"] or elastic["epochs"] != list(range(1, EPOCHS + 1)):
+        wrong.append("--nnodes 1:2 did not go on to the end")
+    if fixed["status"] != 1 or fixed["epochs"] == list(range(1, EPOCHS + 1)):
+        wrong.append("--nnodes 2 did not stop")
+    if elastic["left running"] or fixed["left running"]:
+        wrong.append("ranks outlived their agent")
+    if len(fixed["sentences"]) != 1 or "lost another rank" not in fixed["sentences"][0]:
+        wrong.append("--nnodes 2 stopped without one sentence")
+    return wrong
+
+
+def main(argv: list[str]) -> None:
+    """Print what became of both jobs, and as the last line one JSON object; exits with 1 if it is not as it must be."""
+    parse(Arguments, argv, module="tests.chaos.nodes", description=__doc__)
+    with tempfile.TemporaryDirectory() as work, two_nodes() as (kind, nodes):
+        release = Path(work) / "release"
+        render(release)
+        elastic = lose_a_node(nodes, "1:2", 1, release, Path(work) / "elastic")
+        fixed = lose_a_node(nodes, "2", 0, release, Path(work) / "fixed")
+    wrong = expect(elastic, fixed)
+    for name, found in (("--nnodes 1:2", elastic), ("--nnodes 2", fixed)):
+        print(f"{name} on two {kind}: {found}")
+    print(json.dumps({"nodes": kind, "1:2": elastic, "2": fixed, "wrong": wrong}))
+    raise SystemExit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

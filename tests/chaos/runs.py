@@ -1,0 +1,154 @@
+"""Small runs that the scripts of this folder disturb, and what must be true of a run folder at any moment.
+
+Processes are forked from one that has imported all: a run starts in a fraction of what it takes from a shell.  That
+one must have no threads of its own, which a fork would lose; so it computes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model import checkpoint
+from train.__main__ import main as train
+
+SMALL = ["--preset", "demo", "--data.size", "32", "--batch-size", "16", "--model.drop-path", "0"]
+SMALL += ["--runtime.precision", "fp32", "--device", "cpu", "--cache", "none", "--checkpoint-every", "2"]
+TIMINGS = ("seconds", "samples_per_s", "data_wait")
+
+
+def render(release: Path, seed: int = 0) -> None:
+    """A release of 96 + 17 tiles: five steps an epoch."""
+    sizes = ["--train", "96", "--val", "17", "--scenes", "8", "--seed", str(seed)]
+    subprocess.run([sys.executable, "-m", "bench.render", str(release), *sizes], check=True, capture_output=True)
+
+
+@dataclass
+class Run:
+    """A run that was started: its processes, rank 0 first, and how those ended that did."""
+
+    folder: Path
+    processes: list[int]
+    stderrs: list[int]
+    """Files in memory: a disk may be full."""
+    ended: dict[int, int] = field(default_factory=dict)
+    """Process → exit status, negative for a signal."""
+
+    @classmethod
+    def start(cls, release: Path, folder: Path, *flags: str, ranks: int = 1) -> Run:
+        """Fork the ranks of a run that goes on in `folder`, or begins there."""
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        arguments = ["--release", str(release), "--out", str(folder), "--resume", *SMALL, *flags]
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+        each: list[dict[str, Any]] = [{}]
+        if ranks > 1:
+            each = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)]
+        stderrs = [os.memfd_create("stderr") for _ in each]
+        return cls(folder, [_fork(arguments, *own) for own in zip(each, stderrs, strict=True)], stderrs)
+
+    @property
+    def running(self) -> list[int]:
+        """Those that have not ended."""
+        for process in self.processes:
+            if process not in self.ended:
+                ended, status = os.waitpid(process, os.WNOHANG)
+                if ended:
+                    self.ended[process] = os.waitstatus_to_exitcode(status)
+        return [process for process in self.processes if process not in self.ended]
+
+    def until(self, condition: Callable[[], object], seconds: float = 120) -> bool:
+        """Wait until `condition`; False if no process runs any more, or all those seconds went by."""
+        deadline = time.monotonic() + seconds
+        while self.running and time.monotonic() < deadline:
+            if condition():
+                return True
+            time.sleep(0.001)
+        return False
+
+    def statuses(self, seconds: float = 120) -> list[int]:
+        """The exit statuses, once all have ended.  Raises TimeoutError."""
+        self.until(lambda: False, seconds)
+        if self.running:
+            raise TimeoutError(f"still running after {seconds} s: {self.folder}")
+        return [self.ended[process] for process in self.processes]
+
+    def kill(self, number: int, first: int) -> None:
+        """Send a signal to the process `first`, which may just have ended, and SIGKILL the others a moment later."""
+        _signal(first, number)
+        time.sleep(0.05)
+        for process in self.running:
+            _signal(process, 9)
+        self.statuses()
+
+    def said(self, rank: int = 0) -> str:
+        """What a rank wrote to stderr."""
+        return os.pread(self.stderrs[rank], 1 << 20, 0).decode()
+
+
+def _signal(process: int, number: int) -> None:
+    try:
+        os.kill(process, number)
+    except ProcessLookupError:
+        return
+
+
+def _fork(arguments: list[str], environment: Mapping[str, Any], stderr: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(stderr, 2)
+        os.environ |= {name: str(value) for name, value in environment.items()}
+        train(arguments)
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException as error:  # a traceback where a sentence belongs
+        print(f"traceback: {error!r}", file=sys.stderr)
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without their timings; none if it is not there."""
+    path = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+
+def faults_of(folder: Path) -> list[str]:
+    """What is wrong with a run folder, at whatever moment: each checkpoint that is there loads, metrics.jsonl has
+    each epoch once, and best.pt is of the epoch that last.pt says is the best, or last.pt is, too."""
+    faults = []
+    found = {}
+    for name in ("last.pt", "best.pt"):
+        if (folder / name).exists():
+            try:
+                found[name] = checkpoint.load(folder / name)
+            except checkpoint.CheckpointError as error:
+                faults.append(str(error))
+    epochs = [line["epoch"] for line in metrics(folder)]
+    if epochs != list(range(1, len(epochs) + 1)):
+        faults.append(f"metrics.jsonl has epochs {epochs}")
+    last = found.get("last.pt")
+    if last and last["history"]:
+        newest = last["step"] == 0 and last["history"][-1]["rmse"] == last["best_rmse"]
+        rmse = found["best.pt"]["rmse"] if "best.pt" in found else None
+        if rmse != last["best_rmse"] and not newest:
+            faults.append(f"best.pt has RMSE {rmse}, last.pt says {last['best_rmse']}")
+        if not 0 <= len(last["history"]) - len(epochs) <= 1:
+            faults.append(f"last.pt knows {len(last['history'])} epochs, metrics.jsonl {len(epochs)}")
+    return faults
