@@ -50,7 +50,7 @@ STEP, RUN = 2e-6, 1e-3
 def torchrun(*arguments: Any) -> subprocess.CompletedProcess[str]:
     """Two ranks."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *map(str, arguments)]
-    known = {**os.environ, "OMP_NUM_THREADS": "1"}
+    known = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True, timeout=280)
 
 
