@@ -258,8 +258,8 @@ def reference() -> Config:
 def fast() -> Config:
     """ConvNeXt-tiny from ImageNet weights regresses the log scale of turned pictures, half the epochs on a cosine.
 
-    `python -m bench.ablate` chose target, augmentation, schedule and steps by the time to a target RMSE, on rendered
-    tiles and from random weights: of ImageNet weights it knows nothing, and they may want a lower learning rate.
+    What each of these options is worth on rendered tiles and from random weights, `python -m bench.ablate` tells.  Of
+    ImageNet weights it knows nothing; they may want a lower learning rate.
     """
     return Config(
         epochs=20,
