@@ -1,11 +1,13 @@
-"""A command line from a frozen dataclass, whose errors are one sentence like all others."""
+"""A command line from a frozen dataclass, and a file to write, whose errors are one sentence like all others."""
 
 from __future__ import annotations
 
 import io
 import re
+import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -38,6 +40,19 @@ def parse(
         if not end.code:
             raise
         raise InputError(f"{_sentence(said.getvalue())}; see {prog} --help") from None
+
+
+def check_out(out: Path) -> None:
+    """Raise InputError if no file can be made at `out`: better known before the work than after it."""
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"--out {out} lies in no folder; make {out.parent} first")
+    if out.is_dir():
+        raise InputError(f"--out takes a file, found a folder at {out}")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # permissions alone do not tell of read-only or odd file systems
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror}; choose another folder") from None
 
 
 def _sentence(box: str) -> str:

@@ -11,8 +11,9 @@ nothing lost:
     plain CSV   a header with the columns tile and polyline, the latter as "x y;x y;…" in pixels, base first
     a mapping   {"tile.jpg": [[(x, y), (x, y)], …]}
 
-Here the user asks for each polyline, so what a training would leave out is an error that names tile and region.
-Regions that are not polylines stay where they are and are not predicted.
+Here the user asks for each polyline, so what a training would leave out is an error that names tile and region, and
+what could not be written back as it was read is one, too.  Regions of other shapes, such as rectangles, stay where
+they are and are not predicted.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +37,7 @@ from .index import check_by_decoding
 from .jpeg import JpegHeader
 from .records import Images
 from .samples import SampleTable
-from .via import Reason, Region, read_tile
+from .via import Reason, Region, read_tile, without_repeats
 
 VIA_COLUMNS = (
     *("filename", "file_size", "file_attributes", "region_count", "region_id"),
@@ -50,8 +52,9 @@ csv.field_size_limit(1 << 24)  # a polyline in VIA's JSON may be longer than the
 class Polylines:
     """Polylines by tile.
 
-    `images`: VIA's object of each image (`filename`, `size`, `regions` as a list, `file_attributes`), in file order;
-    `drawn`: the polylines, each with the number of its image in `images`; `where`: what sentences call their source.
+    `images`: VIA's object of each image (`filename`, `size` in bytes or -1, `regions` as a list, `file_attributes`),
+    in file order; `drawn`: all their polylines, each with the number of its image; `where`: what sentences call their
+    source.
     """
 
     images: list[dict[str, Any]]
@@ -65,17 +68,21 @@ class Polylines:
         for i, image in enumerate(images):
             try:
                 tile = read_tile(image, heights=False)
+                kept.append({**_normalised(image), "filename": tile.filename})
             except ValueError as error:
                 raise InputError(f"{where} is not VIA's: {error}; export the annotations from VIA again") from None
             for rejected in tile.rejected:
-                if rejected.reason not in (Reason.NOT_A_POLYLINE, Reason.NO_REGIONS):
-                    raise InputError(
-                        f"{where}: region {rejected.index} of {tile.filename} cannot be predicted, because"
-                        f" {rejected.reason.value}; correct or remove it"
-                    )
-            regions = image.get("regions") or []
-            regions = list(regions.values()) if isinstance(regions, dict) else list(regions)
-            kept.append({**image, "filename": tile.filename, "regions": regions})
+                reason = rejected.reason.value
+                if rejected.reason is Reason.NO_REGIONS:
+                    continue
+                if rejected.reason is Reason.NOT_A_POLYLINE:
+                    if kept[-1]["regions"][rejected.index]["shape_attributes"].get("name") != "polyline":
+                        continue  # a rectangle, say
+                    reason = "its points are not pairs of finite numbers"
+                raise InputError(
+                    f"{where}: region {rejected.index} of {tile.filename} cannot be predicted, because {reason};"
+                    " correct or remove it"
+                )
             drawn += [(i, region) for region in tile.regions]
         names = [image["filename"] for image in kept]
         if len(set(names)) != len(names):
@@ -99,9 +106,9 @@ def read_polylines(source: Path | Mapping[str, Sequence[ArrayLike]]) -> Polyline
     if source.suffix.lower() == ".csv":
         return Polylines.of(_from_csv(text, source), str(source))
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InputError(f"expected VIA's JSON in {source}, found something else; a CSV must end in .csv") from None
+        document = _from_json(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"expected VIA's JSON in {source}, or a name in .csv: {error}; export it again") from None
     document = document.get("_via_img_metadata", document) if isinstance(document, dict) else None
     if not isinstance(document, dict):
         raise InputError(f"expected VIA's JSON object of images in {source}, found another kind of JSON")
@@ -131,6 +138,8 @@ def table_of(polylines: Polylines, images: Images, *, console: Console | None = 
     checked = check_by_decoding(images, wanted.tolist(), title="checking tiles", console=quiet, threads=threads)
     for i, found in enumerate(checked):
         if not isinstance(found, JpegHeader):
+            if found is Reason.DAMAGED:
+                images.read(int(wanted[i]))  # raises, and knows better what is wrong: two files of one name, say
             raise InputError(f"{images.names[wanted[i]]} cannot be predicted: {found.value}; replace the file")
         size[i] = found.width, found.height
     points = max(len(region.points) for _, region in polylines.drawn)
@@ -146,6 +155,34 @@ def table_of(polylines: Polylines, images: Images, *, console: Console | None = 
             f" {width} × {height} px; was it drawn on a picture of another size?"
         )
     return SampleTable.without_heights(image, polyline, size[inverse], images)
+
+
+def _normalised(image: Mapping[str, Any]) -> dict[str, Any]:
+    """VIA's object of an image: `regions` a list of objects of objects, `size` in whole bytes, -1 if unknown.
+
+    Raises ValueError where a part is of another kind: nobody can tell where it should be written back to.
+    """
+    regions = image.get("regions") or []
+    regions = list(regions.values()) if isinstance(regions, dict) else regions  # VIA 1 writes an object
+    if not isinstance(regions, list):
+        raise ValueError(f"expected its regions as a list, found {str(regions)[:80]!r}")
+    try:
+        size = int(image.get("size") or -1)
+    except (TypeError, ValueError):
+        size = -1
+    regions = [_object(region, "a region", ("shape_attributes", "region_attributes")) for region in regions]
+    return {**_object(image, "an image", ("file_attributes",)), "size": size, "regions": regions}
+
+
+def _object(value: Any, name: str, parts: Sequence[str]) -> dict[str, Any]:
+    """A copy of a JSON object whose `parts` are objects, too: empty ones where they are null or absent."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected {name} that is a JSON object, found {str(value)[:80]!r}")
+    found = {part: value.get(part) or {} for part in parts}
+    for part, inner in found.items():
+        if not isinstance(inner, dict):
+            raise ValueError(f"expected {part} that are a JSON object, found {str(inner)[:80]!r}")
+    return {**value, **found}
 
 
 def _image(tile: str, lines: Sequence[ArrayLike]) -> dict[str, Any]:
@@ -183,23 +220,42 @@ def _from_csv(text: str, source: Path) -> list[dict[str, Any]]:
     images: dict[str, dict[str, Any]] = {}
     try:
         for row in rows:
-            tile = row["filename" if is_via else "tile"] or ""
+            if None in row or None in row.values():
+                raise ValueError(f"expected {len(columns)} fields, as the first line names them, found another number")
+            tile = row["filename" if is_via else "tile"]
+            if not tile:
+                raise ValueError("expected the name of an image, found none")
             image = images.setdefault(tile, _image(tile, []))
             if is_via:
                 _add_via_row(image, row)
             else:
                 image["regions"].append(_region(tile, [point.split() for point in row["polyline"].split(";")]))
-    except (csv.Error, ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (csv.Error, ValueError, RecursionError) as error:
         raise InputError(f"{source} is damaged at line {rows.line_num}: {error}") from None
     return list(images.values())
 
 
 def _add_via_row(image: dict[str, Any], row: Mapping[str, str]) -> None:
     image["size"] = int(row["file_size"])
-    image["file_attributes"] = json.loads(row["file_attributes"])
-    shape = json.loads(row["region_shape_attributes"])
+    image["file_attributes"] = _from_json(row["file_attributes"])
+    shape = _from_json(row["region_shape_attributes"])
     if shape:  # VIA writes a row without one for an image that has no regions
-        attributes = json.loads(row["region_attributes"])
+        attributes = _from_json(row["region_attributes"])
         image["regions"].append({"shape_attributes": shape, "region_attributes": attributes})
+
+
+def _from_json(text: str) -> Any:
+    """JSON as its standard has it.  Raises ValueError for what Python would read beyond it, or read wrongly.
+
+    That is NaN and Infinity, which no other program could read again, numbers too large for a float, which would
+    become infinite, and two values under one key, of which Python would drop the first.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=without_repeats)
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"expected finite numbers, found {number}")
+    return float(number)

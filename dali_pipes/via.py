@@ -90,18 +90,21 @@ def parse(data: bytes) -> list[TileLabel]:
     if len(data) > LARGEST_LABEL:
         raise ValueError(f"expected a label below {LARGEST_LABEL} bytes, found {len(data)}")
     try:  # integers as floats, since Python may take minutes over the digits of a large one
-        document = json.loads(data.decode("utf-8-sig"), parse_int=float, object_pairs_hook=_without_repeats)
+        document = json.loads(data.decode("utf-8-sig"), parse_int=float, object_pairs_hook=without_repeats)
     except RecursionError:
         raise ValueError("expected some levels of JSON, found them nested without end") from None
     if not isinstance(document, dict):
         raise ValueError("expected a JSON object of images")
     tiles = [read_tile(image) for image in document.values()]
-    _without_repeats([(tile.filename, tile) for tile in tiles])
+    without_repeats([(tile.filename, tile) for tile in tiles])
     return tiles
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's keys and values; which of two values under one key is meant, nobody can tell."""
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's keys and values; which of two values under one key is meant, nobody can tell.
+
+    Raises ValueError if there are two.
+    """
     distinct = dict(pairs)
     if len(distinct) != len(pairs):
         raise ValueError("expected each key and each image once")

@@ -36,10 +36,12 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"expected a checkpoint at {path}, found no such file")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile pickle can make the unpickler raise anything
-        detail = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    except (
+        Exception
+    ):  # a hostile pickle can make the unpickler raise anything, and torch's words would advise to trust it
         raise CheckpointError(
-            f"expected a checkpoint at {path}, found none that can be read safely: {detail}"
+            f"expected a checkpoint at {path}, found none that can be read safely: it is another kind of file, damaged,"
+            " or holds more than tensors and plain values"
         ) from None
     if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict) or "stats" not in contents:
         raise CheckpointError(f'expected a checkpoint with "model" and "stats" at {path}, found another kind of file')

@@ -24,6 +24,7 @@ from model.calibration import Calibration
 from train import evaluate
 from train.export import Format, write_checked
 from train.exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles
+from train.metrics import CALIBRATED, score
 from train.step import Forward
 
 from .test_predict import CALIB, STATS, random_network
@@ -165,6 +166,23 @@ def test_the_command_writes_an_onnx_file_with_its_contract_and_card(best: Path, 
         assert heading in card
     assert "| validation | network |" in card
     assert "(metadata)" in card
+    validation = SampleTable.from_release(release, "validation")
+    given = onnx_runs(out)(*real_tiles(trained, validation, CPU))
+    file = score(validation.height, *(np.asarray(column, np.float64) for column in given))
+    row = next(line.split(" | ") for line in card.splitlines() if line.startswith(f"| validation | {CALIBRATED} |"))
+    assert row[2:4] == [str(len(validation)), "unknown"]
+    assert [float(x) for x in row[4:7]] == pytest.approx([file.rmse, file.mae, file.bias], abs=0.006), "the file's own"
+    assert "is unknown: the checkpoint does not say" in card
+    training = SampleTable.from_release(release).height
+    assert f"are {training.min():.1f} to {training.max():.1f} m high" in card
+
+
+def test_the_contract_is_strict_json(small: evaluate.Trained) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    known = json.loads(contract(small)["calibration"], parse_constant=refuse)
+    assert known["quantiles"] == {"0.5": 0.7, "0.8": 1.5, "0.9": 2.0, "0.95": None}
 
 
 def test_the_reference_layout_is_the_references(best: Path, release: Path, tmp_path: Path) -> None:

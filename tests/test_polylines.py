@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,14 @@ def test_images_may_be_files_a_folder_a_zip_or_a_tar(tmp_path: Path) -> None:
         ({"b_2.jpg": [[(10, 10), (97, 3)]]}, r"region 0 of b_2\.jpg leaves its image of 96 × 64 px"),
         ({"b_2.jpg": [[(10, 10)]]}, "region 0 of b_2.jpg cannot be predicted, because the polyline has fewer than two"),
         ({"b_2.jpg": [[(1, 1), (1, 1)]]}, "the polyline has no length; correct or remove it"),
+        ({"b_2.jpg": [[(1, 1), (math.nan, 2)]]}, r"region 0 of b_2\.jpg .* its points are not pairs of finite"),
+        (
+            "tile,polyline\nb_2.jpg,1 2;3 4\nb_2.jpg,1 2;inf 4\n",
+            r"region 1 of b_2\.jpg cannot be predicted",
+        ),
+        ("tile,polyline\nb_2.jpg\n", r"drawn\.csv is damaged at line 2: expected 2 fields"),
+        ("tile,polyline\nb_2.jpg,1 2;3 4,5\n", r"drawn\.csv is damaged at line 2: expected 2 fields"),
+        ("tile,polyline\n,1 2;3 4\n", r"drawn\.csv is damaged at line 2: expected the name of an image, found none"),
         ({"b_2.jpg": [[1, 2, 3]]}, r"expected a polyline of \(x, y\) points for b_2\.jpg, found '\[1, 2, 3\]'"),
         ({"b_2.jpg": []}, "expected polylines in the polylines, found none; draw them"),
         ("tile,polyline\nb_2.jpg,1 2;x y\n", "expected a polyline of"),
@@ -135,7 +144,17 @@ def test_what_cannot_be_predicted_is_one_sentence(polylines: Any, sentence: str,
     ("text", "sentence"),
     [
         ("[]", "another kind of JSON"),
-        ("tile,polyline", "a CSV must end in .csv"),
+        ("tile,polyline", r"or a name in \.csv: Expecting value"),
+        ('{"a": {"filename": "a.jpg", "regions": [null]}}', "expected a region that is a JSON object, found 'None'"),
+        ('{"a": {"filename": "a.jpg", "regions": "no"}}', "expected its regions as a list, found 'no'"),
+        (
+            '{"a": {"filename": "a.jpg", "regions": [{"region_attributes": "x"}]}}',
+            "expected region_attributes that",
+        ),
+        ('{"a": {"filename": "a.jpg", "file_attributes": ["x"]}}', "expected file_attributes that are a JSON object"),
+        ('{"a": {"filename": "a.jpg", "size": NaN}}', "expected finite numbers, found NaN"),
+        ('{"a": {"filename": "a.jpg", "size": 1e999}}', "expected finite numbers, found 1e999"),
+        ('{"a": {"filename": "a.jpg"}, "a": {"filename": "b.jpg"}}', "expected each key and each image once"),
         ('{"a": {"filename": 3}}', "expected images with a filename; export the annotations from VIA again"),
         (json.dumps({"a": via_label("a.jpg", [])["a.jpg1"], "b": via_label("a.jpg", [])["a.jpg1"]}), "a.jpg twice"),
     ],
@@ -144,6 +163,30 @@ def test_json_that_is_not_vias_is_one_sentence(text: str, sentence: str, tmp_pat
     (tmp_path / "via.json").write_text(text)
     with pytest.raises(InputError, match=sentence):
         read_polylines(tmp_path / "via.json")
+
+
+def test_no_polyline_is_passed_over(tmp_path: Path) -> None:
+    for xs, ys in (([1, 2], ["nan", 3]), ([1, 2, 3], [1, 2]), ("12", "34"), ([1, None], [2, 3])):
+        image = export()["a_1.jpg1"]
+        image["regions"].insert(1, {"shape_attributes": {"name": "polyline", "all_points_x": xs, "all_points_y": ys}})
+        with pytest.raises(InputError, match=r"region 1 of a_1\.jpg cannot be predicted, because its points are not"):
+            Polylines.of([image], "here")
+        image["regions"][1]["shape_attributes"]["name"] = "polygon"
+        assert points(Polylines.of([image], "here")) == EXPECTED[:2]
+
+
+@pytest.mark.parametrize("size", ["1234", 1234, None, "?", [], 0])
+def test_a_size_is_whole_bytes_or_unknown(size: Any) -> None:
+    image = {**export()["a_1.jpg1"], "size": size}
+    assert Polylines.of([image], "here").images[0]["size"] == (1234 if size in ("1234", 1234) else -1)
+
+
+def test_two_images_of_one_name_are_said_to_be_two(tmp_path: Path) -> None:
+    for i, folder in enumerate(("one", "two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a_1.jpg").write_bytes(jpeg(64, 96, seed=i))
+    with pytest.raises(InputError, match=r"its name is there twice, as .*one/a_1\.jpg' and .*two/a_1\.jpg'"):
+        table_of(read_polylines({"a_1.jpg": TILES["a_1.jpg"]}), open_images([tmp_path]))
 
 
 def test_missing_files_are_one_sentence(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -25,7 +26,15 @@ from train.step import MEAN, STD, Forward
 from .conftest import jpeg, via_label
 
 STATS = (0.2, 0.1, 109.0, 49.0)
-CALIB: dict[str, Any] = {"a": 1.1, "b": -3.0, "tau": 1.5, "quantiles": {0.9: 2.0}, "between": 0.5}
+CALIB: dict[str, Any] = {
+    "a": 1.1,
+    "b": -3.0,
+    "tau": 1.5,
+    "within_tile": 0.7,
+    "between": 0.5,
+    "quantiles": {0.5: 0.7, 0.8: 1.5, 0.9: 2.0, 0.95: math.inf},
+    "pooled_quantiles": {0.5: 0.9, 0.8: 2.5, 0.9: 3.0, 0.95: math.inf},
+}
 
 
 def random_network() -> HeightRegressor:
@@ -105,6 +114,8 @@ def test_pooling_gives_a_scene_one_scale(best: Path, release: Path) -> None:
     assert max(spread) < 1e-6
     assert not np.allclose(single.mu, pooled.mu)
     np.testing.assert_array_equal(single.raw_mu, pooled.raw_mu)
+    np.testing.assert_allclose(single.high - single.mu, 2.0 * single.sigma)
+    np.testing.assert_allclose(pooled.high - pooled.mu, 3.0 * pooled.sigma)  # pooled errors have quantiles of their own
 
 
 @pytest.fixture
@@ -161,6 +172,15 @@ def test_the_via_project_opens_and_keeps_what_was_there(best: Path, drawn: Path)
     assert all(isinstance(value, str) for value in attributes.values())
 
 
+def test_vias_key_of_a_large_image_is_its_name_and_all_digits_of_its_size(best: Path, drawn: Path) -> None:
+    comment, tile = b"\xff\xfe\xff\xff" + bytes(65_533), jpeg(96, 128, seed=1)
+    (drawn / "K3_2.jpg").write_bytes(tile[:2] + 19 * comment + tile[2:])
+    project = json.loads(run(best, drawn, "heights.json").read_text("utf-8"))
+    size = (drawn / "K3_2.jpg").stat().st_size
+    assert size > 10**6
+    assert f"K3_2.jpg{size}" in project["_via_img_metadata"]
+
+
 def test_the_geojson_says_that_it_is_in_pixels(best: Path, drawn: Path) -> None:
     document = json.loads(run(best, drawn, "heights.geojson", "--pool", "scene").read_text("utf-8"))
     assert "pixels" in document["coordinate_system"]
@@ -193,9 +213,11 @@ def test_a_checkpoint_without_a_calibration_says_so(
     [
         ({"--out": "{drawn}/heights.xls"}, "--out takes a file that ends in .csv, .json or .geojson"),
         ({"--out": "{drawn}/no/heights.csv"}, "lies in no folder"),
+        ({"--out": "/proc/heights.csv"}, "/proc/heights.csv cannot be written"),
         ({"--images": "{drawn}/K3_1.jpg"}, "has polylines of K3_2.jpg, found no such image among 1"),
         ({"--polylines": "{drawn}/none.json"}, "give --polylines a VIA JSON or a CSV"),
-        ({"--checkpoint": "{drawn}/via.json"}, "expected a checkpoint"),
+        ({"--checkpoint": "{drawn}/via.json"}, "it is another kind of file, damaged, or holds more than tensors"),
+        ({"--checkpoint": "{drawn}"}, "best.pt, found no such file"),
         ({"--pool": "country"}, "see python -m train.predict --help"),
     ],
 )

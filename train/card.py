@@ -1,6 +1,7 @@
 """The model card beside an exported file: what it was trained on, how far off it is, and what it is not for.
 
-Every figure says which samples it was measured on and whether their scenes were seen in training.
+Every figure says which samples it was measured on and whether their scenes were seen in training; what the checkpoint
+does not say is said to be unknown.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from model.architecture import backbone_of
 from .evaluate import Trained
 from .exported import contract
 from .findings import count, honesty, scenes_seen
-from .metrics import CLOSED_FORM
+from .metrics import CLOSED_FORM, Baselines
 from .predictions import Predictions, score_rows
 
 USE = """\
@@ -29,19 +30,26 @@ LIMITS = """\
 - Of one scene all heights share a scale, so errors within it go together: ten chimneys of one tile are not ten
   independent measurements.
 - A polyline whose base or top is off by a share is off by that share in height; σ does not know of it.
-- Heights below 40 m or above 298 m, and countries that the release lacks, were never shown to it."""
+- The training samples of the release that this card was made with are {low:.1f} to {high:.1f} m high.
+  Nothing is known of other heights, nor of countries that the release lacks."""
 
 
 def model_card(
-    trained: Trained, predictions: Sequence[Predictions], *, name: str, kind: str, difference: float | None
+    trained: Trained,
+    baselines: Baselines,
+    predictions: Sequence[Predictions],
+    *,
+    name: str,
+    kind: str,
+    difference: float | None,
+    heights: tuple[float, float],
 ) -> str:
     """The card of the file `name` in the format `kind`, as Markdown.
 
-    `trained` with its scenes and baselines; `predictions`: of the release's evaluated samples; `difference`: how far
-    the file is from eager in metres, None where nothing was to be compared.
+    `trained` as its checkpoint has it; `predictions`: of the release's evaluated samples, in fp32; `difference`: how
+    far the file is from eager in metres, None where nothing was to be compared; `heights`: lowest and highest of the
+    release's training samples, metres.
     """
-    assert trained.baselines is not None
-    assert trained.scenes is not None
     shown = [group for group in predictions if len(group)]
     stats = trained.statistics
     checked = (
@@ -51,29 +59,46 @@ def model_card(
         "": f"A {backbone_of(trained.model.state_dict())} at {trained.size}², as a {kind} file.{checked}",
         "Use": USE,
         "Data": (
-            f"AI Hub 71805 (KOMPSAT, chimneys): trained on {count(len(trained.scenes), 'scene')},"
-            f" {count(len(trained.held_out), 'scene')} held out.  Heights of the training samples:"
-            f" {stats.height_mean:.1f} ± {stats.height_std:.1f} m.\n\n"
+            f"{_trained_on(trained)}  By its statistics, the heights that it was trained on are"
+            f" {stats.height_mean:.1f} ± {stats.height_std:.1f} m.  Measured on:\n\n"
             + "\n".join(f"- **{group.name}**: {group.about}" for group in shown)
         ),
-        "Figures": "\n".join(_table(trained, shown)) + "\n\n" + "  ".join([scenes_seen(shown), *map(honesty, shown)]),
-        "Limits": LIMITS,
+        "Figures": "\n".join(_table(trained, baselines, shown)) + "\n\n" + _notes(trained, shown),
+        "Limits": LIMITS.format(low=heights[0], high=heights[1]),
         "What it takes and gives": "\n".join(f"- `{key}`: {value}" for key, value in contract(trained).items()),
     }
     parts = [f"# {name}"] + [f"## {title}\n\n{text}" if title else text for title, text in sections.items()]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(trained: Trained, predictions: Sequence[Predictions]) -> list[str]:
-    assert trained.baselines is not None
+def _trained_on(trained: Trained) -> str:
+    if trained.scenes is None:
+        return "What it was trained on is unknown: the checkpoint does not say."
+    held_out = count(len(trained.held_out), "scene")
+    return f"Trained on {count(len(trained.scenes), 'scene')} of AI Hub 71805 (KOMPSAT, chimneys), {held_out} held out."
+
+
+def _notes(trained: Trained, predictions: Sequence[Predictions]) -> str:
+    notes = [scenes_seen(predictions), *map(honesty, predictions)]
+    if trained.scenes is None:
+        notes = ["Whether training saw these scenes is unknown; if it did, the figures are optimistic."]
+    if trained.calibration is not None:
+        notes.append("The file gives the calibrated height; development scenes are each calibrated by the others.")
+    return "  ".join(notes)
+
+
+def _table(trained: Trained, baselines: Baselines, predictions: Sequence[Predictions]) -> list[str]:
     lines = [
         "| samples | predictor | n | scenes seen in training | RMSE, m | MAE, m | bias, m | NLL |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in score_rows(predictions, trained.baselines):
+    for row in score_rows(predictions, baselines):
+        if trained.scenes is None and row.part != "all":
+            continue
         score = row.scores
         group = row.group if row.part == "all" else f"{row.group}, {row.part} scenes"
         predictor = f"{row.predictor} (metadata)" if row.predictor == CLOSED_FORM else row.predictor
+        seen = "unknown" if trained.scenes is None else row.seen
         figures = [f"{x:.2f}" if math.isfinite(x) else "–" for x in (score.rmse, score.mae, score.bias, score.nll)]
-        lines.append(f"| {' | '.join((group, predictor, str(score.n), row.seen, *figures))} |")
+        lines.append(f"| {' | '.join((group, predictor, str(score.n), seen, *figures))} |")
     return lines

@@ -23,6 +23,7 @@ from model.architecture import backbone_of
 from model.calibration import Calibration
 
 from .calibrate import apply, cross_fit, development_of
+from .checkpointing import checkpoint_of
 from .config import Config, Data, Model
 from .console import score_table
 from .distributed import gather
@@ -60,11 +61,12 @@ class Trained:
 
 
 def load(path: Path) -> Trained:
-    """Read a checkpoint of this project, or one of the reference's without `about`: 224², the backbone by its shapes,
-    selected on the validation split.
+    """Read a checkpoint of this project, a run folder's best one, or one of the reference's without `about`: 224², the
+    backbone by its shapes, selected on the validation split.
 
     Raises CheckpointError if it does not fit.
     """
+    path = checkpoint_of(path)
     contents = checkpoint.load(path)
     about = contents.get("about", {})
     try:
@@ -103,6 +105,12 @@ def about(config: Config, tables: Tables, target: Target, baselines: Baselines) 
         "division": asdict(config.division()),
         "select_on": tables.select_on,
     }
+
+
+def forward_of(trained: Trained, device: torch.device, batch_size: int, precision: str = "auto") -> Forward:
+    """The network of `trained` on `device`, ready to predict; "auto" is what the hardware multiplies natively."""
+    network = trained.model.to(device).to(memory_format=torch.channels_last)
+    return Forward(network, device, batch_size, choose_precision(precision, device).value)
 
 
 def predict(
@@ -180,7 +188,7 @@ class Arguments:
     """Evaluate a checkpoint on a release's validation split: report.html, predictions.csv and a table of scores."""
 
     checkpoint: Path
-    """A best.pt or last.pt of a run, or a .pth in the reference's layout."""
+    """A run folder, a best.pt or last.pt of one, or a .pth in the reference's layout."""
 
     release: Path
     """The release in any form: ZIPs, parts of them, tars or folders, below a folder; or one tar or ZIP."""
@@ -230,9 +238,7 @@ def report(arguments: Arguments) -> None:
         console=console,
     )
     trained = completed(trained, tables.training)
-    precision = choose_precision("auto", device).value
-    model = trained.model.to(device).to(memory_format=torch.channels_last)
-    forward = Forward(model, device, arguments.batch_size, precision)
+    forward = forward_of(trained, device, arguments.batch_size)
     predictions = refine(trained, evaluate(trained, tables, forward), arguments.pool)
     assert trained.baselines is not None
     try:
@@ -244,7 +250,7 @@ def report(arguments: Arguments) -> None:
             predictions=predictions,
             baselines=trained.baselines,
             history=[],
-            config={"checkpoint": str(arguments.checkpoint), "size": trained.size, "precision": precision},
+            config={"checkpoint": str(arguments.checkpoint), "size": trained.size, "precision": forward.precision},
             environment=describe(device),
             training={"release": str(arguments.release), "split": division.by, **counts(tables)["training"]},
         )

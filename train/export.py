@@ -9,7 +9,7 @@ python -m train.export --checkpoint best.pt --release DIR --format onnx --out he
 
 The first three take any batch and hold the whole of `exported.HeightFunction`; what a caller must do before is in the
 file's metadata.  Each is written, read back, and compared with eager on random and on real tiles; only then it gets
-its name.  A model card lies beside it.
+its name.  A model card lies beside it, whose figures are the file's: in fp32, as the network says and calibrated.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ from model import BackboneError, CheckpointError, checkpoint
 from model.whole_file import write_text
 
 from .card import model_card
-from .environment import choose_device, choose_precision
-from .evaluate import Trained, completed, evaluate, load
+from .environment import choose_device
+from .evaluate import Trained, completed, evaluate, forward_of, load, refine
 from .exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles
-from .step import Forward
 from .tables import VALIDATION, beside, load_tables
 
 Format = Literal["torch", "onnx", "aoti", "reference"]
@@ -53,7 +52,7 @@ class Arguments:
     """Export a checkpoint, check the file against eager, and write a model card beside it."""
 
     checkpoint: Path
-    """A best.pt or last.pt of a run, or a .pth in the reference's layout."""
+    """A run folder, a best.pt or last.pt of one, or a .pth in the reference's layout."""
 
     release: Path
     """The release to check the file on and to take the card's figures from, in any form that training takes."""
@@ -86,59 +85,78 @@ def export(arguments: Arguments) -> None:
     out, kind = arguments.out, arguments.format
     if out.suffix != SUFFIXES[kind]:
         raise InputError(f"--format {kind} writes a {SUFFIXES[kind]} file, found --out {out}")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out} lies in no folder; make {out.parent} first")
+    command.check_out(out)
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" and find_spec(name) is None]
     if missing:
         raise InputError(f"--format onnx needs {', '.join(missing)}; install the extra: pip install -e .[onnx]")
     device = choose_device(arguments.device)
-    trained, console = load(arguments.checkpoint), Console()
+    loaded, console = load(arguments.checkpoint), Console()
+    if kind == "reference":
+        _fits_reference_layout(loaded)
     tables = load_tables(
         arguments.release,
-        trained.division,
-        trained.held_out,
-        trained.select_on,
+        loaded.division,
+        loaded.held_out,
+        loaded.select_on,
         cache=arguments.index_cache or beside(out),
         images=arguments.images,
         labels=arguments.labels,
         console=console,
     )
-    trained = completed(trained, tables.training)
-    network = trained.model.to(device)
+    trained, card = completed(loaded, tables.training), Path(f"{out}.md")
+    assert trained.baselines is not None
+    baselines = trained.baselines
+    predictions = evaluate(trained, tables, forward_of(trained, device, arguments.batch_size, "fp32"))
+    predictions = refine(trained, predictions, "none")
+    heights = float(tables.training.height.min()), float(tables.training.height.max())
+
+    def write_card(difference: float | None) -> None:
+        about = model_card(
+            loaded, baselines, predictions, name=out.name, kind=kind, difference=difference, heights=heights
+        )
+        write_text(card, about)
+
     if kind == "reference":
         difference = None
+        write_card(difference)
         checkpoint.save(out, reference_layout(trained))
     else:
         some = tables.evaluated[VALIDATION].select(np.arange(min(REAL_TILES, len(tables.evaluated[VALIDATION]))))
-        difference = write_checked(out, kind, trained, real_tiles(trained, some, device))
-    forward = Forward(network, device, arguments.batch_size, choose_precision("auto", device).value)
-    predictions = evaluate(trained, tables, forward)
-    card = Path(f"{out}.md")
-    write_text(card, model_card(trained, predictions, name=out.name, kind=kind, difference=difference))
+        difference = write_checked(out, kind, trained, real_tiles(trained, some, device), write_card)
     checked = "" if difference is None else f", at most {difference:.1e} m from eager"
     console.print(f"exported: {out}{checked}\nmodel card: {card}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _fits_reference_layout(trained: Trained) -> None:
+    if trained.target.kind != "height":
+        raise InputError(
+            f"the reference's layout holds a network that regresses height, found one of {trained.target.kind}; use"
+            " another --format, or train with --model.target height"
+        )
+
+
 def reference_layout(trained: Trained) -> dict[str, Any]:
-    """`trained` as the reference system reads it: plain tensors, and its own names in "calib"."""
+    """`trained` as the reference system reads it: plain tensors, and its own names in "calib".
+
+    Raises InputError if it regresses another target than the reference's.
+    """
+    _fits_reference_layout(trained)
     contents: dict[str, Any] = {
         "model": {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()},
         "stats": tuple(trained.statistics),
     }
-    if trained.target.kind != "height":
-        raise InputError(
-            f"the reference's layout holds a network that regresses height, found one of {trained.target.kind}; use"
-            " another --format"
-        )
     if trained.calibration is not None:
         contents["calib"] = {name: getattr(trained.calibration, name) for name in ("a", "b", "tau")}
     return contents
 
 
-def write_checked(out: Path, kind: Format, trained: Trained, real: Tensors) -> float:
+def write_checked(
+    out: Path, kind: Format, trained: Trained, real: Tensors, accept: Callable[[float], object] = lambda _: None
+) -> float:
     """Write `trained` to `out` if the file agrees with eager → the largest difference in metres.
 
-    Raises InputError, and leaves no file, if it differs by more than `TOLERANCE`.
+    `accept` is told it before the file gets its name.  Raises InputError, and leaves no file, if it differs by more
+    than `TOLERANCE`.
     """
     device, names = real[0].device, inputs_of(trained)
     function = HeightFunction(trained).to(device)
@@ -159,6 +177,7 @@ def write_checked(out: Path, kind: Format, trained: Trained, real: Tensors) -> f
                 f"the exported network is up to {difference:.3g} m from the checkpoint's, more than {TOLERANCE} m:"
                 f" {out} was not written; try another --format"
             )
+        accept(difference)
         unfinished.replace(out)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ that travel in the file.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -103,7 +104,16 @@ def contract(trained: Trained) -> dict[str, str]:
         "normalisation": "inside: ImageNet's for RGB, .5/.5 for both masks",
         "statistics": trained.statistics._asdict(),
         "target": asdict(trained.target),
-        "calibration": (trained.calibration or Calibration()).to_dict(),
+        "calibration": _as_json((trained.calibration or Calibration()).to_dict()),
         "calibrated": trained.calibration is not None,
     }
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, allow_nan=False) for name, value in values.items()
+    }
+
+
+def _as_json(value: Any) -> Any:
+    """`value` with null for what JSON has no number for: the quantile of a level that could not be promised."""
+    if isinstance(value, dict):
+        return {key: _as_json(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

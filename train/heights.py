@@ -28,7 +28,6 @@ from model.whole_file import write_text
 
 Float64 = NDArray[np.float64]
 
-LEVEL = 0.9  # of the intervals
 COLUMNS = (
     *("height_m", "sigma_m", "low_m", "high_m"),
     *("raw_height_m", "raw_sigma_m", "raw_low_m", "raw_high_m"),
@@ -100,11 +99,11 @@ class Heights:
         for (i, region), numbers in zip(self.polylines.drawn, self._numbers(), strict=True):
             drawn = images[i]["regions"][region.index]
             said = {PREFIX + name: "" if value is None else f"{value:.2f}" for name, value in numbers.items()}
-            drawn["region_attributes"] = {**(drawn.get("region_attributes") or {}), **said}
+            drawn["region_attributes"] = {**drawn["region_attributes"], **said}
         for (i, _), image in zip(self.polylines.drawn, self.table.image.tolist(), strict=True):
             # VIA knows an image again by its name and its size in bytes.
             images[i]["size"] = len(self.table.images.read(image))
-        return json.dumps(_via_project(images), ensure_ascii=False)
+        return json.dumps(_via_project(images), ensure_ascii=False, allow_nan=False)
 
     def _geojson(self) -> str:
         features = [
@@ -116,7 +115,7 @@ class Heights:
             for record, (_, region) in zip(self.records(), self.polylines.drawn, strict=True)
         ]
         document = {"type": "FeatureCollection", "coordinate_system": PIXELS, "features": features}
-        return json.dumps(document, ensure_ascii=False)
+        return json.dumps(document, ensure_ascii=False, allow_nan=False)
 
 
 def check_suffix(path: Path) -> None:
@@ -128,17 +127,14 @@ def check_suffix(path: Path) -> None:
 def _via_project(images: list[dict[str, Any]]) -> dict[str, Any]:
     """A project file of VIA 2.0.10, as "Load Project" wants it: each of these keys must be there."""
     metadata = {
-        f"{image['filename']}{image.get('size', -1):g}": {
+        f"{image['filename']}{image['size']}": {
             "filename": image["filename"],
-            "size": image.get("size", -1),
+            "size": image["size"],
             "regions": [
-                {
-                    "shape_attributes": region.get("shape_attributes") or {},
-                    "region_attributes": region.get("region_attributes") or {},
-                }
+                {name: region[name] for name in ("shape_attributes", "region_attributes")}
                 for region in image["regions"]
             ],
-            "file_attributes": image.get("file_attributes") or {},
+            "file_attributes": image["file_attributes"],
         }
         for image in images
     }

@@ -16,28 +16,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from rich.console import Console
 from rich.progress import Progress
 
 from dali_pipes import Loader, command
-from dali_pipes.errors import InputError, exits_with_one_sentence
-from dali_pipes.geometry import polyline_length_px
+from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.polylines import read_polylines, table_of
 from dali_pipes.release import open_images
 from model import BackboneError, CheckpointError
-from model.calibration import Calibration
 
 from . import evaluate
-from .environment import choose_device, choose_precision
-from .heights import LEVEL, Float64, Heights, check_suffix
-from .pooling import pool as pool_by_scene
+from .environment import choose_device
+from .heights import Float64, Heights, check_suffix
+from .predictions import Predictions
 from .step import Forward
+from .uncertainty import LEVEL, Forecast
 
 Images = str | Path | Sequence[str | Path]
 Polylines = str | Path | Mapping[str, Sequence[ArrayLike]]
@@ -81,35 +78,26 @@ class HeightModel:
             shown = partial(progress.track, total=len(loader), description="predicting")
             raw_mu, raw_sigma = evaluate.predict(self.forward, loader, self.trained.target, shown)
         loader.close()
-        calibration = self.trained.calibration or Calibration()
-        mu, sigma = calibration(raw_mu, raw_sigma)
-        if pool == "scene":
-            length = polyline_length_px(table.polyline)
-            mu, sigma = pool_by_scene(length, mu, sigma, table.tile, table.scene, calibration.shares)
-        promised = calibration.pooled_quantiles if pool == "scene" else calibration.quantiles
-        if LEVEL in promised:
-            interval = calibration.interval(mu, sigma, LEVEL, pooled=pool == "scene")
-        else:
-            interval = gaussian_interval(mu, sigma)
-        return Heights(wanted, table, mu, sigma, *interval, raw_mu, raw_sigma, *gaussian_interval(raw_mu, raw_sigma))
+        asked = Predictions("asked", "What was asked for.", table, raw_mu, raw_sigma, np.zeros(len(table), bool))
+        said = list(evaluate.refine(self.trained, [asked], pool)[0].forecasts().values())
+        return Heights(wanted, table, *_columns(said[-1]), *_columns(said[0]))  # the most refined, the network's own
 
 
-def gaussian_interval(mu: Float64, sigma: Float64) -> tuple[Float64, Float64]:
-    """Where a Gaussian has 90 % of its mass, its ends from `mu`, `sigma` (N,) metres; no height is below 0."""
-    reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * sigma
-    return np.maximum(mu - reach, 0.0), mu + reach
+def _columns(forecast: Forecast) -> tuple[Float64, Float64, Float64, Float64]:
+    """mu, sigma and the ends of the 90 % interval, (N,) each; no height is below 0."""
+    low, high = forecast.intervals[LEVEL]
+    return forecast.mu, forecast.sigma, np.maximum(low, 0.0), high
 
 
 def load(checkpoint: str | Path, *, device: str = "auto", batch_size: int = 64) -> HeightModel:
-    """Read a checkpoint of this project or of the reference system.
+    """Read a checkpoint or a run folder of this project, or a checkpoint of the reference system.
 
     `device`: "cpu", "cuda", "cuda:N", or "auto", a GPU if there is one.  Raises CheckpointError if the file cannot be
     used, InputError if the device is not there.
     """
     where = choose_device(device)
     trained = evaluate.load(Path(checkpoint))
-    network = trained.model.to(where).to(memory_format=torch.channels_last)
-    return HeightModel(trained, Forward(network, where, batch_size, choose_precision("auto", where).value))
+    return HeightModel(trained, evaluate.forward_of(trained, where, batch_size))
 
 
 @dataclass(frozen=True)
@@ -117,7 +105,7 @@ class Arguments:
     """Predict heights of polylines: metres, their σ and their 90 % interval, raw and calibrated."""
 
     checkpoint: Path
-    """A best.pt or last.pt of a run, or a .pth in the reference's layout."""
+    """A run folder, a best.pt or last.pt of one, or a .pth in the reference's layout."""
 
     images: tuple[Path, ...]
     """A folder of JPEGs at any depth, a ZIP or tar of them, or the files themselves; any size, no metadata."""
@@ -141,8 +129,7 @@ class Arguments:
 def write(arguments: Arguments) -> None:
     """Predict as the command line says.  Raises InputError, CheckpointError or BackboneError on bad input."""
     check_suffix(arguments.out)
-    if not arguments.out.absolute().parent.is_dir():
-        raise InputError(f"--out {arguments.out} lies in no folder; make {arguments.out.parent} first")
+    command.check_out(arguments.out)
     console = Console()
     model = load(arguments.checkpoint, device=arguments.device, batch_size=arguments.batch_size)
     heights = model.predict(arguments.images, arguments.polylines, pool=arguments.pool, console=console)

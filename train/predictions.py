@@ -25,7 +25,7 @@ from dali_pipes.samples import SampleTable
 from model.whole_file import write_text
 
 from .metrics import CALIBRATED, NETWORK, POOLED, Baselines, Float64, ScoreRow, rows, score
-from .uncertainty import Forecast
+from .uncertainty import LEVEL, Forecast
 
 COLUMNS = (
     *("tile", "scene", "group", "polyline", "length", "height_m"),
@@ -33,7 +33,6 @@ COLUMNS = (
     *("calibrated_mu_m", "calibrated_sigma_m", "calibrated_low_m", "calibrated_high_m"),
     *("pooled_mu_m", "pooled_sigma_m", "pooled_low_m", "pooled_high_m"),
 )
-WRITTEN_LEVEL = 0.9  # of the intervals in the CSV file
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> N
     """Write all samples of all groups as CSV, replacing `path` only when the whole of it is written.
 
     `polyline` is "x y;x y;…" in pixels, base first; `length` is normalised; `closed_form_m` is empty where the
-    label has no metadata.  The calibrated and the pooled height have the interval of level `WRITTEN_LEVEL` beside
+    label has no metadata.  The calibrated and the pooled height have the 90 % interval beside
     them; what was not made, or could not be promised, is empty.
     """
     text = io.StringIO(newline="")
@@ -159,4 +158,4 @@ def _columns(forecast: Forecast | None, n: int) -> list[Float64]:
     """mu, sigma, low and high (N,), NaN where there is no forecast."""
     if forecast is None:
         return [np.full(n, np.nan)] * 4
-    return [forecast.mu, forecast.sigma, *forecast.intervals[WRITTEN_LEVEL]]
+    return [forecast.mu, forecast.sigma, *forecast.intervals[LEVEL]]

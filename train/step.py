@@ -51,6 +51,7 @@ class Forward:
         self.compilation = compilation
         self._replays = mode == "max-autotune" and device.type == "cuda"
         self.beta = beta
+        self.precision = precision
         self.dtype = DTYPES[precision]
         # (x / 255 - mean) / std as one multiplication and one addition
         self._scale = torch.tensor([1 / (255 * std) for std in STD], device=device)[:, None, None]

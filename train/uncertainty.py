@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from .metrics import SMALLEST_SIGMA, Float64, gaussian_nll, score
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
+LEVEL = 0.9  # of the one interval that files and figures show
 BINS = 10  # of σ in the calibration error, which grows with their number: figures compare only at one and the same
 REMOVED = np.arange(20) / 20  # shares of the samples that a sparsification curve leaves out
 HEIGHT_EDGES = (60.0, 80.0, 100.0, 130.0, 180.0)  # metres between the bins of true height; about a sixth in each

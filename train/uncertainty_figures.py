@@ -22,13 +22,12 @@ from .figures import LINE_COLOUR, SEEN_COLOUR, UNSEEN_COLOUR, blank, svg
 from .metrics import CALIBRATED, NETWORK, POOLED, score
 from .pooling import gain
 from .predictions import Predictions
-from .uncertainty import HEIGHT_EDGES, LEVELS, REMOVED, Forecast, bins, coverage_by_scene, sparsification
+from .uncertainty import HEIGHT_EDGES, LEVEL, LEVELS, REMOVED, Forecast, bins, coverage_by_scene, sparsification
 
 COLOURS = {NETWORK: LINE_COLOUR, CALIBRATED: SEEN_COLOUR, POOLED: UNSEEN_COLOUR}
 MARKERS = {NETWORK: "o", CALIBRATED: "s", POOLED: "D"}
 LENGTH_EDGES = (40.0, 60.0, 80.0, 120.0)  # px
 SENSORS_DRAWN = 6  # a release of other names may have as many as it likes
-DRAWN_LEVEL = 0.9
 PERCENT = PercentFormatter(1, decimals=0)
 
 Drawn = tuple[str, Markup]  # a caption and its figure
@@ -69,17 +68,17 @@ def by_scene(group: Predictions) -> Drawn:
     """Share of each scene's heights within its 90 % intervals, scenes in the order of that share."""
     figure, axes = blank(5.0, 4.4)
     for name, said in group.forecasts().items():
-        held = np.sort(coverage_by_scene(group.table.height, said.intervals[DRAWN_LEVEL], group.table.scene))
+        held = np.sort(coverage_by_scene(group.table.height, said.intervals[LEVEL], group.table.scene))
         place = (np.arange(len(held)) + 0.5) / len(held)
         label = f"{name}: mean {held.mean():.0%}"
         axes.plot(place, held, f"{MARKERS[name]}-", color=COLOURS[name], markersize=3.5, linewidth=0.8, label=label)
-    axes.axhline(DRAWN_LEVEL, color=LINE_COLOUR, linewidth=0.8, linestyle=":")
+    axes.axhline(LEVEL, color=LINE_COLOUR, linewidth=0.8, linestyle=":")
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.04), xlabel="scenes, by their share", ylabel="share of a scene's heights held")
     axes.xaxis.set_major_formatter(PERCENT)
     axes.yaxis.set_major_formatter(PERCENT)
     axes.legend(loc="lower right", fontsize=9, frameon=False)
     return (
-        f"Coverage by scene of the {DRAWN_LEVEL:.0%} intervals; of the network those of its Gaussian. The promise is "
+        f"Coverage by scene of the {LEVEL:.0%} intervals; of the network those of its Gaussian. The promise is "
         "of the mean over scenes, not of each: pooled, a scene is held or missed nearly as a whole.",
         svg(figure, f"Coverage by scene, {group.name}", "scenes"),
     )
