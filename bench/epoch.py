@@ -38,7 +38,7 @@ from rich.table import Table
 
 from bench.reference import ReferenceDataset, ReferenceStep, data_loader, unpack
 from bench.render import given_or_rendered
-from bench.timing import Rate, alternate, ratio, report
+from bench.timing import Rate, alternate, at_least, finish, ratio, report
 from dali_pipes import Batch, Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
@@ -88,11 +88,10 @@ class Arguments:
     """The most epochs of a run in the second part, for both presets; a cosine ends there."""
 
     def __post_init__(self) -> None:
-        if self.samples < self.batch_size or min(self.batch_size, self.repeats, self.epochs) < 1 or self.seeds < 0:
-            raise InputError(
-                "expected --batch-size, --repeats and --epochs of 1 or more, --seeds of 0 or more, and --samples of at"
-                f" least a batch, found --samples {self.samples} and --batch-size {self.batch_size}"
-            )
+        at_least(1, batch_size=self.batch_size, repeats=self.repeats, epochs=self.epochs)
+        at_least(0, seeds=self.seeds)
+        at_least(32, size=self.size, target_size=self.target_size)
+        at_least(self.batch_size, "a batch", samples=self.samples)
         if not self.target > 0:
             raise InputError(f"--target is a share of the straight line's RMSE, above 0, found {self.target}")
 
@@ -119,8 +118,7 @@ class Epochs:
             samples += self.step(batch)
             asked = time.perf_counter()
         waited += time.perf_counter() - asked  # the reference's workers end
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        finish(self.device)
         self.waits.append(waited / (time.perf_counter() - began))
         return samples
 

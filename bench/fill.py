@@ -29,7 +29,7 @@ from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model.whole_file import write_text
 
-NAMED = ("torch", "nvidia-dali-cuda120")  # versions that a reader of the README is told
+NAMED = re.compile(r"torch|nvidia-dali-cuda\d+")  # packages whose versions a reader of the README is told
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def in_words(name: str, printed: str) -> str:
         hardware, tables = found["hardware"], [_markdown(table) for table in found["tables"]]
         if hardware["GPU"] == "none used":
             raise InputError(f"{name}.txt was not measured on a GPU; add --device cuda to its command")
-        versions = ", ".join(f"{package} {hardware[package]}" for package in NAMED)
+        versions = ", ".join(f"{name} {version}" for name, version in hardware.items() if NAMED.fullmatch(name))
         machine = f"{hardware['GPU']}, {hardware['cores']} cores of {hardware['processor']}, {versions}"
     except (ValueError, TypeError, KeyError) as error:
         if isinstance(error, InputError):

@@ -38,10 +38,10 @@ from nvidia.dali import fn, pipeline_def, types
 from rich.table import Table
 from simplejpeg import decode_jpeg
 
-from bench.timing import report
+from bench.timing import at_least, report
 from dali_pipes import SampleTable
 from dali_pipes.command import parse
-from dali_pipes.errors import InputError, exits_with_one_sentence
+from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.index import open_index
 from dali_pipes.release import open_split
 from train.environment import choose_device
@@ -66,11 +66,13 @@ class Arguments:
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: only named beside the results, since the index is the processor's work."""
 
+    def __post_init__(self) -> None:
+        at_least(1, repeats=self.repeats)
+        at_least(FEWEST_RECORDS, records=self.records)
+
 
 def measure(arguments: Arguments) -> tuple[list[Table], dict[str, Any]]:
     """Run all three parts → their tables and the figures.  Raises InputError without a release."""
-    if arguments.repeats < 1 or arguments.records < FEWEST_RECORDS:
-        raise InputError(f"expected --repeats of 1 or more and --records of {FEWEST_RECORDS} or more")
     threads = len(os.sched_getaffinity(0))
     cold, of_cold = _cold(arguments, threads)
     warm, of_warm = _warm(arguments.repeats)

@@ -26,14 +26,17 @@ from rich.table import Table
 from bench import fresh
 from bench.fresh import resident
 from bench.reference import ReferenceDataset, TunedDataset, data_loader, unpack
-from bench.render import render_release
-from bench.timing import Rate, Work, alternate, ratio, report
+from bench.render import given_or_rendered
+from bench.timing import Rate, Work, alternate, at_least, finish, ratio, report
 from dali_pipes import Loader, SampleTable
 from dali_pipes.command import parse
-from dali_pipes.errors import exits_with_one_sentence
+from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.source import Source
 from train.environment import choose_device
 from train.step import Forward
+
+REFERENCE, TUNED, CEILING = "reference DataLoader", "tuned DataLoader", "decode alone"
+NORMALISED, FLOOR = "ours, cached and normalised", "plain gather and normalise"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Arguments:
     batches: int = 20
     """Batches that are streamed before memory is looked at."""
 
+    def __post_init__(self) -> None:
+        at_least(1, batch_size=self.batch_size, repeats=self.repeats, batches=self.batches)
+        at_least(32, size=self.size)
+        at_least(self.batch_size, "a batch", samples=self.samples, tiles=self.tiles)
+
 
 def measure(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any]:
     """Rates of all peers, seconds to the first batch, and memory."""
@@ -65,6 +73,8 @@ def measure(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any
     loose.mkdir()
     whole = SampleTable.from_release(release)
     rows = np.arange(min(len(whole), arguments.samples) // arguments.batch_size * arguments.batch_size)
+    if not len(rows):
+        raise InputError(f"expected at least {arguments.batch_size} samples in {release}, found {len(whole)}")
     table = whole.select(rows)
     unpack(table, loose)
 
@@ -76,14 +86,14 @@ def measure(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any
     reference = data_loader(ReferenceDataset(table, loose, arguments.size), arguments.batch_size, tuned=False)
     tuned = data_loader(TunedDataset(table, arguments.size), arguments.batch_size, tuned=True)
     peers: dict[str, Work] = {
-        "reference DataLoader": epoch(reference, device),
-        "tuned DataLoader": epoch(tuned, device),
+        REFERENCE: epoch(reference, device),
+        TUNED: epoch(tuned, device),
         "ours, streamed": epoch(loader("none"), device),
-        "decode alone": decode_alone(table, arguments, device),
+        CEILING: decode_alone(table, arguments, device),
         "ours, cached": epoch(cached, device),
         "ours, cached on disk": epoch(loader("disk"), device),
-        "ours, cached and normalised": normalised(cached, arguments, device),
-        "plain gather and normalise": gather(len(table), arguments, device),
+        NORMALISED: normalised(cached, arguments, device),
+        FLOOR: gather(len(table), arguments, device),
     }
     rates = alternate(peers, arguments.repeats, warm_up=2)  # a cache is full after two epochs
     return {
@@ -112,8 +122,7 @@ def epoch(batches: Iterable[Any], device: torch.device) -> Work:
 
     def work() -> int:
         count = sum(len(batch) if hasattr(batch, "sample") else len(batch[0]) for batch in batches)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        finish(device)
         return count
 
     return work
@@ -127,7 +136,8 @@ def normalised(loader: Loader, arguments: Arguments, device: torch.device) -> Wo
 
 def gather(samples: int, arguments: Arguments, device: torch.device) -> Work:
     """Rows of one (N, S, S, 5) uint8 tensor in a random order, normalised by the step's own lines."""
-    tiles = torch.zeros((samples, arguments.size, arguments.size, 5), dtype=torch.uint8, device=device)
+    # Noise, since zeros would be one page of memory, mapped many times, and so always in the processor's cache.
+    tiles = torch.randint(0, 256, (samples, arguments.size, arguments.size, 5), dtype=torch.uint8, device=device)
     forward = Forward(torch.nn.Identity(), device, arguments.batch_size, "fp32")
     order = torch.randperm(samples, device=device).split(arguments.batch_size)
 
@@ -180,13 +190,14 @@ class _Mapped:
 
 def table_of(rates: dict[str, Rate]) -> Table:
     """Rates, and their ratios to the reference loader and to the ceiling."""
-    table = Table(title="Loading, samples a second: median (lowest–highest)", box=None, title_justify="left")
-    table.add_column("")
+    title = "Loading, samples a second: median (lowest–highest)"
+    table = Table("", title=title, box=None, title_justify="left", caption_justify="left")
     for name in ("samples/s", "of the reference", "of the tuned", "of decode alone"):
         table.add_column(name, justify="right")
     for name, rate in rates.items():
-        ratios = (ratio(rate, rates[peer]) for peer in ("reference DataLoader", "tuned DataLoader", "decode alone"))
+        ratios = (ratio(rate, rates[peer]) for peer in (REFERENCE, TUNED, CEILING))
         table.add_row(name, str(rate), *(f"{found.median:.2f}" for found in ratios))
+    table.caption = f"{NORMALISED}: {ratio(rates[NORMALISED], rates[FLOOR]):.2f} of a {FLOOR}"
     return table
 
 
@@ -215,11 +226,8 @@ def main(argv: list[str]) -> None:
     """The command."""
     with exits_with_one_sentence(), tempfile.TemporaryDirectory() as scratch:
         arguments = parse(Arguments, argv, module="bench.loader", description=__doc__)
-        release = arguments.release
-        if release is None:
-            release = Path(scratch) / "release"
-            render_release(release, train=600, val=1, scenes=20)
-        results = measure(arguments, release, Path(scratch))
+        with given_or_rendered(arguments.release) as release:
+            results = measure(arguments, release, Path(scratch))
         tables = [
             table_of(results["rates"]),
             table_of_waits(results["first_batch"], arguments.tiles),

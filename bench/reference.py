@@ -114,10 +114,9 @@ class ReferenceStep:
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
 
     def __call__(self, image: Tensor, length: Tensor, height: Tensor) -> float:
-        """One update from images (B, 5, S, S), lengths (B, 1) and heights (B,) on the host."""
+        """One update from images (B, 5, S, S), lengths (B, 1) and heights (B,), copied to the device if need be."""
         loss = self.loss(image, length, height)
-        self.optimizer.zero_grad()
-        loss.backward()
+        self.backward(loss)
         self.update()
         return loss.item()
 
@@ -127,6 +126,11 @@ class ReferenceStep:
         mu, log_var = self.model(image, length)
         loss: Tensor = (0.5 * (log_var + (height - mu) ** 2 / log_var.exp())).mean()
         return loss
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradients of one loss, those before it forgotten."""
+        self.optimizer.zero_grad()
+        loss.backward()
 
     def update(self) -> None:
         """What follows the backward."""

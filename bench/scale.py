@@ -35,8 +35,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from bench.fresh import private_memory
 from bench.render import given_or_rendered
-from bench.timing import Rate, Work, alternate, report
+from bench.timing import Rate, Work, alternate, at_least, report
 from dali_pipes import Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
@@ -72,12 +73,10 @@ class Arguments:
     """Where the figure goes, .svg, .png or .pdf; if not given, none is drawn."""
 
     def __post_init__(self) -> None:
-        needed = max(FEWEST, self.ranks * self.batch_size)
-        if self.samples < needed or min(self.ranks, self.batch_size, self.repeats) < 1:
-            raise InputError(
-                f"expected --samples of at least {needed} ({FEWEST}, or a batch of each rank) and --ranks, --batch-size"
-                f" and --repeats of 1 or more, found --samples {self.samples}"
-            )
+        at_least(1, ranks=self.ranks, batch_size=self.batch_size, repeats=self.repeats)
+        at_least(32, size=self.size)
+        at_least(FEWEST, samples=self.samples)
+        at_least(self.ranks * self.batch_size, "a batch of each rank", samples=self.samples)
         if self.figure and self.figure.suffix not in (".svg", ".png", ".pdf"):
             raise InputError(f"--figure takes a name that ends in .svg, .png or .pdf, found {self.figure}")
 
@@ -179,21 +178,15 @@ def _in_own_process(function: Any, *arguments: Any) -> Any:
 
 def _memory(arguments: Arguments, release: Path, samples: int) -> dict[str, float]:
     small = SampleTable.from_release(release)
-    before = _resident()
+    before = private_memory()
     table = grown(small, samples)
-    built = _resident()
+    built = private_memory()
     device, size = choose_device(arguments.device), arguments.size
     loader = Loader(table, arguments.batch_size, device=device, size=size, shuffle=True)
     batches = loader.epoch(0)
     for _ in range(min(STREAMED, len(loader))):
         next(batches)
-    return {"table": (built - before) / 1e6, "streaming": (_resident() - built) / 1e6}
-
-
-def _resident() -> int:
-    """Bytes of memory of this process that are no file's: an archive's pages are the system's to drop."""
-    status = Path("/proc/self/status").read_text().split()
-    return int(status[status.index("RssAnon:") + 1]) * 1024
+    return {"table": (built - before) / 1e6, "streaming": (private_memory() - built) / 1e6}
 
 
 # --- What was found.

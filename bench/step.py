@@ -3,13 +3,15 @@
     python -m bench.step [--device cpu] [--backbones convnext_atto convnext_tiny] [--repeats 5]
 
 The rungs of the ladder update networks of the same architecture on the same random batch, in one process, and take
-turns.  The reference's step gets its images normalised already; ours get uint8 and normalise them.  A multiplication
-and addition are two FLOPs; utilisation is their rate over the published dense 16-bit peak of the GPU, and unknown
-where that is not known, as on a CPU.
+turns.  The batch lies on the device for all: what the reference's way of copying costs, `bench.epoch` tells.  The
+reference's step gets its images normalised already; ours get uint8 and normalise them.  A multiplication and addition
+are two FLOPs; utilisation is their rate over the published dense 16-bit peak of the GPU, and unknown where that is not
+known, as on a CPU.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,16 +23,17 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.reference import ReferenceStep
-from bench.timing import Rate, Work, alternate, ratio, report
+from bench.timing import Rate, Work, alternate, at_least, finish, ratio, report
 from dali_pipes import Batch
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
-from model import HeightRegressor
+from model import BackboneError, HeightRegressor
 from train.environment import choose_compilation, choose_device, choose_precision
 from train.step import Forward, Step
 
 REFERENCE = "the reference's step"
 PEAKS = {
+    "H200 NVL": 835e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -41,11 +44,14 @@ PEAKS = {
     "L4": 121e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
+    "V100-PCIE": 112e12,
     "V100": 125e12,
     "T4": 65e12,
 }
-"""Dense 16-bit FLOP/s with fp32 accumulation by a part of the GPU's name, the more specific first; NVIDIA's data
+"""Dense 16-bit FLOP/s with fp32 accumulation by whole words of the GPU's name, the more specific first; NVIDIA's data
 sheets."""
+OTHERS = re.compile(r"\b(MIG|Laptop|Max-Q|Ti|D)\b")
+"""A part of a GPU, or another one that shares its name: of these the peak is unknown."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,10 @@ class Arguments:
     compile: Literal["on", "off"] = "on"
     """off leaves the compiled rungs out, which take a minute each to start on a CPU."""
 
+    def __post_init__(self) -> None:
+        at_least(1, batch_size=self.batch_size, steps=self.steps, repeats=self.repeats)
+        at_least(32, size=self.size)
+
 
 class Way(NamedTuple):
     """A step on the batch that all take: whole, and taken apart."""
@@ -87,7 +97,7 @@ class Rung:
     first_step_s: float
     """Seconds, the compiler's included; with a warm cache of compiled code far fewer."""
     peak_bytes: int | None
-    """Most device memory of the first step above what lay there before the network; None on a CPU."""
+    """Most device memory of the second step, above what lay there before the network; None on a CPU."""
     way: Way
 
 
@@ -117,26 +127,29 @@ def measure(arguments: Arguments, backbone: str, device: torch.device) -> dict[s
 def ladder(arguments: Arguments, backbone: str, batch: Batch, device: torch.device) -> Iterator[tuple[str, Rung]]:
     """The rungs, from the reference's step upwards; each keeps what the one before it gained."""
     image = Forward(torch.nn.Identity(), device, len(batch), "fp32").image(batch.rgb, batch.polyline, batch.padding)
-    inputs = image.contiguous().cpu(), batch.length.cpu(), batch.height.cpu()
+    inputs = image.contiguous(), batch.length, batch.height
 
     def reference() -> Way:
         step = ReferenceStep(network(backbone, device), device)
-        return Way(lambda: step(*inputs), lambda: step.loss(*inputs), torch.Tensor.backward, step.update)
+        return Way(lambda: step(*inputs), lambda: step.loss(*inputs), step.backward, step.update)
 
     yield REFERENCE, ready(reference, arguments, device)
 
     native = choose_precision("auto", device).value
-    ours = [("channels_last, fused AdamW", "fp32", "off")]
+    ours = [("channels_last, fused AdamW", "fp32", "off", "default")]
     if native != "fp32":
-        ours.append((f"+ {native}", native, "off"))
+        ours.append((f"+ {native}", native, "off", "default"))
     if arguments.compile == "on" and choose_compilation("on", device).value != "off":
-        ours += [("+ compiled by block", native, "regional"), ("+ compiled whole", native, "whole")]
+        ours.append(("+ compiled by block", native, "regional", "default"))
+        ours.append(("+ compiled whole", native, "whole", "default"))
+        if device.type == "cuda":
+            ours.append(("+ max-autotune, CUDA graphs", native, "whole", "max-autotune"))
     weight = torch.ones((), device=device)
-    for name, precision, compilation in ours:
+    for name, precision, compilation, mode in ours:
 
-        def way(precision: str = precision, compilation: str = compilation) -> Way:
+        def way(precision: str = precision, compilation: str = compilation, mode: str = mode) -> Way:
             model = network(backbone, device).to(memory_format=torch.channels_last)
-            forward = Forward(model, device, len(batch), precision, compilation=compilation)
+            forward = Forward(model, device, len(batch), precision, compilation=compilation, mode=mode)
             adamw = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
             step = Step(forward, adamw, 5.0)
             return Way(
@@ -156,17 +169,20 @@ def network(backbone: str, device: torch.device) -> HeightRegressor:
 
 
 def ready(build: Callable[[], Way], arguments: Arguments, device: torch.device) -> Rung:
-    """Build a way, take its first step, and keep what that cost."""
+    """Build a way, take its first step, and keep what that cost; on a GPU, the memory of a second one."""
     on_gpu = device.type == "cuda"
     before = torch.cuda.memory_allocated(device) if on_gpu else 0
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
     way = build()
     began = time.perf_counter()
     way.step()
     finish(device)
     seconds = time.perf_counter() - began
-    peak = torch.cuda.max_memory_allocated(device) - before if on_gpu else None
+    peak = None
+    if on_gpu:  # in the first step cuDNN tries its algorithms, whose workspaces no later one has
+        torch.cuda.reset_peak_memory_stats(device)
+        way.step()
+        finish(device)
+        peak = torch.cuda.max_memory_allocated(device) - before
 
     def work() -> int:
         for _ in range(arguments.steps):
@@ -198,12 +214,6 @@ def milliseconds(way: Way, repeats: int, device: torch.device) -> dict[str, Rate
     return {name: Rate.of(values) for name, values in taken.items()}
 
 
-def finish(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def random_batch(count: int, size: int, device: torch.device) -> Batch:
     """A batch of noise."""
     random = torch.Generator().manual_seed(0)
@@ -228,7 +238,9 @@ def flops_per_sample(backbone: str, size: int) -> int:
 
 def peak_flops(gpu: str) -> float | None:
     """The published peak of a GPU by its name, None where it is not in the table."""
-    return next((peak for part, peak in PEAKS.items() if part in gpu), None)
+    if OTHERS.search(gpu):
+        return None
+    return next((peak for words, peak in PEAKS.items() if re.search(rf"\b{words}\b", gpu)), None)
 
 
 def table_of(backbone: str, found: dict[str, Any], arguments: Arguments) -> Table:
@@ -260,8 +272,8 @@ def table_of(backbone: str, found: dict[str, Any], arguments: Arguments) -> Tabl
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
-    with exits_with_one_sentence():
+    """The command: exits with status 2 and one sentence on bad input."""
+    with exits_with_one_sentence(BackboneError):
         arguments = parse(Arguments, argv, module="bench.step", description=__doc__)
         device = choose_device(arguments.device)
         torch.set_float32_matmul_precision("high")  # for all rungs, the reference's, too

@@ -22,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from dali_pipes.errors import InputError
 from train.environment import describe
 
 WIDTH = 140  # columns of what is not printed on a terminal
@@ -50,6 +51,20 @@ class Rate:
 
     def __str__(self) -> str:
         return f"{self:,.0f}"
+
+
+def at_least(least: int, what: str = "", **numbers: int) -> None:
+    """Raise InputError where a number is smaller, batch_size=0 told as --batch-size; `what` tells what `least` is."""
+    for name, value in numbers.items():
+        if value < least:
+            is_what = f" ({what})" if what else ""
+            raise InputError(f"--{name.replace('_', '-')} must be at least {least}{is_what}, found {value}")
+
+
+def finish(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def ratio(mine: Rate, other: Rate) -> Rate:

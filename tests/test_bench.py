@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.table import Table
 
-from bench import epoch, scale, step
+from bench import epoch, index, loader, scale, step
 from bench.epoch import Epochs
 from bench.reference import ReferenceDataset, ReferenceStep, unpack
 from bench.timing import Rate, alternate, as_plain, ratio
@@ -93,11 +93,52 @@ def test_scale_reports_each_size_and_each_rank_count(
     assert figure.read_text().startswith("<?xml")
 
 
-def test_scale_refuses_fewer_samples_than_a_batch_of_each_rank(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("main", "flags", "sentence"),
+    [
+        (
+            scale.main,
+            "--samples=2000 --ranks=200",
+            "--samples must be at least 3200 (a batch of each rank), found 2000",
+        ),
+        (scale.main, "--samples=999 --ranks=1", "--samples must be at least 1000, found 999"),
+        (loader.main, "--repeats=0", "--repeats must be at least 1, found 0"),
+        (loader.main, "--tiles=63", "--tiles must be at least 64 (a batch), found 63"),
+        (loader.main, "--batch-size=0", "--batch-size must be at least 1, found 0"),
+        (step.main, "--repeats=0", "--repeats must be at least 1, found 0"),
+        (step.main, "--steps=0", "--steps must be at least 1, found 0"),
+        (step.main, "--size=31", "--size must be at least 32, found 31"),
+        (step.main, "--size=32 --backbones nonsense", "nonsense"),
+        (epoch.main, "--samples=8", "--samples must be at least 16 (a batch), found 8"),
+        (epoch.main, "--seeds=-1", "--seeds must be at least 0, found -1"),
+        (index.main, "runs --repeats=0", "--repeats must be at least 1, found 0"),
+        (index.main, "runs --records=999", "--records must be at least 1000, found 999"),
+    ],
+)
+def test_flags_that_measure_nothing_are_refused_in_one_sentence(
+    main: Callable[[list[str]], None], flags: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
-        scale.main(["--samples=1000", "--ranks=100", "--batch-size=16"])
+        main([*flags.split(), "--device=cpu"])
     assert end.value.code == 2
-    assert "expected --samples of at least 1600" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert sentence in told
+    assert told.count("\n") == 1
+
+
+def test_the_peer_of_a_cache_gathers_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "epoch", lambda batches, device: batches)
+    gathered: Any = loader.gather(4, loader.Arguments(batch_size=2, size=32), CPU)
+    image = torch.cat([batch for [batch] in gathered])
+    assert image.shape == (4, 5, 32, 32)
+    assert len(image.unique()) > 256, "zeros would have five values"
+
+
+def test_the_loading_table_tells_what_a_cached_epoch_is_of_a_plain_gather() -> None:
+    names = (loader.REFERENCE, loader.TUNED, loader.CEILING, loader.NORMALISED, loader.FLOOR)
+    rates = {name: Rate.of([float(10 * (i + 1)), 10.0 * (i + 1)]) for i, name in enumerate(names)}
+    assert as_plain(loader.table_of(rates))["caption"] == f"{loader.NORMALISED}: 0.80 (0.80–0.80) of a {loader.FLOOR}"
 
 
 def test_what_an_epoch_waits_is_the_time_outside_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,4 +208,37 @@ def test_flops_are_counted_as_published_and_peaks_found_by_name() -> None:
     assert step.peak_flops("NVIDIA H100 PCIe") == 756e12
     assert step.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert step.peak_flops("NVIDIA L40S") == 362e12
-    assert step.peak_flops("Another GPU") is None
+    assert step.peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert step.peak_flops("NVIDIA H200 NVL") == 835e12
+    assert step.peak_flops("NVIDIA H200") == 989e12
+    assert step.peak_flops("Tesla V100-PCIE-16GB") == 112e12
+    assert step.peak_flops("Tesla T4") == 65e12
+
+
+@pytest.mark.parametrize(
+    "gpu",
+    [
+        "Another GPU",
+        "NVIDIA RTX A1000",
+        "NVIDIA T400 4GB",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 3090 Ti",
+        "NVIDIA GH200 480GB",
+    ],
+)
+def test_the_peak_of_a_gpu_whose_name_only_resembles_another_is_unknown(gpu: str) -> None:
+    assert step.peak_flops(gpu) is None
+
+
+def test_the_parts_of_the_references_step_begin_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HeightRegressor("convnext_atto").eval()
+    monkeypatch.setattr(step, "network", lambda backbone, device: model)
+    batch, arguments = step.random_batch(2, 32, CPU), step.Arguments(batch_size=2, size=32)
+    reference, rung = next(step.ladder(arguments, "convnext_atto", batch, CPU))
+    assert reference == step.REFERENCE
+    norms = []
+    for _ in range(2):
+        rung.way.backward(rung.way.forward())
+        norms.append(torch.cat([x.grad.flatten() for x in model.parameters() if x.grad is not None]).norm().item())
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4), "as large as before, not twice"

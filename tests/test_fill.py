@@ -22,21 +22,25 @@ from dali_pipes.errors import InputError
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 PLACES = re.findall(r"<!-- gpu:(\w+) -->", README)
-HARDWARE = {"GPU": "Made-up 100", "cores": "16", "processor": "CPU", "torch": "2.9", "nvidia-dali-cuda120": "2.2"}
+HARDWARE = {"GPU": "Made-up 100", "cores": "16", "processor": "CPU", "torch": "2.9", "timm": "1.0"}
+DALI = {"nvidia-dali-cuda130": "2.2"}  # whichever wheel was there
 
 
 def printed(name: str, gpu: str = "Made-up 100") -> str:
     """What a benchmark prints, as far as it is read."""
     table = Table("", "samples/s", title=f"{name}, samples a second", caption="64 samples")
     table.add_row("ours | streamed", "1,234")
-    everything = {"bench": name, "tables": [as_plain(table)], "hardware": {**HARDWARE, "GPU": gpu}}
+    everything = {"bench": name, "tables": [as_plain(table)], "hardware": {**HARDWARE, **DALI, "GPU": gpu}}
     return f"$ python -m bench.{name} --device cuda\na table\n{json.dumps(everything)}\n"
 
 
 def test_each_place_gets_its_own_figures_and_nothing_else_changes() -> None:
     text = fill.filled(README, {"loader": printed("loader"), "tests": "$ python -m pytest -m gpu\n7 passed in 9.8s\n"})
     loader = text.split("<!-- gpu:loader -->")[1].split("<!-- /gpu -->")[0]
-    assert "`python -m bench.loader --device cuda` on Made-up 100, 16 cores of CPU, torch 2.9" in loader
+    assert (
+        "`python -m bench.loader --device cuda` on Made-up 100, 16 cores of CPU, torch 2.9, nvidia-dali-cuda130 2.2:"
+        in loader
+    )
     assert "| ours \\| streamed | 1,234 |" in loader.splitlines()
     assert "`python -m pytest -m gpu`: 7 passed in 9.8s" in text
     place = re.compile(r"<!-- gpu:(loader|tests) -->\n.*?<!-- /gpu -->", re.DOTALL)

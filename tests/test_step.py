@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dali_pipes import Batch
+from dali_pipes import Batch, SampleTable
 from model import HeightRegressor
 from train.compilation import CACHE, StochasticDepth, keep_compiled
+from train.environment import Choice
+from train.loop import run
 from train.step import Forward, Step
+
+from .test_training import SMALL
 
 CPU = torch.device("cpu")
 
@@ -224,3 +229,18 @@ def test_without_a_working_compiler_the_step_runs_eager_and_says_so(compiler: st
     assert "Traceback" not in told.stderr
     assert told.stdout.startswith("off: the step runs eager, since nothing can be compiled here")
     assert told.stdout.endswith("install g++\n")
+
+
+@pytest.mark.parametrize(("compilation", "in_all"), [("whole", 2), ("regional", 8)])
+def test_graphs_of_a_run_with_warm_up_average_augmentation_and_both_looks_at_validation(
+    graphs: list[Any], compilation: str, in_all: int, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.training.choose_compilation", lambda *_: Choice(compilation, "to count its graphs"))
+    # Not 32², where the last stage's maps are 1×1, of any memory format, and its blocks would be two graphs.
+    config = replace(SMALL, epochs=2, data=replace(SMALL.data, size=64, holdout=0.0, select_on="validation"))
+    assert config.data.augmentation()
+    assert config.optimizer.ema > 0
+    assert config.optimizer.variance_warmup == 1
+    assert len(SampleTable.from_release(release, "validation")) % config.batch_size, "the last batch is a partial one"
+    run(config, release, tmp_path / "run", resume=False)
+    assert len(graphs) == in_all

@@ -45,7 +45,7 @@ def keep_compiled() -> Path | None:
 def compiler_fault(device: torch.device) -> str | None:
     """Why nothing can be compiled for `device`, or None: found by compiling one addition.
 
-    Its price, about five seconds with an empty cache, is no loss: the step needs the same precompiled headers.
+    Its price, with an empty cache, is no loss: the step needs the same precompiled headers.
     """
     from torch._inductor import cpp_builder
 

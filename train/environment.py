@@ -25,7 +25,7 @@ from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 
 from .compilation import compiler_fault, keep_compiled
-from .hardware import PACKAGES, Machine, advice, as_json, as_rows, blocks, look, multiplies_bf16, version
+from .hardware import Machine, advice, as_json, as_rows, blocks, look, multiplies_bf16, versions
 
 
 class Choice(NamedTuple):
@@ -110,7 +110,7 @@ def describe(device: torch.device) -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "torch threads": str(torch.get_num_threads()),
         "GPU": gpu,
-        **{package: version(package) for package in PACKAGES},
+        **versions(),
     }
 
 
@@ -152,8 +152,8 @@ def table_of(machine: Machine) -> Table:
         table.add_column(name)
     for name, value in as_rows(machine).items():
         table.add_row(name, escape(value), escape(found.get(name, "")))
-    for package in PACKAGES:
-        table.add_row(package, version(package), "")
+    for package, version in versions().items():
+        table.add_row(package, version, "")
     return table
 
 

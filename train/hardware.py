@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda120", "numpy", "opencv-python-headless")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 DALI = "nvidia-dali-cuda"  # its wheels: nvidia-dali-cuda120, nvidia-dali-cuda130
 GIB = 2**30
 
@@ -56,7 +56,7 @@ def look() -> Machine:
         gpu_memory=torch.cuda.get_device_properties(0).total_memory if seen else None,
         driver=_driver(),
         torch_cuda=torch.version.cuda,
-        dali_wheels=_dali_wheels(),
+        dali_wheels=dali_wheels(),
         bf16=multiplies_bf16(torch.device("cuda" if seen else "cpu")),
         tf32=newest >= (8, 0),
         compiler=cpp_compiler(),
@@ -133,7 +133,7 @@ def as_rows(machine: Machine) -> dict[str, str]:
 
 def as_json(machine: Machine) -> dict[str, Any]:
     """Facts and advice as plain values."""
-    return {**asdict(machine), "versions": {name: version(name) for name in PACKAGES}, "advice": advice(machine)}
+    return {**asdict(machine), "versions": versions(), "advice": advice(machine)}
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -166,7 +166,13 @@ def version(package: str) -> str:
         return "not installed"
 
 
-def _dali_wheels() -> tuple[str, ...]:
+def versions() -> dict[str, str]:
+    """The versions of the packages that figures depend on, DALI's under the name of the wheel that is there."""
+    return {name: version(name) for name in (*PACKAGES, *dali_wheels())}
+
+
+def dali_wheels() -> tuple[str, ...]:
+    """The names of DALI's wheels that are installed, one for each CUDA."""
     names = {(found.metadata["Name"] or "").lower() for found in metadata.distributions()}
     return tuple(sorted(name for name in names if name.startswith(DALI)))
 
