@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,19 +17,20 @@ from bench.render import render_release
 from dali_pipes.samples import SampleTable
 from model import HeightRegressor, checkpoint
 from train.checkpointing import checkpoint_of
-from train.promotion import Comparison, compared, release_of, verdict
+from train.promotion import Comparison, compared, old_release_of, verdict
 
 NAN = math.nan
 
 
-def found(low: float, high: float, *, unseen: bool = True, scenes: int = 20) -> Comparison:
-    return Comparison("it", 100, scenes, unseen, 10.0, 9.0, 0.0, low, high)
+def found(low: float, high: float, *, unseen: bool = True, scenes: int = 20, selected: bool = False) -> Comparison:
+    return Comparison("it", 100, scenes, unseen, 10.0, 9.0, 0.0, low, high, selected)
 
 
 @pytest.mark.parametrize(
     ("new_release", "old_release", "expected", "because"),
     [
-        (found(-2, -1), None, "promote", "the old release was not there"),
+        (found(-2, -1), None, "promote", "lies within -2.00 to -1.00 m"),
+        (found(-2, -1, selected=True), None, "promote", "which flatters it"),
         (found(-2, -1), found(-1, 1), "promote", "lies within -2.00 to -1.00 m"),
         (found(-2, -1), found(0.1, 1), "keep", "it has lost there"),
         (found(-2, 0), None, "keep", "is not shown"),
@@ -44,6 +47,8 @@ def test_the_rule_is_the_written_one(
     decided, reason = verdict(new_release, old_release)
     assert decided == expected
     assert because in reason
+    assert ("flatters" in reason) == new_release.selected
+    assert verdict(new_release, old_release, "no old release") == (expected, f"{reason}; no old release")
 
 
 def test_the_interval_is_paired_over_scenes() -> None:
@@ -71,7 +76,7 @@ def twelve_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_folder(folder: Path, release: Path, shift: float) -> Path:
+def run_folder(folder: Path, release: Path, shift: float, **more: Any) -> Path:
     """A run whose network says the mean height and `shift` standard deviations more, of every tile."""
     torch.manual_seed(0)
     network = HeightRegressor("convnext_atto", drop_path=0.0)
@@ -81,7 +86,7 @@ def run_folder(folder: Path, release: Path, shift: float) -> Path:
     last.get_parameter("bias").data[0] = shift
     folder.mkdir()
     stats = tuple(SampleTable.from_release(release).statistics())
-    about = {"backbone": "convnext_atto", "size": 32}
+    about = {"backbone": "convnext_atto", "size": 32, **more}
     checkpoint.save(folder / "best.pt", {"model": network.state_dict(), "stats": stats, "about": about})
     return folder
 
@@ -105,28 +110,88 @@ def test_the_command_exits_by_its_verdict(
 
 def test_the_old_release_is_found_by_the_old_run(twelve_scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "samples.json").write_text(f'{{"release": "{twelve_scenes}"}}')
-    assert release_of(tmp_path) == twelve_scenes
+    (tmp_path / "best.pt").touch()
+    assert old_release_of(tmp_path, tmp_path) == (twelve_scenes, "")
+    assert old_release_of(tmp_path / "best.pt", tmp_path) == (twelve_scenes, "")
+    same, why = old_release_of(tmp_path, twelve_scenes / ".." / twelve_scenes.name)
+    assert same is None
+    assert "was trained on the release at" in why
     (tmp_path / "samples.json").write_text('{"release": "/nowhere/at/all"}')
-    assert release_of(tmp_path) is None
-    assert release_of(tmp_path / "none") is None
+    assert old_release_of(tmp_path, twelve_scenes)[1].endswith("since /nowhere/at/all is not there")
+    assert "no samples.json" in old_release_of(tmp_path / "none/best.pt", twelve_scenes)[1]
     assert checkpoint_of(tmp_path) == tmp_path / "best.pt"
+
+
+def test_the_old_release_is_measured_and_one_that_cannot_be_read_is_told(
+    twelve_scenes: Path, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = (run_folder(tmp_path / name, twelve_scenes, shift) for name, shift in (("bad", 2.0), ("good", 0.0)))
+    flags = ["--old", str(bad / "best.pt"), "--new", str(good), "--release", str(twelve_scenes), "--device", "cpu"]
+    for old_release, told in ((release, "samples of the old release"), (tmp_path, "it cannot be read: ")):
+        (bad / "samples.json").write_text(json.dumps({"release": str(old_release)}))
+        train.promotion.main(flags)
+        assert told in " ".join(capsys.readouterr().out.split())
+
+
+def test_only_scenes_that_neither_network_saw_are_judged(
+    twelve_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Comparison] = []
+    monkeypatch.setattr(train.promotion, "_show", lambda results, console: shown.extend(results))
+    scenes = np.unique(SampleTable.from_release(twelve_scenes, "validation").scene).tolist()
+    for name, seen in (("one", (scenes[0], "another")), ("two", ("another", scenes[0]))):
+        (tmp_path / name).mkdir()
+        old, new = (
+            run_folder(tmp_path / name / kind, twelve_scenes, shift, scenes=[scene])
+            for kind, shift, scene in zip(("old", "new"), (2.0, 0.0), seen, strict=True)
+        )
+        words = ["--old", old, "--new", new, "--release", twelve_scenes, "--device", "cpu"]
+        train.promotion.main([str(word) for word in words])
+    assert [(row.unseen, row.scenes) for row in shown] == 2 * [(True, len(scenes) - 1)], "either network saw one"
+
+
+@pytest.mark.parametrize(
+    ("flag", "before", "mine"), [("--model.target", "height", "log_scale"), ("--data.size", "32", "64")]
+)
+def test_weights_that_would_mean_something_else_are_not_started_from(
+    flag: str, before: str, mine: str, twelve_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = run_folder(tmp_path / "old", twelve_scenes, 0.0)
+    flags = {"--data.size": "32", "--model.target": "height", flag: mine}
+    words = ["--release", twelve_scenes, "--init-from", old, "--out", tmp_path / "new", "--preset", "demo"]
+    with pytest.raises(SystemExit) as exit_status:
+        train.__main__.main([*map(str, words), "--device", "cpu", *(word for pair in flags.items() for word in pair)])
+    assert exit_status.value.code == 2
+    assert f"start from them with {flag} {before}" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_training_from_an_old_run_ends_with_a_verdict(
     twelve_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = run_folder(tmp_path / "bad", twelve_scenes, 2.0)
-    small = (
-        "--preset demo --epochs 2 --data.size 32 --batch-size 8 --device cpu --data.holdout 0 --select-on validation"
-    )
+    small = "--preset demo --epochs 2 --data.size 32 --model.target height --batch-size 8 --data.holdout 0"
     flags = ["--release", str(twelve_scenes), "--init-from", str(bad), "--out", str(tmp_path / "new")]
     began = torch.load(bad / "best.pt", weights_only=True)["model"]["backbone.stem.0.weight"]
     status: object = 0
     try:
-        train.__main__.main([*flags, *small.split(), "--device", "cpu", "--optimizer.learning-rate", "1e-5"])
+        train.__main__.main(
+            [
+                *flags,
+                *small.split(),
+                "--select-on",
+                "validation",
+                "--device",
+                "cpu",
+                "--optimizer.learning-rate",
+                "1e-5",
+            ]
+        )
     except SystemExit as end:
         status = end.code
     said = capsys.readouterr().out
+    assert "statistics of this release" in said
+    assert Path(json.loads((tmp_path / "new/samples.json").read_text())["release"]).is_absolute()
     assert ("promote: " in said) == (status == 0)
     assert ("keep: " in said) == (status == train.promotion.KEEP)
     ended = torch.load(tmp_path / "new/best.pt", weights_only=True)["model"]["backbone.stem.0.weight"]

@@ -64,8 +64,8 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
                     console.epoch(record)
                 console.note(f"resuming {out} after epoch {training.epoch} of {config.epochs}, step {training.step}")
             elif config.init_from:
-                training.start_from(checkpoint_of(Path(config.init_from)))
-            samples = {"release": str(release), "split": str(config.division()), **counts(tables)}
+                console.note(training.start_from(checkpoint_of(Path(config.init_from))))
+            samples = {"release": str(release.absolute()), "split": str(config.division()), **counts(tables)}
             if place.leads:
                 folder.create(training.environment, samples, training.history)
             with Signals() as signals, Writer() as writer:

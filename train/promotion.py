@@ -12,7 +12,9 @@ within a scene errors go together.  The rule:
     keep      otherwise: also where too few scenes allow no interval, since the old network is the one that is known
 
 Judged are the scenes that neither network was trained on, where there are at least ten of them; else all, and then
-the verdict says so, for a network may have recognised a scene.  Exit status: 0 promote, 3 keep, 2 bad input.
+the verdict says so, for a network may have recognised a scene.  It also says where the new network's epoch was chosen
+on the very samples that are judged, and why there is no old release to compare on.  Exit status: 0 promote, 3 keep, 2
+bad input.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -32,17 +35,16 @@ from rich.table import Table
 from rich.text import Text
 
 from dali_pipes import command
-from dali_pipes.errors import exits_with_one_sentence
+from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import BackboneError, CheckpointError
 
-from .checkpointing import checkpoint_of
-from .environment import choose_device, choose_precision
-from .evaluate import completed, evaluate, load
+from .environment import choose_device
+from .evaluate import Trained, completed, evaluate, forward_of, load
 from .findings import FEWEST_SCENES
 from .metrics import Float64, bootstrap_rmse, score
 from .predictions import Predictions
 from .step import Forward
-from .tables import VALIDATION, beside, load_tables
+from .tables import VALIDATION, Tables, beside, load_tables
 
 KEEP = 3  # exit status
 Verdict = Literal["promote", "keep"]
@@ -65,6 +67,8 @@ class Comparison:
     closed_form: float
     low: float
     high: float
+    selected: bool = False
+    """Whether the new network's epoch was chosen on these samples."""
 
 
 def compared(
@@ -90,8 +94,18 @@ def compared(
     )
 
 
-def verdict(new_release: Comparison, old_release: Comparison | None) -> tuple[Verdict, str]:
-    """The rule above, and its reason as a sentence."""
+def verdict(new_release: Comparison, old_release: Comparison | None, skipped: str = "") -> tuple[Verdict, str]:
+    """The rule above, and its reason as a sentence, which ends with `skipped`: why there is no old release."""
+    caveats = [
+        *([] if new_release.unseen else ["a network may have recognised scenes that it was trained on"]),
+        *(["the new network's epoch was chosen on these samples, which flatters it"] if new_release.selected else []),
+        *([skipped] if skipped else []),
+    ]
+    decided, told = _rule(new_release, old_release)
+    return decided, "; ".join([told, *caveats])
+
+
+def _rule(new_release: Comparison, old_release: Comparison | None) -> tuple[Verdict, str]:
     if math.isnan(new_release.high):
         return "keep", f"{new_release.scenes} scenes of {new_release.name} are too few to tell"
     told = (
@@ -102,9 +116,7 @@ def verdict(new_release: Comparison, old_release: Comparison | None) -> tuple[Ve
     if old_release is not None and old_release.low > 0:
         lost = f"{old_release.low:+.2f} to {old_release.high:+.2f} m on {old_release.name}"
         return "keep", f"{told}, but within {lost}: it has lost there"
-    beside_it = "" if old_release is not None else "; the old release was not there to be compared on"
-    seen = "" if new_release.unseen else "; a network may have recognised scenes that it was trained on"
-    return "promote", told + beside_it + seen
+    return "promote", told
 
 
 def judge(
@@ -127,35 +139,27 @@ def judge(
     Raises InputError, CheckpointError or BackboneError where a run or the release cannot be read.
     """
     where = choose_device(device)
-    pair = [load(checkpoint_of(run)) for run in (old_run, new_run)]
-    precision = choose_precision("auto", where).value
-    forwards = [Forward(trained.model.to(where), where, batch_size, precision) for trained in pair]
-    releases = {"the new release": release}
-    before = release_of(old_run)
-    if before is not None and before.resolve() != release.resolve():
-        releases["the old release"] = before
-    results = []
-    for name, place in releases.items():
-        division = pair[1].division
-        tables = load_tables(
-            place,
-            division,
-            0.0,
-            cache=cache or beside(new_run),
-            images=images if place is release else None,
-            labels=labels if place is release else None,
-            console=console,
-        )
-        tables = replace(tables, evaluated={VALIDATION: tables.evaluated[VALIDATION]})
-        said = [
-            evaluate(completed(trained, tables.training), tables, f)[0]
-            for trained, f in zip(pair, forwards, strict=True)
-        ]
-        results.append(_compare(name, said))
+    pair = [load(run) for run in (old_run, new_run)]
+    forwards = [forward_of(trained, where, batch_size) for trained in pair]
+    read = partial(load_tables, division=pair[1].division, cache=cache or beside(new_run), console=console)
+    results = [_measured("the new release", read(release, images=images, labels=labels), pair, forwards)]
+    results[0] = replace(results[0], selected=pair[1].select_on == VALIDATION)
+    before, skipped = old_release_of(old_run, release)
+    if before is not None:
+        try:
+            results.append(_measured("the old release", read(before), pair, forwards))
+        except InputError as error:
+            skipped = f"the old release was not compared on, since it cannot be read: {error}"
     _show(results, console)
-    decided, reason = verdict(results[0], results[1] if len(results) > 1 else None)
+    decided, reason = verdict(results[0], results[1] if len(results) > 1 else None, skipped)
     console.print(f"{decided}: {reason}", highlight=False, markup=False, soft_wrap=True)
     return decided, reason
+
+
+def _measured(name: str, tables: Tables, pair: Sequence[Trained], forwards: Sequence[Forward]) -> Comparison:
+    tables = replace(tables, evaluated={VALIDATION: tables.evaluated[VALIDATION]})
+    networks = zip(pair, forwards, strict=True)
+    return _compare(name, [evaluate(completed(trained, tables.training), tables, f)[0] for trained, f in networks])
 
 
 def _compare(name: str, said: Sequence[Predictions]) -> Comparison:
@@ -167,13 +171,21 @@ def _compare(name: str, said: Sequence[Predictions]) -> Comparison:
     return compared(where, table.height, old.mu, new.mu, old.closed_form(), table.scene, unseen)
 
 
-def release_of(run: Path) -> Path | None:
-    """The release that a run was trained on, as its samples.json names it; None where that is not to be found."""
+def old_release_of(run: Path, release: Path) -> tuple[Path | None, str]:
+    """The release that a run was trained on, if it is to be compared on beside `release`; else None, and why not.
+
+    `run`: the run folder or a checkpoint in it, whose samples.json names the release.
+    """
+    folder = run if run.is_dir() else run.parent
     try:
-        named = json.loads((run / "samples.json").read_text("utf-8"))["release"]
+        named = Path(json.loads((folder / "samples.json").read_text("utf-8"))["release"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return Path(named) if Path(str(named)).exists() else None
+        return None, f"the old release was not compared on, since no samples.json in {folder} names it"
+    if not named.exists():
+        return None, f"the old release was not compared on, since {named} is not there"
+    if named.resolve() == release.resolve():
+        return None, f"the old network was trained on the release at {named}, too, so there is no other to compare on"
+    return named, ""
 
 
 def _show(comparisons: Iterable[Comparison], console: Console) -> None:
@@ -201,6 +213,15 @@ class Arguments:
     release: Path
     """The new release in any form: ZIPs, parts of them, tars or folders, below a folder; or one tar or ZIP."""
 
+    images: Path | None = None
+    """Where the images lie, if the new release holds them twice or not at all: anything that would do as a release."""
+
+    labels: Path | None = None
+    """Where the labels lie, likewise."""
+
+    index_cache: Path | None = None
+    """Folder for the checked sample tables; if not given, the folder index-cache beside --new."""
+
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
 
@@ -213,7 +234,15 @@ def main(argv: list[str]) -> None:
     with exits_with_one_sentence(BackboneError, CheckpointError):
         given = command.parse(Arguments, argv, module="train.promotion", description=__doc__)
         decided, _ = judge(
-            given.old, given.new, given.release, device=given.device, batch_size=given.batch_size, console=Console()
+            given.old,
+            given.new,
+            given.release,
+            images=given.images,
+            labels=given.labels,
+            cache=given.index_cache,
+            device=given.device,
+            batch_size=given.batch_size,
+            console=Console(),
         )
         if decided == "keep":
             raise SystemExit(KEEP)

@@ -26,7 +26,7 @@ from .config import Config
 from .console import RunConsole
 from .distributed import Place, data_parallel, gather, shared
 from .environment import Choice, choose_compilation, choose_compile_mode, choose_precision, choose_threads, describe
-from .evaluate import about
+from .evaluate import about, load
 from .fingerprint import changes, fingerprint
 from .metrics import Baselines
 from .schedule import Schedule
@@ -167,11 +167,29 @@ class Training:
             self.average.update(self.model, step=self.epoch * len(self.train_loader) + self.step)
         self.schedule.after_step()
 
-    def start_from(self, path: Path) -> None:
-        """Take the weights, and nothing else, of the checkpoint at `path`.  Raises CheckpointError."""
-        checkpoint.load_into(self.model, shared(lambda: checkpoint.load(path))["model"], path)
+    def start_from(self, path: Path) -> str:
+        """Take the weights, and nothing else, of the checkpoint at `path`; returns this in words.
+
+        Raises CheckpointError if they do not fit, InputError if they were trained to say something else.
+        """
+        before = shared(lambda: load(path))
+        for flag, theirs, mine in (
+            ("--model.target", before.target.kind, self.config.model.target),
+            ("--data.size", before.size, self.config.data.size),
+        ):
+            if theirs != mine:
+                raise InputError(
+                    f"the weights of {path} were trained with {flag} {theirs} and mean something else with {mine};"
+                    f" start from them with {flag} {theirs}"
+                )
+        checkpoint.load_into(self.model, before.model.state_dict(), path)
         if self.average:
             self.average.set(self.model)
+        old, new = before.statistics, self.statistics
+        return (
+            f"weights of {path}, statistics of this release, which the loss is normalised by: heights"
+            f" {new.height_mean:.1f} ± {new.height_std:.1f} m, before {old.height_mean:.1f} ± {old.height_std:.1f} m"
+        )
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on.  Every rank must ask at the same step: each has its own random state."""
