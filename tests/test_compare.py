@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 import train.compare
-from train.compare import comparison_table, read_run
+from train.compare import comparison_table, read_run, read_runs
 from train.tracker import Tracker, open_tracker
 
 HEADER = "tile,scene,group,polyline,length,height_m,mu_m,sigma_m,scene_seen,closed_form_m\n"
@@ -42,6 +42,28 @@ def test_other_samples_are_marked(tmp_path: Path) -> None:
     assert console.export_text().count("validation †") == 2
 
 
+def test_nothing_is_explained_where_nothing_is_marked(tmp_path: Path) -> None:
+    runs = read_runs([a_run(tmp_path / "one", [3.0]), a_run(tmp_path / "two", [4.0])])
+    console = Console(record=True, width=140)
+    console.print(comparison_table(runs))
+    assert "†" not in console.export_text()
+
+
+def test_runs_of_one_name_are_told_apart_and_one_run_is_shown_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    folders = [a_run(tmp_path / "a/one", [3.0]), a_run(tmp_path / "b/one", [4.0]), a_run(tmp_path / "two", [5.0])]
+    assert [run.name for run in read_runs([*folders, folders[0]])] == [str(folders[0]), str(folders[1]), "two"]
+
+
+def test_a_narrow_terminal_cuts_nothing(tmp_path: Path) -> None:
+    console = Console(record=True, width=80)
+    console.print(comparison_table(read_runs([a_run(tmp_path / ("a_long_name_" * 6), [3.0, -4.0])])))
+    said = console.export_text()
+    assert "…" not in said
+    assert all(figure in said for figure in ("3.54", "3.50", "-0.50", "2.78"))
+
+
 def test_the_command_draws_a_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(a_run(tmp_path / name, [3.0])) for name in ("one", "two")]
     train.compare.main([*runs, "--out", str(tmp_path / "comparison.svg")])
@@ -55,6 +77,7 @@ def test_the_command_draws_a_figure(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["{tmp}/none"], "holds no finished run"),
         ([], "at least one run"),
         (["{tmp}/one", "--out", "figure.txt"], "--out takes a figure"),
+        (["{tmp}/one", "--out", "{tmp}/no/figure.svg"], "lies in no folder"),
     ],
 )
 def test_bad_input_is_one_sentence(

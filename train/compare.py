@@ -13,7 +13,8 @@ import io
 import json
 import math
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,25 +61,41 @@ def read_run(folder: Path) -> Run:
             samples[group] = frozenset((row["tile"], row["polyline"]) for row in these)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} holds no finished run ({error}); {HINT}") from None
-    return Run(folder.name, config, history, groups, samples)
+    return Run(folder.resolve().name, config, history, groups, samples)
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read finished runs, each once; they are called by their folders' names, by the paths where two share a name.
+
+    Raises InputError if a folder holds none.
+    """
+    distinct = list({folder.resolve(): folder for folder in folders}.values())
+    runs = [read_run(folder) for folder in distinct]
+    names = [run.name for run in runs]
+    return [
+        replace(run, name=str(folder)) if names.count(run.name) > 1 else run
+        for run, folder in zip(runs, distinct, strict=True)
+    ]
 
 
 def comparison_table(runs: list[Run]) -> Table:
     """One row a run and group of samples; a group that is not of the same samples in all runs is marked with †."""
-    table = Table(box=None, pad_edge=False, caption="† not the same samples in all runs", caption_justify="left")
+    groups = {group for run in runs for group in run.samples}
+    same = {group for group in groups if len({run.samples.get(group) for run in runs}) == 1}
+    caption = None if same == groups else "† not the same samples in all runs"
+    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
     for name in ("run", "backbone", "epochs", "samples"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, overflow="fold")  # a narrow terminal breaks names, and cuts no figure
     for name in ("n", "RMSE, m", "MAE, m", "bias, m", "NLL"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         for group, found in run.groups.items():
-            same = all(other.samples.get(group) == run.samples[group] for other in runs)
             figures = (f"{x:.2f}" if math.isfinite(x) else "–" for x in (found.rmse, found.mae, found.bias, found.nll))
             cells = (
                 run.name,
                 str(run.config.get("backbone", "–")),
                 str(len(run.history)),
-                group + ("" if same else " †"),
+                group + ("" if group in same else " †"),
             )
             table.add_row(*map(Text, cells), str(found.n), *figures)
     return table
@@ -102,7 +119,9 @@ def compare(arguments: Arguments) -> None:
     suffix = arguments.out.suffix.lower() if arguments.out is not None else ".svg"
     if suffix not in (".svg", ".png", ".pdf"):
         raise InputError(f"--out takes a figure that ends in .svg, .png or .pdf, found {arguments.out}")
-    runs = [read_run(folder) for folder in arguments.runs]
+    if arguments.out is not None:
+        command.check_out(arguments.out)
+    runs = read_runs(arguments.runs)
     console = Console()
     console.print(comparison_table(runs))
     if arguments.out is not None:
