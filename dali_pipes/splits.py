@@ -17,13 +17,14 @@ import heapq
 from bisect import bisect_right
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
 from .records import Images, fingerprint
+from .release import Members
 from .samples import SampleTable, scene_of
 
 FOLDS = 0xF01D  # the second word of the seed: folds and held-out scenes are drawn independently
@@ -126,9 +127,23 @@ class PooledImages:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The bytes of image `index` → (n,) uint8."""
-        part = bisect_right(self.first, index) - 1
-        return self.parts[part].read(index - self.first[part])
+        images, its = self._part(index)
+        return images.read(its)
+
+    def crc(self, index: int) -> int | None:
+        """CRC-32 of image `index`, or None where its archive states none."""
+        images, its = self._part(index)
+        return cast(Members, images).crc(its)
+
+    def size(self, index: int) -> int:
+        """How many bytes image `index` has, as its archive states."""
+        images, its = self._part(index)
+        return cast(Members, images).size(its)
 
     def fingerprint(self) -> str:
         """Changes when the data of any part do.  Raises TypeError if a part has no fingerprint."""
         return " ".join(fingerprint(part) for part in self.parts)
+
+    def _part(self, index: int) -> tuple[Images, int]:
+        part = bisect_right(self.first, index) - 1
+        return self.parts[part], index - self.first[part]

@@ -132,13 +132,16 @@ def test_a_fold_that_is_none_is_refused(folds: int, fold: int) -> None:
 # --- On a release.
 
 
-def test_tiles_of_both_archives_are_loaded_from_a_pooled_table(release: Path) -> None:
+def test_tiles_of_both_archives_are_known_and_loaded_from_a_pooled_table(release: Path) -> None:
     train, validation = (SampleTable.from_release(release, split) for split in ("train", "validation"))
     both = pool(train, validation)
     for row in (0, len(train) - 1, len(train), len(both) - 1):
         stem = "TS_KS" if row < len(train) else "VS_KS"
         with zipfile.ZipFile(release / f"{stem}.zip") as images:
-            assert both.images.read(int(both.image[row])).tobytes() == images.read(str(both.tile[row]))
+            told = images.getinfo(str(both.tile[row]))
+            image = int(both.image[row])
+            assert both.images.read(image).tobytes() == images.read(told)
+            assert (both.images.crc(image), both.images.size(image)) == (told.CRC, told.file_size)  # type: ignore[attr-defined]
     rows = np.array([len(train) - 1, len(train)])
     (batch,) = Loader(both.select(rows), 2, size=32, threads=1)
     (first,), (second,) = (
@@ -153,7 +156,7 @@ def test_scenes_are_held_out_of_a_folds_training_side(release: Path, tmp_path: P
     quiet = Console(quiet=True)
     tables = load_tables(release, division, 0.3, cache=tmp_path, console=quiet)
     scenes = [set(table.scene) for table in (tables.training, *tables.evaluated.values())]
-    assert list(tables.evaluated) == ["validation", "held-out scenes"]
+    assert list(tables.evaluated) == ["validation", "development"]
     assert sum(map(len, scenes)) == len(set.union(*scenes)) == 8
     assert "Fold 1 of 4" in tables.about["validation"]
     again = load_tables(release, division, scenes[2], cache=tmp_path, console=quiet)
