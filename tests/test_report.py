@@ -19,45 +19,67 @@ from .reported import Page, predict, sample_table, write
 HOSTILE = "<script>alert(1)</script>.jpg"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def official() -> Predictions:
     return predict("validation", sample_table(80, without_metadata=6), noise=4.0, seen=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def unseen() -> Predictions:
     return predict("held-out scenes", sample_table(60, seed=1), noise=20.0, seen=False)
 
 
-def test_the_page_is_balanced_and_asks_nothing_of_the_network(
-    tmp_path: Path, official: Predictions, unseen: Predictions
-) -> None:
-    text = write(tmp_path / "report.html", official, unseen)
-    page = Page(text)
+# The reports that several tests read; each takes a second to draw.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reports")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path, official: Predictions) -> str:
+    return write(folder / "alone.html", official)
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path, official: Predictions, unseen: Predictions) -> str:
+    return write(folder / "both.html", official, unseen)
+
+
+@pytest.fixture(scope="module")
+def chosen_on_official(folder: Path, official: Predictions, unseen: Predictions) -> str:
+    return write(folder / "chosen_on_official.html", replace(official, selection=True), unseen)
+
+
+@pytest.fixture(scope="module")
+def chosen_on_unseen(folder: Path, official: Predictions, unseen: Predictions) -> str:
+    return write(folder / "chosen_on_unseen.html", official, replace(unseen, selection=True))
+
+
+def test_the_page_is_balanced_and_asks_nothing_of_the_network(both: str) -> None:
+    page = Page(both)
     for tag, attributes in page.elements:
         assert tag not in ("script", "link", "iframe", "object", "embed")
         for name in ("src", "href", "xlink:href", "action", "data", "srcset"):
             if address := attributes.get(name):
                 assert address.startswith(("#", "data:image/jpeg;base64,"))
-    assert "@import" not in text
-    assert all(address.startswith(("#", '"#')) for address in text.replace("url (", "url(").split("url(")[1:])
-    assert len(text) < 3_000_000
+    assert "@import" not in both
+    assert all(address.startswith(("#", '"#')) for address in both.replace("url (", "url(").split("url(")[1:])
+    assert len(both) < 3_000_000
 
 
-def test_ids_are_unique_and_every_reference_has_its_target(
-    tmp_path: Path, official: Predictions, unseen: Predictions
-) -> None:
-    text = write(tmp_path / "report.html", official, unseen)
-    page = Page(text)
+def test_ids_are_unique_and_every_reference_has_its_target(both: str) -> None:
+    page = Page(both)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    wanted = {part.split(")")[0] for part in text.split("url(#")[1:]}
+    wanted = {part.split(")")[0] for part in both.split("url(#")[1:]}
     wanted |= {(value or "")[1:] for _, a in page.elements if (value := a.get("xlink:href") or "").startswith("#")}
     assert wanted <= set(ids)
 
 
-def test_figures_have_a_text_and_table_headers_a_scope(tmp_path: Path, official: Predictions) -> None:
-    page = Page(write(tmp_path / "report.html", official))
+def test_figures_have_a_text_and_table_headers_a_scope(alone: str) -> None:
+    page = Page(alone)
     figures = [attributes for tag, attributes in page.elements if tag == "svg"]
     assert len(figures) == 1 + 2 + 6 + 12
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in figures)
@@ -86,10 +108,8 @@ def test_hostile_names_stay_text(tmp_path: Path, official: Predictions) -> None:
     assert "{{ 7 * 7 }}" in page.text
 
 
-def test_the_tables_figures_are_those_of_the_samples(
-    tmp_path: Path, official: Predictions, unseen: Predictions
-) -> None:
-    page = Page(write(tmp_path / "report.html", official, unseen))
+def test_the_tables_figures_are_those_of_the_samples(official: Predictions, unseen: Predictions, both: str) -> None:
+    page = Page(both)
     networks = [row for row in page.rows if row[0] == NETWORK and len(row) == 7]
     formulas = [row for row in page.rows if row[0].startswith(CLOSED_FORM)]
 
@@ -111,7 +131,7 @@ def test_the_tables_figures_are_those_of_the_samples(
     assert formulas[0][1] == "74"  # the six without roll are left out
 
 
-def test_the_headline_names_the_samples_and_the_line_to_beat(tmp_path: Path, official: Predictions) -> None:
+def test_the_headline_names_the_samples_and_the_line_to_beat(official: Predictions, alone: str) -> None:
     training = sample_table(100, seed=9)
     slope, intercept = np.polyfit(training.length, training.height, 1)
     network = np.sqrt(np.mean((official.mu - official.table.height) ** 2))
@@ -119,15 +139,15 @@ def test_the_headline_names_the_samples_and_the_line_to_beat(tmp_path: Path, off
     assert (
         f"On the 80 samples of validation the network is off by {network:.2f} m (RMSE), "
         f"{1 - network / line:.0%} under the {line:.2f} m of a straight line"
-    ) in Page(write(tmp_path / "report.html", official)).text
+    ) in Page(alone).text
 
 
 def test_what_is_said_of_recognition_depends_on_what_was_seen(
-    tmp_path: Path, official: Predictions, unseen: Predictions
+    tmp_path: Path, official: Predictions, unseen: Predictions, alone: str, both: str
 ) -> None:
     path, table = tmp_path / "report.html", official.table
 
-    only_seen = Page(write(path, official)).text
+    only_seen = Page(alone).text
     assert "All 20 scenes in “validation” were also trained on." in only_seen
     assert "these figures cannot tell" in only_seen
 
@@ -135,9 +155,9 @@ def test_what_is_said_of_recognition_depends_on_what_was_seen(
     assert "None of the 20 scenes in “held-out scenes” was trained on." in only_unseen
     assert "nothing here is recognition of a scene" in only_unseen
 
-    both = Page(write(path, official, unseen)).text
-    assert "what recognising the scene is worth" in both
-    assert "95% interval over scenes" in both
+    text = Page(both).text
+    assert "what recognising the scene is worth" in text
+    assert "95% interval over scenes" in text
 
     alike = Page(
         write(path, official, predict("held-out scenes", sample_table(60, seed=1), noise=4.0, seen=False))
@@ -152,23 +172,23 @@ def test_what_is_said_of_recognition_depends_on_what_was_seen(
 
 
 def test_the_twelve_worst_tiles_are_the_worst_and_are_shown_once(
-    tmp_path: Path, official: Predictions, unseen: Predictions
+    official: Predictions, unseen: Predictions, both: str
 ) -> None:
     errors: dict[str, float] = {}
     for group in (official, unseen):
         for tile, error in zip(group.table.tile.tolist(), np.abs(group.mu - group.table.height), strict=True):
             errors[tile] = max(error, errors.get(tile, 0.0))
     worst = sorted(errors, key=errors.__getitem__, reverse=True)[:12]
-    page = Page(write(tmp_path / "report.html", official, unseen))
+    page = Page(both)
     shown = [caption.split()[-1] for caption in page.captions if caption.endswith(".jpg")]
     assert shown == worst
 
 
 def test_a_tiles_caption_tells_truth_prediction_scene_and_whether_it_was_seen(
-    tmp_path: Path, official: Predictions
+    official: Predictions, alone: str
 ) -> None:
     i = int(np.argmax(np.abs(official.mu - official.table.height)))
-    page = Page(write(tmp_path / "report.html", official))
+    page = Page(alone)
     caption = next(" ".join(caption.split()) for caption in page.captions if caption.endswith(".jpg"))
     assert caption.startswith(f"{official.table.height[i]:.1f} m true")
     assert f"{official.mu[i]:.1f} ± {official.sigma[i]:.1f} m predicted" in caption
@@ -190,42 +210,49 @@ def test_a_foreign_checkpoint_has_no_history(tmp_path: Path, official: Predictio
     assert "Nothing was left out" in page.text
 
 
-def test_a_history_with_gaps_is_drawn_as_far_as_it_goes(tmp_path: Path, official: Predictions) -> None:
-    text = Page(write(tmp_path / "report.html", official)).text
+def test_a_history_with_gaps_is_drawn_as_far_as_it_goes(alone: str) -> None:
+    text = Page(alone).text
     assert "3 epochs; best RMSE 12.50 m after epoch 2; median 100 samples/s; 25% of the time spent waiting" in text
 
 
 def test_the_rmse_by_epoch_is_said_to_be_of_the_group_that_selected(
-    tmp_path: Path, official: Predictions, unseen: Predictions
+    tmp_path: Path,
+    official: Predictions,
+    unseen: Predictions,
+    both: str,
+    chosen_on_official: str,
+    chosen_on_unseen: str,
 ) -> None:
-    nobody = official.select(np.zeros(len(official), bool))
-    for first, second, told in (
-        (replace(official, selection=True), unseen, "RMSE on validation"),
-        (replace(nobody, selection=True), unseen, "RMSE on validation"),
-        (official, replace(unseen, selection=True), "RMSE on held-out scenes"),
-        (official, unseen, "RMSE"),
+    nobody = replace(official.select(np.zeros(len(official), bool)), selection=True)
+    for text, told in (
+        (chosen_on_official, "RMSE on validation"),
+        (write(tmp_path / "report.html", nobody, unseen), "RMSE on validation"),
+        (chosen_on_unseen, "RMSE on held-out scenes"),
+        (both, "RMSE"),
     ):
-        captions = Page(write(tmp_path / "report.html", first, second)).captions
+        captions = Page(text).captions
         assert [caption for caption in captions if "the best epoch" in caption] == [
             f"{told}, logarithmic; the ring marks the best epoch."
         ]
 
 
-def test_the_page_says_which_figures_are_optimistic(tmp_path: Path, official: Predictions, unseen: Predictions) -> None:
-    by_validation = Page(write(tmp_path / "report.html", replace(official, selection=True), unseen)).text
+def test_the_page_says_which_figures_are_optimistic(
+    tmp_path: Path, official: Predictions, both: str, chosen_on_official: str, chosen_on_unseen: str
+) -> None:
+    by_validation = Page(chosen_on_official).text
     assert (
         "chosen on the 20 scenes of “validation”, so its figures there are optimistic; “held-out scenes” had no part"
         in by_validation
     )
-    by_unseen = Page(write(tmp_path / "report.html", official, replace(unseen, selection=True))).text
+    by_unseen = Page(chosen_on_unseen).text
     assert (
         "chosen on the 20 scenes of “held-out scenes”, so its figures there are optimistic; “validation” had no part"
         in by_unseen
     )
     assert "Of scenes that were neither trained on nor chosen by, nothing is known here" in by_unseen
-    alone = Page(write(tmp_path / "report.html", replace(official, selection=True))).text
-    assert "no samples are left that had no part in the choice" in alone
-    assert "optimistic" not in Page(write(tmp_path / "report.html", official, unseen)).text
+    only = Page(write(tmp_path / "report.html", replace(official, selection=True))).text
+    assert "no samples are left that had no part in the choice" in only
+    assert "optimistic" not in Page(both).text
 
 
 def test_what_is_not_known_of_a_run_still_makes_a_page(tmp_path: Path, official: Predictions) -> None:
@@ -265,10 +292,11 @@ def test_many_samples_are_drawn_as_pixels(tmp_path: Path) -> None:
     assert len(text) < 1_000_000
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path: Path, official: Predictions, unseen: Predictions) -> None:
-    write(tmp_path / "one.html", official, unseen)
-    write(tmp_path / "other.html", official, unseen)
-    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "other.html").read_bytes()
+def test_the_same_input_gives_the_same_bytes(
+    folder: Path, official: Predictions, unseen: Predictions, both: str
+) -> None:
+    write(folder / "again.html", official, unseen)
+    assert (folder / "again.html").read_bytes() == (folder / "both.html").read_bytes() == both.encode()
 
 
 @pytest.mark.parametrize(("place", "call"), [(os, "fsync"), (Path, "replace")])

@@ -287,6 +287,10 @@ MAINS = {"train": train.__main__.main, "train.evaluate": train.evaluate.main, "d
         ([*TRAIN, "--preset", "nonsense"], "see python -m train --help"),
         (["train", "--release", "{release}"], "Missing from python -m train: --out"),
         ([*DEMO, "--optimizer.plateau-factor", "2"], "--optimizer.plateau-factor must lie between"),
+        (
+            [*DEMO, "--runtime.compile-mode", "max-autotune", "--accumulate", "2"],
+            "that --accumulate 2 adds up: choose max-autotune-no-cudagraphs",
+        ),
         ([*DEMO, "--data.size", "8"], "--data.size must lie between 32"),
         ([*DEMO, "--data.hflip", "2"], "--data.hflip must lie between 0 and 1, found 2.0"),
         ([*DEMO, "--cache", "attic"], "see python -m train --help"),

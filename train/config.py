@@ -237,6 +237,11 @@ class Config:
         every = self.runtime.checkpoint_every
         if not re.fullmatch(r"\d{1,9}|\d{1,6}(\.\d{1,3})?m", every):
             raise InputError(f"--checkpoint-every takes steps like 500 or minutes like 10m, found {every!r}")
+        if self.runtime.compile_mode == "max-autotune" and self.runtime.accumulate > 1:
+            raise InputError(
+                "--runtime.compile-mode max-autotune replays CUDA graphs, and a replay may overwrite the gradients that"
+                f" --accumulate {self.runtime.accumulate} adds up: choose max-autotune-no-cudagraphs"
+            )
         self.division()  # raises where there is no such fold
 
     def division(self) -> Division:
