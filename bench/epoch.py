@@ -19,7 +19,6 @@ Two tables, and one JSON object as the last line.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -28,26 +27,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from bench.reference import ReferenceDataset, ReferenceStep, data_loader, unpack
 from bench.render import given_or_rendered
+from bench.target import target_table, to_target
 from bench.timing import Rate, alternate, at_least, finish, ratio, report
 from dali_pipes import Batch, Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import BackboneError, HeightRegressor
 from train.config import PRESETS, Config
-from train.console import RunConsole
 from train.environment import choose_compilation, choose_device, choose_precision, choose_threads
-from train.loop import run
-from train.metrics import Baselines, score
 from train.step import Forward, Step
 
 REFERENCE, STREAMED, CACHED = "the reference's way", "ours, streamed", "ours, cached"
@@ -218,45 +213,12 @@ def epoch_table(found: dict[str, Any]) -> Table:
     return table
 
 
-# --- Time to a target.
-
-
-class _Enough(Exception):
-    """A run need not go on."""
-
-
-class _Watch(RunConsole):
-    """Sees the epochs of a run, and ends it when the target or the last epoch is reached."""
-
-    def __init__(self, target: float, epochs: int) -> None:
-        super().__init__(Console(quiet=True))
-        self.target, self.epochs = target, epochs
-        self.records: list[dict[str, Any]] = []
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        """Keep the record; raises _Enough at the end."""
-        self.records.append(record)
-        if record["rmse"] <= self.target or record["epoch"] == self.epochs:
-            raise _Enough
-
-
-def to_target(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any]:
-    """Each preset's runs: seconds, epochs, samples, the last RMSE, and whether that reached the target."""
-    training, validation = (SampleTable.from_release(release, split) for split in ("train", "validation"))
-    line = Baselines.fit(training.length, training.height).linear
-    straight = score(validation.height, line(validation.length)[0]).rmse
-    target = arguments.target * straight
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ("reference", "fast")}
-    for seed in range(arguments.seeds):
-        for name, found in runs.items():
-            watch = _Watch(target, arguments.epochs)
-            config, out = _scaled_down(PRESETS[name](), arguments, seed), scratch / f"{name}-{seed}"
-            try:
-                run(config, release, out, resume=False, console=watch)
-            except _Enough:
-                samples = json.loads((out / "samples.json").read_text("utf-8"))["training"]["samples"]
-                found.append(_summary(watch, samples // config.batch_size * config.batch_size))
-    return {"straight_line_rmse": straight, "target_rmse": target, "runs": runs}
+def presets(arguments: Arguments) -> dict[str, list[Config]]:
+    """The runs of the second part by their preset, one a seed: each preset, scaled down as the flags say."""
+    return {
+        name: [_scaled_down(PRESETS[name](), arguments, seed) for seed in range(arguments.seeds)]
+        for name in ("reference", "fast")
+    }
 
 
 def _scaled_down(preset: Config, arguments: Arguments, seed: int) -> Config:
@@ -272,43 +234,6 @@ def _scaled_down(preset: Config, arguments: Arguments, seed: int) -> Config:
     )
 
 
-def _summary(watch: _Watch, samples_an_epoch: int) -> dict[str, float]:
-    rmse = watch.records[-1]["rmse"]
-    return {
-        "reached": rmse <= watch.target,
-        "seconds": sum(record["seconds"] for record in watch.records),
-        "epochs": len(watch.records),
-        "samples": len(watch.records) * samples_an_epoch,
-        "rmse": rmse,
-    }
-
-
-def target_table(arguments: Arguments, found: dict[str, Any]) -> Table:
-    """One row a preset, medians over its seeds."""
-    table = Table(
-        title=f"Time to {found['target_rmse']:.2f} m of RMSE on the validation split, {arguments.target:.0%} of a"
-        " straight line's",
-        box=None,
-        title_justify="left",
-    )
-    table.add_column("preset")
-    for name in ("reached", "seconds", "epochs", "samples seen", "RMSE at the end, m"):
-        table.add_column(name, justify="right")
-    for name, runs in found["runs"].items():
-        reached = sum(run["reached"] for run in runs)
-        middle = {key: median(run[key] for run in runs) for key in runs[0]}
-        # Where half of the runs did not get there, the median is only known to be longer.
-        longer = "" if 2 * reached > len(runs) else "over "
-        seconds = f"{longer}{middle['seconds']:,.1f}"
-        cells = (f"{middle['epochs']:g}", f"{middle['samples']:,.0f}", f"{middle['rmse']:.2f}")
-        table.add_row(name, f"{reached} of {len(runs)} seeds", seconds, *cells)
-    table.caption = (
-        f"both presets scaled down: {arguments.backbone}, weights {arguments.weights}, {arguments.target_size}²,"
-        f" at most {arguments.epochs} epochs"
-    )
-    return table
-
-
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence(BackboneError), tempfile.TemporaryDirectory() as folder:
@@ -319,8 +244,12 @@ def main(argv: list[str]) -> None:
             results = epochs(arguments, release, scratch / "loose")
             tables = [epoch_table(results)]
             if arguments.seeds:
-                results["to_target"] = to_target(arguments, release, scratch)
-                tables.append(target_table(arguments, results["to_target"]))
+                results["to_target"] = to_target(presets(arguments), release, scratch, arguments.target)
+                tables.append(target_table(results["to_target"]))
+                tables[-1].caption = (
+                    f"both presets scaled down: {arguments.backbone}, weights {arguments.weights},"
+                    f" {arguments.target_size}², at most {arguments.epochs} epochs"
+                )
         report(tables, {"bench": "epoch", **asdict(arguments), **results}, choose_device(arguments.device))
 
 

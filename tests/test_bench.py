@@ -16,6 +16,7 @@ from rich.table import Table
 from bench import epoch, index, loader, scale, step
 from bench.epoch import Epochs
 from bench.reference import ReferenceDataset, ReferenceStep, unpack
+from bench.target import target_table
 from bench.timing import Rate, alternate, as_plain, ratio
 from dali_pipes import Loader, SampleTable
 from model import HeightRegressor
@@ -182,8 +183,8 @@ def test_an_epoch_is_measured_and_the_presets_race_to_a_target(
 def test_a_target_that_is_not_reached_is_told_so() -> None:
     run = {"reached": False, "seconds": 8.0, "epochs": 2, "samples": 64, "rmse": 30.0}
     there = {**run, "reached": True, "seconds": 5.0}
-    found = {"target_rmse": 20.0, "runs": {"reference": [run, run, there], "fast": [there, there, run]}}
-    rows = as_plain(epoch.target_table(epoch.Arguments(), found))["rows"]
+    found = {"target_rmse": 20.0, "share": 0.5, "runs": {"reference": [run, run, there], "fast": [there, there, run]}}
+    rows = as_plain(target_table(found))["rows"]
     assert [row[1:3] for row in rows] == [["1 of 3 seeds", "over 8.0"], ["2 of 3 seeds", "5.0"]]
 
 
