@@ -160,7 +160,7 @@ def test_scenes_are_held_out_of_a_folds_training_side(release: Path, tmp_path: P
     assert sum(map(len, scenes)) == len(set.union(*scenes)) == 8
     assert "Fold 1 of 4" in tables.about["validation"]
     again = load_tables(release, division, scenes[2], cache=tmp_path, console=quiet)
-    assert again.evaluated["held-out scenes"].tile.tolist() == tables.evaluated["held-out scenes"].tile.tolist()
+    assert again.evaluated["development"].tile.tolist() == tables.evaluated["development"].tile.tolist()
 
 
 def test_a_run_by_scene_says_so_and_is_evaluated_on_its_own_fold(release: Path, tmp_path: Path) -> None:
