@@ -1,7 +1,11 @@
-"""Every command of the README is run: `make test` by CI, all others here, on a small release and with fewer steps."""
+"""Every page's commands are parsed; those of the README are run, on a small release and with fewer steps.
+
+`make test` is run by CI.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -9,10 +13,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tyro
 
 import bench.index
 import bench.loader
@@ -123,6 +129,42 @@ def test_make_demo_ends_with_a_report(tmp_path: Path) -> None:
     assert f"report: {tmp_path}/demo/report.html" in result.stdout
     assert "linear in length" in result.stdout
     assert (tmp_path / "demo/report.html").stat().st_size > 50_000
+
+
+def told() -> Iterator[tuple[str, str, list[str]]]:
+    """(page, module, arguments) of each `-m MODULE …` in the blocks and between the ticks of all pages."""
+    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))):
+        text = path.read_text("utf-8").replace("\\\n", " ")
+        within = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        for line in (*"\n".join(within).split("\n"), *spans):
+            if found := re.search(r"-m ((?:dali_pipes|train|bench|tests)[\w.]*)(.*)", line):
+                yield path.name, found[1], shlex.split(found[2], comments=True)
+
+
+class Parsed(BaseException):
+    """Raised where a command would begin its work."""
+
+
+def test_every_page_tells_commands_that_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = tyro.cli
+
+    def stop(*arguments: Any, **options: Any) -> None:
+        parse(*arguments, **options)
+        raise Parsed
+
+    monkeypatch.setattr(tyro, "cli", stop)
+    commands = list(told())
+    assert {page for page, *_ in commands} >= {"README.md", "distributed.md", "prediction-and-export.md"}
+    for page, name, arguments in commands:
+        try:
+            module = importlib.import_module(f"{name}.__main__")
+        except ModuleNotFoundError:
+            module = importlib.import_module(name)
+        if arguments and not {"…", "..."} & set(arguments):
+            with pytest.raises(BaseException) as raised:  # noqa: PT011
+                module.main(arguments)
+            assert raised.type is Parsed, f"{page}: python -m {name} {shlex.join(arguments)}: {raised.value!r}"
 
 
 def test_nothing_else_is_told_to_be_typed() -> None:
