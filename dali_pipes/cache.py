@@ -12,7 +12,6 @@ RGB is kept once a tile, 1.2 GB for the whole release at 224²; the masks are dr
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .drawn import Polylines
+from .drawn import DrawnMasks
+from .room import free_disk, free_memory, in_words
 from .samples import SampleTable
+from .transfer import Arrivals, gather, to_device
 
 SHARE = 0.5  # of the free memory, or of the free disk, that a cache may take unasked
+SHARE_OF_GPU = 0.25  # where the activations, gradients and moments of the training are still to come
 
 
 class CacheChoice(NamedTuple):
@@ -42,41 +44,31 @@ def bytes_needed(table: SampleTable, size: int) -> int:
 def choose(
     wanted: str, needed: int, device: torch.device, *, folder: Path | None = None, ranks: int = 1
 ) -> CacheChoice:
-    """Resolve "auto" to the first place whose free room the tiles of all `ranks` of this node take at most half of.
+    """Resolve "auto" to the first place of whose free room the tiles of all `ranks` of this node take a fair share.
 
-    The device's memory, the host's, then the disk of `folder`; else "none".  `needed`: bytes of one rank's cache.
+    A quarter of the device's memory, half of the host's, then half of the disk of `folder`; else "none".  `needed`:
+    bytes of one rank's cache.
     """
     if wanted != "auto":
         return CacheChoice(wanted, "as asked")
-    gib = needed / 2**30
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-        if needed <= SHARE * free:
-            return CacheChoice("device", f"the tiles take {gib:.1f} GiB of {free / 2**30:.0f} GiB free on the GPU")
-    free = _free_host_memory()
+        if needed <= SHARE_OF_GPU * free:
+            return CacheChoice("device", f"the tiles take {in_words(needed)} of {in_words(free)} free on the GPU")
+    free = free_memory() or 0
     of_all = f"{ranks} times " if ranks > 1 else ""
     if ranks * needed <= SHARE * free:
-        return CacheChoice("host", f"the tiles take {of_all}{gib:.1f} GiB of {free / 2**30:.0f} GiB free")
-    too_much = f"the tiles would take {of_all}{gib:.1f} GiB, more than half of the {free / 2**30:.0f} GiB free"
-    room = _free_disk(folder) if folder else 0
-    if needed <= SHARE * room:
-        return CacheChoice("disk", f"{too_much}, but {room / 2**30:.0f} GiB are free in {folder}")
-    return CacheChoice("none", too_much)
-
-
-def _free_host_memory() -> int:
-    """Bytes that can be had without swapping; 0 where the system does not tell."""
+        return CacheChoice("host", f"the tiles take {of_all}{in_words(needed)} of {in_words(free)} free")
+    too_much = f"the tiles would take {of_all}{in_words(needed)}, more than half of the {in_words(free)} free"
+    if folder is None:
+        return CacheChoice("none", too_much)
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
-
-
-def _free_disk(folder: Path) -> int:
-    """Bytes free where `folder` is, or will be."""
-    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
-    return shutil.disk_usage(existing).free
+        room = free_disk(folder)
+    except OSError as error:
+        return CacheChoice("none", f"{too_much}, and {folder} cannot be written: {error.strerror or error}")
+    if needed > SHARE * room:
+        return CacheChoice("none", f"{too_much} and of the {in_words(room)} free in {folder}")
+    return CacheChoice("disk", f"{too_much}, but {in_words(room)} are free in {folder}")
 
 
 class TileCache:
@@ -101,7 +93,8 @@ class TileCache:
         self._tile = np.searchsorted(tiles, table.image)  # of rows outside `rows` it is meaningless
         self.place, self.device = place, device
         self._rgb = torch.empty((len(tiles), size, size, 3), dtype=torch.uint8, device=place) if rgb is None else rgb
-        self._polylines = Polylines(table, rows, size, device)
+        self._arrivals = Arrivals(self._keep)
+        self._polylines = DrawnMasks(table, rows, size, device)
         self._missing = np.full(len(tiles), rgb is None)
 
     @property
@@ -127,10 +120,17 @@ class TileCache:
     def put(self, rows: NDArray[np.int64], rgb: Tensor) -> None:
         """Keep the tiles of `rows` (B,) int64: `rgb` (B, S, S, 3) uint8 on any device."""
         tile = self._tile[rows]
-        self._rgb.index_copy_(0, torch.from_numpy(tile).to(self.place), rgb.to(self.place))
         self._missing[tile] = False
+        if self.place.type == "cpu":
+            self._arrivals.send(tile, rgb)
+        else:
+            self._keep(tile, rgb.to(self.place, non_blocking=True))
 
-    def get(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """RGB (B, S, S, 3) and polyline (B, S, S, 1) uint8 of `rows` (B,) int64, on the device."""
-        tile = torch.from_numpy(self._tile[rows]).to(self.place)
-        return self._rgb.index_select(0, tile).to(self.device), self._polylines(rows)
+    def get(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        """RGB (B, S, S, 3) and polyline (B, S, S, 1) uint8 of `rows` (B,) int64, and these, all on the device."""
+        self._arrivals.finish()
+        sample = to_device(rows, self.device)
+        return gather(self._rgb, self._tile[rows], self.device), self._polylines(rows, sample), sample
+
+    def _keep(self, tile: NDArray[np.int64], rgb: Tensor) -> None:
+        self._rgb.index_copy_(0, to_device(tile, self.place), rgb)

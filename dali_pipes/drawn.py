@@ -9,6 +9,7 @@ and 3 µs a sample to pick; packed bits would lose the grey edge that the refere
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,15 +41,29 @@ class Paddings:
         return self._masks.index_select(0, self._box[sample])
 
 
-class Polylines:
+class _Pixels(NamedTuple):
+    """All pixels that are not black, row by row; what is (N,) has an entry for each row of the table."""
+
+    host_counts: NDArray[np.int64]
+    """How many each row has, (N,) on the host, which must know the size of what it asks for."""
+    counts: Tensor
+    """The same, (N,) int64 on the device, as all that follows."""
+    start: Tensor
+    """Where those of each row begin, (N,) int64."""
+    place: Tensor
+    """Their places in their frames, (M,) int32."""
+    value: Tensor
+    """(M,) uint8."""
+
+
+class DrawnMasks:
     """The polyline masks of some `rows` (M,) of `table`, on `device`; drawn when first asked for, at 40 µs a sample."""
 
     def __init__(self, table: SampleTable, rows: NDArray[np.int64], size: int, device: torch.device) -> None:
         self.table, self.rows, self.size, self.device = table, rows, size, device
 
     @cached_property
-    def _drawn(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Tensor, Tensor]:
-        """Where each row's pixels begin and how many they are, (N,) both; the pixels' place and value, (M,) both."""
+    def _pixels(self) -> _Pixels:
         table = self.table
         places, values = [np.empty(0, np.int32)], [np.empty(0, np.uint8)]
         count = np.zeros(len(table), np.int64)
@@ -60,22 +75,22 @@ class Polylines:
             count[row] = len(place)
         start = np.zeros(len(table), np.int64)
         start[self.rows] = np.cumsum(count[self.rows]) - count[self.rows]
-        pixels = [torch.from_numpy(np.concatenate(parts)).to(self.device) for parts in (places, values)]
-        return start, count, pixels[0], pixels[1]
+        arrays = (count, start, np.concatenate(places), np.concatenate(values))
+        return _Pixels(count, *(torch.from_numpy(array).to(self.device) for array in arrays))
 
     @property
     def nbytes(self) -> int:
         """Bytes on the device."""
-        return self._drawn[2].nbytes + self._drawn[3].nbytes
+        return sum(tensor.nbytes for tensor in self._pixels[1:])
 
-    def __call__(self, rows: NDArray[np.int64]) -> Tensor:
-        """Masks (B, S, S, 1) uint8 on the device, of `rows` (B,) on the host, so that nothing waits for the device."""
-        start, count, place, value = self._drawn
-        counts = count[rows]
-        # pixel k of the batch is pixel `wanted[k]` of all, and belongs to the frame that begins at `frame[k]`
-        frame = np.repeat(np.arange(len(rows), dtype=np.int64) * self.size**2, counts)
-        wanted = np.arange(len(frame)) + np.repeat(start[rows] - (np.cumsum(counts) - counts), counts)
-        chosen = torch.from_numpy(wanted).to(self.device)
+    def __call__(self, rows: NDArray[np.int64], sample: Tensor) -> Tensor:
+        """Masks (B, S, S, 1) uint8 on the device, of `rows` (B,) int64, which are there, too, as `sample`."""
+        host_counts, counts, start, place, value = self._pixels
+        here = counts[sample]
+        total = int(host_counts[rows].sum())
+        # pixel k of the batch belongs to frame `frame[k]`, and is pixel `wanted[k]` of all
+        frame = torch.repeat_interleave(here, output_size=total)  # without the size the host would wait for it
+        wanted = torch.arange(total, device=self.device) + (start[sample] - (here.cumsum(0) - here))[frame]
         masks = torch.zeros(len(rows) * self.size**2, dtype=torch.uint8, device=self.device)
-        masks[torch.from_numpy(frame).to(self.device) + place[chosen]] = value[chosen]
+        masks[frame * self.size**2 + place[wanted]] = value[wanted]
         return masks.view(len(rows), self.size, self.size, 1)

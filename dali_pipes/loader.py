@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nvidia import dali
 from rich.console import Console
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
@@ -94,6 +95,7 @@ class Loader:
     ) -> None:
         self.table = table
         self.device = torch.device(device)
+        self._executor = "gpu" if self.device.type == "cuda" else "cpu"
         self.size = size
         self.plan = _plan(len(table), batch_size, shuffle, seed, rank, world_size)
         self.threads = threads or len(os.sched_getaffinity(0))
@@ -130,7 +132,7 @@ class Loader:
             rows = self.plan.ids(step)
             if cache and cache.complete:
                 self._next_step = step + 1
-                batch = self._batch(*cache.get(rows), torch.from_numpy(rows.copy()).to(self.device))
+                batch = self._batch(*cache.get(rows))
             else:
                 batch = self._stream(step)
                 if cache:
@@ -163,7 +165,8 @@ class Loader:
         if self._folder is None:
             raise InputError('expected a folder for cache="disk", found none')
         tiles, first = np.unique(self.table.image, return_index=True)
-        path = tile_path(self.table, self.size, self._folder)
+        decoder = f"DALI {dali.__version__} {self._executor}"
+        path = tile_path(self.table, self.size, self._folder, decoder)
         return open_tiles(path, (len(tiles), self.size, self.size, 3), (rgb for _, rgb in self._tiles(first)))
 
     def _tiles(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -178,7 +181,7 @@ class Loader:
         if not self._augmentation:
             return batch
         draws = self._augmentation.draw(self._seed, epoch, rows)
-        rgb, polyline, padding = (turn(x, draws) for x in (batch.rgb, batch.polyline, batch.padding))
+        rgb, polyline, padding = turn((batch.rgb, batch.polyline, batch.padding), draws)
         return replace(batch, rgb=shade(rgb, padding, draws), polyline=polyline, padding=padding)
 
     def _stream(self, step: int) -> Batch:
@@ -201,12 +204,11 @@ class Loader:
 
     def _build(self, step: int) -> Any:
         source = Source(self.table, self.plan, self.size, first_step=step, ahead=self._prefetch + 4)
-        on_gpu = self.device.type == "cuda"
         return build(
             source,
             batch_size=self.plan.largest_batch,
-            device="gpu" if on_gpu else "cpu",
-            device_id=(self.device.index or 0) if on_gpu else None,
+            device=self._executor,
+            device_id=(self.device.index or 0) if self._executor == "gpu" else None,
             threads=self.threads,
             prefetch=self._prefetch,
         )

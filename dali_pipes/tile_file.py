@@ -1,10 +1,11 @@
 """Letterboxed tiles in a file: complete or absent, made once a node, mapped by all of its ranks, there for later runs.
 
-    path = tile_path(table, size=224, folder=Path("runs/index-cache"))
+    path = tile_path(table, size=224, folder=Path("runs/index-cache"), decoder="DALI 2.4.0 cpu")
     rgb = open_tiles(path, (tiles, 224, 224, 3), frames)
 
 The file holds the tiles' bytes in the order of their images and nothing else.  Its name is a hash of all that they
-depend on: the fingerprint of the images, which of them, the frame's side, and this format.  It is written under a
+depend on: the fingerprint of the images, which of them, the frame's side, what decoded them (nvJPEG's levels are not
+libjpeg-turbo's), and this format.  It is written under a
 name of its own beside its place, fsynced, and renamed, so that what has the name is whole; processes that come
 together agree by a lock, and where the file system knows no locks, each fills a file of its own and the last rename
 wins, with the same bytes.  Files of releases that changed since stay until someone deletes them.
@@ -17,7 +18,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,15 @@ from torch import Tensor
 from .errors import InputError
 from .lock import alone
 from .records import fingerprint
+from .room import in_words
 from .samples import SampleTable
 
-FORMAT = 1  # raise it when the same release would give other bytes
+FORMAT = 2  # raise it when the same release would give other bytes
 
 
-def tile_path(table: SampleTable, size: int, folder: Path) -> Path:
-    """Where the tiles of `table` in frames of `size` pixels lie, or would lie, in `folder`."""
-    key = hashlib.sha256(f"{FORMAT} {size} {fingerprint(table.images)} ".encode())
+def tile_path(table: SampleTable, size: int, folder: Path, decoder: str) -> Path:
+    """Where the tiles of `table`, made by `decoder` in frames of `size` pixels, lie, or would lie, in `folder`."""
+    key = hashlib.sha256(f"{FORMAT} {decoder} {size} {fingerprint(table.images)} ".encode())
     key.update(np.unique(table.image).astype("<i8").tobytes())
     return folder / f"tiles-{key.hexdigest()[:32]}.u8"
 
@@ -43,7 +45,7 @@ def open_tiles(path: Path, shape: tuple[int, int, int, int], frames: Iterable[Te
     """Map the tiles (T, S, S, 3) uint8 in `path`; if it is not there, fill it from `frames`, batches of such tiles.
 
     The memory is shared with all processes that map it, and is only read.  Raises InputError if the file cannot be
-    written.
+    written, or the frames cannot be read.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +54,7 @@ def open_tiles(path: Path, shape: tuple[int, int, int, int], frames: Iterable[Te
                 if held:
                     _sweep(path)
                 if not _whole(path, shape):  # another process may have filled it in the meantime
-                    _fill(path, shape, frames)
+                    _fill(path, shape, _read(frames))
         return torch.from_file(str(path), shared=False, size=math.prod(shape), dtype=torch.uint8).view(shape)
     except OSError as error:
         raise InputError(
@@ -69,8 +71,8 @@ def _fill(path: Path, shape: tuple[int, ...], frames: Iterable[Tensor]) -> None:
     free = shutil.disk_usage(path.parent).free
     if math.prod(shape) > free:
         raise InputError(
-            f"expected {math.prod(shape) / 2**30:.1f} GiB free in {path.parent} for the disk cache, found"
-            f" {free / 2**30:.1f}; choose another --index-cache or --cache"
+            f"expected {in_words(math.prod(shape))} free in {path.parent} for the disk cache, found"
+            f" {in_words(free)}; choose another --index-cache or --cache"
         )
     descriptor, name = tempfile.mkstemp(prefix=_unfinished(path), dir=path.parent)
     unfinished = Path(name)
@@ -90,6 +92,16 @@ def _fill(path: Path, shape: tuple[int, ...], frames: Iterable[Tensor]) -> None:
         os.fsync(folder)  # else a power cut may take the name back
     finally:
         os.close(folder)
+
+
+def _read(frames: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The frames; where they cannot be had it is the release that is at fault, and not this file."""
+    try:
+        yield from frames
+    except OSError as error:
+        raise InputError(
+            f"the tiles for the disk cache cannot be read: {error.strerror or error}; check the disk of the release"
+        ) from None
 
 
 def _sweep(path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dali_pipes import Batch, Loader, SampleTable
+from dali_pipes.augment import Augmentation
 from model import HeightRegressor
 from tests.test_step import network, random_batch
 from train.step import Forward, Step
@@ -66,6 +67,31 @@ def test_no_step_waits_for_the_gpu(precision: str, compilation: str) -> None:
             float(total)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("cache", ["host", "device", "disk"])
+def test_no_cached_and_augmented_batch_waits_for_the_gpu(cache: str, release: Path, tmp_path: Path) -> None:
+    table = SampleTable.from_release(release)
+    changes = Augmentation(hflip=0.5, vflip=0.5, rot90=0.5, brightness=0.2, contrast=0.2)
+    loader = Loader(table, 4, device=GPU, shuffle=True, size=64, cache=cache, folder=tmp_path, augmentation=changes)
+    oracle = Loader(table, 4, shuffle=True, size=64, augmentation=changes)
+    step, weight = step_on_gpu("fp32"), torch.ones((), device=GPU)
+    for batch in (*loader, *loader):  # fills the cache, draws the masks, pins what is copied from
+        step(batch, weight)
+    expected = list(oracle.epoch(2))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = []
+        for batch in loader:
+            step(batch, weight)
+            found.append(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for mine, theirs in zip(found, expected, strict=True):  # a buffer that was used again too early would show
+        for name in ("polyline", "padding", "sample", "height"):
+            assert torch.equal(getattr(mine, name).cpu(), getattr(theirs, name)), name
+        assert (mine.rgb.cpu().int() - theirs.rgb.int()).abs().float().mean() < 2
 
 
 def test_the_scaler_leaves_out_a_step_whose_gradient_overflowed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -58,6 +59,22 @@ def test_a_filling_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert torch.equal(open_tiles(path, SHAPE, never()), TILES)
 
 
+def failing() -> bool:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_the_file_gets_its_name_when_it_is_whole_by_a_rename(tmp_path: Path) -> None:
+    path = tmp_path / "tiles-a.u8"
+    unfinished: list[int] = []
+
+    def frames() -> Iterator[torch.Tensor]:
+        unfinished.extend(file.stat().st_ino for file in tmp_path.glob(".tiles-a*"))
+        yield TILES
+
+    open_tiles(path, SHAPE, frames())
+    assert [path.stat().st_ino] == unfinished, "a copy could be seen half written"
+
+
 def _fill_slowly(path: Path) -> None:
     def slow() -> Iterator[torch.Tensor]:
         yield TILES[:5]
@@ -110,12 +127,14 @@ def test_the_name_changes_with_all_that_the_tiles_depend_on(release: Path, tmp_p
     train, validation = (SampleTable.from_release(release, split) for split in ("train", "validation"))
     some = train.select(train.image > 3)
     pooled = pool(train, validation)
-    names = {tile_path(table, 64, tmp_path) for table in (train, validation, some, pooled)}
-    assert len(names | {tile_path(train, 65, tmp_path)}) == 5
-    assert tile_path(train.select(np.arange(len(train))[::-1]), 64, tmp_path) in names, "the order of rows is no matter"
+    names = {tile_path(table, 64, tmp_path, "a") for table in (train, validation, some, pooled)}
+    assert len(names | {tile_path(train, 65, tmp_path, "a"), tile_path(train, 64, tmp_path, "b")}) == 6
+    assert tile_path(train.select(np.arange(len(train))[::-1]), 64, tmp_path, "a") in names, (
+        "the order of rows is no matter"
+    )
     os.utime(release / "TS_KS.zip", ns=(1, 1))
     changed = SampleTable.from_release(release)
-    assert tile_path(changed, 64, tmp_path) not in names
+    assert tile_path(changed, 64, tmp_path, "a") not in names
 
 
 def test_what_cannot_be_written_or_named_is_a_sentence(release: Path, tmp_path: Path) -> None:
@@ -124,9 +143,11 @@ def test_what_cannot_be_written_or_named_is_a_sentence(release: Path, tmp_path: 
     file.touch()
     with pytest.raises(InputError, match=r"cannot be written: .*choose another --index-cache or --cache"):
         next(iter(Loader(table, 32, cache="disk", folder=file / "below")))
-    with pytest.raises(InputError, match=r"GiB free in .* for the disk cache, found"):
+    with pytest.raises(InputError, match=r"GiB free in .* for the disk cache, found .* [GM]iB; choose"):
         open_tiles(tmp_path / "tiles-a.u8", (1 << 40, 8, 8, 3), never())
+    with pytest.raises(InputError, match="the tiles for the disk cache cannot be read: Input/output error; check"):
+        open_tiles(tmp_path / "tiles-a.u8", SHAPE, (_ for _ in [TILES] if failing()))
     with pytest.raises(InputError, match="expected a folder"):
         next(iter(Loader(table, 32, cache="disk")))
     with pytest.raises(TypeError, match="with a fingerprint"):
-        tile_path(replace(table, images=object()), 64, tmp_path)  # type: ignore[arg-type]
+        tile_path(replace(table, images=object()), 64, tmp_path, "a")  # type: ignore[arg-type]

@@ -211,13 +211,14 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self._wish = torch.zeros((), dtype=torch.int64)
+        self._wish: Tensor | int = 0
         self._work: dist.Work | None = None
 
     def ask(self, wish: int) -> None:
         """Say what this rank wishes."""
-        self._wish = torch.tensor(wish)
+        self._wish = wish
         if dist.is_initialized():
+            self._wish = torch.tensor(wish)
             self._work = dist.all_reduce(self._wish, dist.ReduceOp.MAX, async_op=True)
 
     def reached(self) -> int:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from dali_pipes.room import free_memory
+
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 DALI = "nvidia-dali-cuda"  # its wheels: nvidia-dali-cuda120, nvidia-dali-cuda130
 GIB = 2**30
@@ -62,7 +64,7 @@ def look() -> Machine:
         compiler=cpp_compiler(),
         cores=len(os.sched_getaffinity(0)),
         threads=torch.get_num_threads(),
-        memory=_free_memory(),
+        memory=free_memory(),
         disk=shutil.disk_usage(Path.cwd()).free,
     )
 
@@ -184,14 +186,6 @@ def _driver() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return said[0] if said else None
-
-
-def _free_memory() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _gib(count: int | None) -> str:
