@@ -20,12 +20,16 @@ from typing import Any
 import pytest
 import tyro
 
+import bench.epoch
 import bench.index
 import bench.loader
 import bench.render
+import bench.scale
+import bench.step
 import dali_pipes.__main__
 import train.__main__
 import train.compare
+import train.environment
 import train.evaluate
 import train.export
 import train.predict
@@ -33,6 +37,7 @@ import train.promotion
 
 ROOT = Path(__file__).parent.parent
 USE = "docs/prediction-and-export.md"
+MEASURE = "docs/benchmarks.md"
 
 
 def blocks(page: str, kind: str) -> list[str]:
@@ -42,7 +47,7 @@ def blocks(page: str, kind: str) -> list[str]:
 
 SHELL = [
     line.split("#")[0].strip()
-    for page in ("README.md", USE)
+    for page in ("README.md", USE, MEASURE)
     for block in blocks(page, "sh")
     for line in block.split("\n")
 ]
@@ -61,8 +66,23 @@ def unchanged(argv: list[str]) -> list[str]:
     return argv
 
 
+ONCE = ["--repeats=1", "--size=32"]
+
+
 def few_samples(argv: list[str]) -> list[str]:
-    return [*argv, "--repeats=1", "--samples=32", "--batch-size=16", "--size=32", "--tiles=32", "--batches=2"]
+    return [*argv, *ONCE, "--samples=32", "--batch-size=16", "--tiles=32", "--batches=2"]
+
+
+def few_steps(argv: list[str]) -> list[str]:
+    return [*argv, *ONCE, "--backbones=convnext_atto", "--batch-size=2", "--steps=1", "--compile=off"]
+
+
+def short_epochs(argv: list[str]) -> list[str]:
+    return [*argv, *ONCE, "--samples=16", "--batch-size=8"]
+
+
+def little_growth(argv: list[str]) -> list[str]:
+    return [*argv, *ONCE, "--samples=1000", "--ranks=8", "--batch-size=2"]
 
 
 def few_records(argv: list[str]) -> list[str]:
@@ -79,6 +99,10 @@ MAINS: dict[str, tuple[Callable[[list[str]], None], Callable[[list[str]], list[s
     "dali_pipes": (dali_pipes.__main__.main, unchanged),
     "bench.loader": (bench.loader.main, few_samples),
     "bench.index": (bench.index.main, few_records),
+    "bench.step": (bench.step.main, few_steps),
+    "bench.epoch": (bench.epoch.main, short_epochs),
+    "bench.scale": (bench.scale.main, little_growth),
+    "train.environment": (train.environment.main, unchanged),
     "train": (train.__main__.main, smaller),
     "train.evaluate": (train.evaluate.main, unchanged),
     "train.predict": (train.predict.main, unchanged),
