@@ -24,7 +24,7 @@ import train.__main__
 import train.evaluate
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
-from model import CheckpointError
+from model import CheckpointError, checkpoint
 from train.config import Config, Data, Model, Optimizer, Runtime, demo, differences, fast, reference
 from train.console import RunConsole
 from train.environment import choose_compilation, choose_compile_mode, choose_device, choose_precision
@@ -177,21 +177,32 @@ def test_a_folder_that_lost_its_configuration_is_neither_overwritten_nor_resumed
         run(SMALL, release, tmp_path, resume=True)
 
 
-@pytest.mark.parametrize(
-    ("place", "source", "sentence"),
-    [("last.pt", "best.pt", "it is no last.pt"), ("best.pt", None, "expected a checkpoint at")],
-)
-def test_a_foreign_or_missing_checkpoint_is_told_before_training(
-    place: str, source: str | None, sentence: str, finished: tuple[Path, str], release: Path, tmp_path: Path
+def test_a_foreign_checkpoint_is_told_before_training(
+    finished: tuple[Path, str], release: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
-    if source:
-        shutil.copy(folder / source, folder / place)
-    else:
-        (folder / place).unlink()
-    with pytest.raises((InputError, CheckpointError), match=sentence):
+    shutil.copy(folder / "best.pt", folder / "last.pt")
+    with pytest.raises(InputError, match=r"it is no last\.pt"):
         run(SMALL, release, folder, resume=True, console=Quiet())
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_missing_best_checkpoint_is_made_of_the_last_one_only_if_that_is_the_best(
+    is_last: bool, finished: tuple[Path, str], release: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    state = checkpoint.load(folder / "last.pt")
+    state["best_rmse"] = state["history"][-1]["rmse"] - (0.0 if is_last else 1.0)
+    checkpoint.save(folder / "last.pt", state)
+    (folder / "best.pt").unlink()
+    if is_last:
+        run(SMALL, release, folder, resume=True, console=Quiet())
+        assert checkpoint.load(folder / "best.pt")["rmse"] == state["best_rmse"]
+    else:
+        with pytest.raises(CheckpointError, match="expected a checkpoint at"):
+            run(SMALL, release, folder, resume=True, console=Quiet())
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(
