@@ -11,10 +11,11 @@ import pytest
 import timm
 import torch
 
+import train.__main__
 import train.evaluate
 from dali_pipes import Loader, Statistics
 from dali_pipes.samples import SampleTable
-from model import BackboneError, CheckpointError, HeightRegressor
+from model import BackboneError, CheckpointError, HeightRegressor, checkpoint
 from model.architecture import backbone_of
 from train.predict import load
 from train.step import Forward
@@ -74,6 +75,16 @@ def test_it_is_evaluated_and_predicted_with(release: Path, tmp_path: Path) -> No
     np.testing.assert_allclose(heights.raw_mu, [float(row["mu_m"]) for row in rows], atol=1e-2)
     np.testing.assert_allclose(heights.mu, 0.98 * heights.raw_mu + 2.5)
     np.testing.assert_allclose(heights.sigma, 1.3 * 0.98 * heights.raw_sigma)
+
+
+def test_it_is_fine_tuned(release: Path, tmp_path: Path) -> None:
+    before = reference_pth(tmp_path / "best.pth", release, "convnext_atto")["model"]
+    flags = ["--release", release, "--init-from", tmp_path / "best.pth", "--out", tmp_path / "run", "--device", "cpu"]
+    small = ["--backbone", "convnext_atto", "--epochs", "1", "--optimizer.learning-rate"]
+    with pytest.raises(SystemExit, match="3"):  # too few scenes for a verdict: keep
+        train.__main__.main([str(flag) for flag in flags] + [*small, "0"])  # no step moves what was loaded
+    after = checkpoint.load(tmp_path / "run/best.pt")["model"]
+    assert all(after[name].equal(value) for name, value in before.items())
 
 
 def test_the_backbone_is_told_by_its_shapes() -> None:
