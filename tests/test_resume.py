@@ -22,7 +22,7 @@ from bench.render import render_release
 from dali_pipes.errors import InputError
 from model import CheckpointError
 from tests.test_training import SMALL, Quiet, learnt
-from train.checkpointing import Due
+from train.checkpointing import Due, RunFolder
 from train.config import Config
 from train.fingerprint import Fingerprint, changes, fingerprint
 from train.loop import run
@@ -118,6 +118,37 @@ def test_a_run_that_is_signalled_while_it_selects_ends_bit_identical(
     ends_as(whole, tmp_path / "run")
 
 
+def test_torchruns_next_start_goes_on_in_the_folder_of_its_job_and_in_no_other(
+    whole: Path, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole, tmp_path / "foreign")
+    for attempt in range(2):
+        errors = tmp_path / f"torchrun/attempt_{attempt}/0/error.json"
+        errors.parent.mkdir(parents=True)
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(errors))
+        with pytest.raises(InputError, match="foreign already holds a run"):
+            run(STEPPED, release, tmp_path / "foreign", resume=False, console=Quiet())
+    with pytest.raises(Stopped):
+        run(STEPPED, release, tmp_path / "run", resume=False, console=Signalling(2, 4))
+    run(STEPPED, release, tmp_path / "run", resume=False, console=Quiet())
+    ends_as(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("where", ["_tables", "Training", "_report"])
+def test_a_signal_that_comes_where_there_is_nothing_to_save_ends_at_once(
+    where: str, whole: Path, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(f"train.loop.{where}", interrupted)
+    shutil.copytree(whole, tmp_path / "run")
+    with pytest.raises(Stopped, match="stopped by SIGUSR1; what was saved is whole: add --resume") as stopped:
+        run(STEPPED, release, tmp_path / "run", resume=True, console=Quiet())
+    assert stopped.value.status == 75
+
+
 def test_a_run_killed_after_a_checkpoint_goes_on_from_there(whole: Path, release: Path, tmp_path: Path) -> None:
     class Killed(Quiet):
         def moment(self, now: Any) -> None:
@@ -157,6 +188,50 @@ def test_an_unreadable_last_checkpoint_is_refused_and_the_kept_one_named(
     (folder / "last.pt").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=r"copy epoch-0002\.pt to last\.pt to go on from there"):
         run(STEPPED, release, folder, resume=True, console=Quiet())
+
+
+def after(*errors: float, step: int = 0) -> dict[str, Any]:
+    """What a folder asks of a state: of a network of one weight, which is the epochs that are over."""
+    history = [{"epoch": epoch, "rmse": rmse} for epoch, rmse in enumerate(errors, 1)]
+    own = {"model": {"w": torch.tensor([len(errors)])}, "average": None, "stats": (0.0, 1.0, 0.0, 1.0), "about": {}}
+    return {**own, "epoch": len(errors), "step": step, "best_rmse": min(errors), "history": history}
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> RunFolder:
+    """A run folder that keeps three epochs' ends, after four with RMSEs of 3, 2, 4 and 1 m."""
+    folder = RunFolder(tmp_path, replace(STEPPED, runtime=replace(STEPPED.runtime, keep=3)), resume=True)
+    for *before, rmse in ([3.0], [3.0, 2.0], [3.0, 2.0, 4.0], [3.0, 2.0, 4.0, 1.0]):
+        folder.save(after(*before, rmse), best=rmse <= min(before, default=rmse))
+    return folder
+
+
+def test_going_back_takes_the_best_epoch_and_the_kept_ones_back_too(four: RunFolder) -> None:
+    state = torch.load(four.path / "epoch-0003.pt", weights_only=True)
+    assert torch.load(four.best, weights_only=True)["rmse"] == 1.0
+    four.mend_best(state)
+    best = torch.load(four.best, weights_only=True)
+    assert (best["rmse"], best["model"]["w"].item()) == (2.0, 2), "the second epoch's, which was kept"
+    four.save(after(3.0, 2.0, 9.0))
+    assert sorted(path.name for path in four.path.glob("epoch-*")) == ["epoch-0002.pt", "epoch-0003.pt"]
+    (four.path / "epoch-0002.pt").unlink()
+    four.mend_best(after(3.0, 2.0, 9.0, step=1))
+    four.save(after(0.5), best=True)
+    with pytest.raises(InputError, match=r"expected .*best\.pt of epoch 2, .* found none, nor epoch-0002\.pt"):
+        four.mend_best(state)
+
+
+def test_what_is_damaged_with_last_pt_is_not_offered_in_its_place(four: RunFolder) -> None:
+    os.truncate(four.last, 100)
+    with pytest.raises(CheckpointError, match=r"copy epoch-0003\.pt to last\.pt to go on from there"):
+        four.load_last()
+
+
+def test_epochs_are_kept_where_the_file_system_has_no_links(four: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", lambda *paths: os.stat("/no links here"))
+    four.save(after(3.0, 2.0, 4.0, 1.0, 8.0))
+    assert (four.path / "epoch-0005.pt").read_bytes() == four.last.read_bytes()
+    assert not (four.path / "epoch-0005.pt").samefile(four.last)
 
 
 @pytest.mark.parametrize("part", ["optimizer", "schedule", "random", "step", "average"])
@@ -225,7 +300,8 @@ def test_a_second_signal_ends_at_once_but_an_echo_of_the_first_does_not(monkeypa
     monkeypatch.setattr(time, "monotonic", lambda: now)
     before = signal.getsignal(signal.SIGUSR1)
     with Signals() as signals:
-        signal.raise_signal(signal.SIGUSR1)
+        with pytest.raises(Stopped, match="stopped by SIGUSR1; what was saved is whole: add --resume"):
+            signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGTERM)
         assert (signals.received, ended) == (signal.SIGUSR1, [])
         now += SAME + 1
@@ -235,29 +311,50 @@ def test_a_second_signal_ends_at_once_but_an_echo_of_the_first_does_not(monkeypa
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
-def test_the_writer_runs_one_job_at_a_time_and_raises_what_went_wrong_at_the_next() -> None:
-    running, most, gate = 0, 0, threading.Event()
+def test_the_writer_runs_one_job_at_a_time_and_one_more_may_wait_without_a_delay() -> None:
+    gate, done = threading.Event(), list[int]()
 
-    def job() -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        gate.wait(5)
-        running -= 1
-
-    def fail() -> None:
-        raise InputError("the disk is full")
+    def job(number: int) -> None:
+        gate.wait(60)
+        done.append(number)
 
     with Writer() as writer:
-        writer.start(job)
+        writer.start(lambda: job(1))
+        writer.start(lambda: job(2))
         assert writer.busy
+        assert done == [], "neither start waited"
         threading.Timer(0.05, gate.set).start()
-        writer.start(job)
-        writer.start(fail)
+        writer.start(lambda: job(3))
+        assert done[0] == 1, "a third one waits: nothing is left out"
+        writer.wait()
+        assert (writer.busy, done) == (False, [1, 2, 3])
+
+
+def test_what_goes_wrong_in_the_writer_is_told_and_the_jobs_after_it_are_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    later = list[int]()
+
+    def write(then: Callable[[Writer], object]) -> None:
+        gate = threading.Event()
+
+        def fail() -> None:
+            gate.wait(60)
+            raise InputError("the disk is full")
+
+        with Writer() as writer:
+            writer.start(fail)
+            writer.start(lambda: later.append(1))
+            gate.set()
+            then(writer)
+
+    for then in (Writer.wait, lambda writer: None):
         with pytest.raises(InputError, match="the disk is full"):
-            writer.start(job)
-        writer.finish()
-    assert most == 1
+            write(then)
+    assert (later, capsys.readouterr().err) == ([], "")
+    with pytest.raises(ZeroDivisionError):
+        write(lambda writer: 1 / 0)
+    assert capsys.readouterr().err == "error: the disk is full\n", "beside the other error, which leaves"
 
 
 def test_a_snapshot_does_not_follow_what_it_was_taken_of() -> None:

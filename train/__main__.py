@@ -23,7 +23,7 @@ from .config import PRESETS, Config, Preset
 from .distributed import LostRank, Place, one_voice
 from .loop import run
 from .promotion import KEEP, judge
-from .signals import Stopped
+from .signals import Signals, Stopped, ignore_echoes
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,11 @@ def main(argv: list[str]) -> None:
         arguments = parse(argv)
         try:
             run(arguments.config, arguments.release, arguments.out, resume=arguments.resume)
-            if arguments.config.init_from and Place.from_environment().leads:
-                _promote_or_keep(arguments)
+            if arguments.config.init_from and place.leads:
+                with Signals():
+                    _promote_or_keep(arguments)
         except Stopped as stopped:
+            ignore_echoes()
             if place.leads:
                 print(stopped, file=sys.stderr)
             raise SystemExit(stopped.status) from None

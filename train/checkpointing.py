@@ -26,7 +26,7 @@ from typing import Any
 
 from dali_pipes.errors import InputError
 from model import checkpoint
-from model.whole_file import write_text
+from model.whole_file import write_text, write_whole
 
 from .config import Config, differences
 
@@ -76,22 +76,33 @@ class RunFolder:
         try:
             return checkpoint.load(self.last)
         except checkpoint.CheckpointError as error:
-            kept = self._kept()
+            kept = [
+                path for path in self._kept().values() if not path.samefile(self.last)
+            ]  # the newest may be one with it
             advice = f"copy {kept[-1].name} to last.pt to go on from there" if kept else "choose another --out"
             raise checkpoint.CheckpointError(f"{error}; {advice}") from None
 
     def mend_best(self, state: dict[str, Any]) -> None:
-        """Make `best.pt` if the run was stopped after it had written `state`, and before it wrote that.
+        """Make `best.pt` of the epoch that is the best in `state`, if it is of another one.
 
-        Raises CheckpointError if it is gone or damaged otherwise: better known now than after the last epoch.
+        So it is where the run was stopped between the writing of the two, and where it was gone back to a kept epoch.
+        Raises CheckpointError if `best.pt` is damaged, InputError if it is gone or of another epoch, and the best one
+        was not kept: better known now than after the last epoch.
         """
         if not state["history"]:
             return
-        newest = state["step"] == 0 and state["history"][-1]["rmse"] == state["best_rmse"]
-        if not newest or (self.best.exists() and checkpoint.load(self.best).get("rmse") == state["best_rmse"]):
-            checkpoint.load(self.best)
-        else:
-            self._write(self.best, best_of(state))
+        errors = [record["rmse"] for record in state["history"]]
+        best = 1 + errors.index(min(errors))
+        newest = state["step"] == 0 and state["epoch"] == best
+        if self.best.exists() and checkpoint.load(self.best).get("rmse") == state["best_rmse"]:
+            return
+        kept = self._epoch(best)
+        if not newest and not kept.exists():
+            raise InputError(
+                f"expected {self.best} of epoch {best}, which {self.last} says is the best, found none, nor {kept.name}"
+                " to make it from; choose another --out, if need be with --init-from"
+            )
+        self._write(self.best, best_of(state if newest else checkpoint.load(kept)))
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
         """Save `state`, which holds the history; `best`: whether it is of an epoch's end, and of the best one."""
@@ -113,21 +124,27 @@ class RunFolder:
     def _write_metrics(self, history: Sequence[dict[str, Any]]) -> None:
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
 
-    def _kept(self) -> list[Path]:
-        return sorted(self.path.glob("epoch-[0-9][0-9][0-9][0-9]*.pt"))
+    def _epoch(self, number: int) -> Path:
+        return self.path / f"epoch-{number:04}.pt"
+
+    def _kept(self) -> dict[int, Path]:
+        found = {path.stem.removeprefix("epoch-"): path for path in self.path.glob("epoch-*.pt")}
+        return {int(number): found[number] for number in sorted(found) if number.isdecimal()}
 
     def _keep(self, epoch: int) -> None:
-        """Give last.pt a second name, which costs no second copy where the file system has links."""
-        wanted = self._config.runtime.keep
+        """Give last.pt a second name, which costs no second copy where the file system has links; remove older ones,
+        and those of epochs still to come, where it was gone back."""
+        wanted, path = self._config.runtime.keep, self._epoch(epoch)
         if wanted:
-            path = self.path / f"epoch-{epoch:04}.pt"
             path.unlink(missing_ok=True)
             try:
                 os.link(self.last, path)
             except OSError:
-                shutil.copyfile(self.last, path)
-        for old in self._kept()[: -wanted or None]:
-            old.unlink(missing_ok=True)
+                with self.last.open("rb") as last:
+                    write_whole(path, lambda file: shutil.copyfileobj(last, file))
+        for number, other in self._kept().items():
+            if not epoch - wanted < number <= epoch:
+                other.unlink(missing_ok=True)
 
 
 def best_of(state: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +34,12 @@ TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others.  The first step compiles, and the index of a new release takes minutes; that
 a process died, torchrun sees within a second and a node's death within 15, so that a long timeout delays nothing."""
 
+BEGUN = "begun"  # the mark of a job whose run folder is its own
+
 HEAD_START = 1.0  # seconds in which the rank that tells its error may do so, before torchrun ends it, too
+
+GONE = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "remote process exited")
+"""Words of gloo and NCCL where the other end of a connection is gone or silent."""
 
 Shared = TypeVar("Shared")
 
@@ -45,24 +50,20 @@ class LostRank(RuntimeError):
 
 @dataclass(frozen=True)
 class Place:
-    """This process's place, as torchrun's environment variables tell it.
-
-    `attempt`: how often torchrun has started the job anew (`--max-restarts`).
-    """
+    """This process's place, as torchrun's environment variables tell it."""
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
-    attempt: int = 0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
         """Alone, where torchrun did not start this process."""
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return cls()
-        return cls(*(int(environment.get(name, default)) for name, default in zip(names, "01010", strict=True)))
+        return cls(*(int(environment.get(name, default)) for name, default in zip(names, "0101", strict=True)))
 
     @property
     def leads(self) -> bool:
@@ -161,7 +162,21 @@ def data_parallel(model: nn.Module, device: torch.device, *, compress: bool) -> 
     )
     if compress:
         network.register_comm_hook(None, bf16_compress_hook)
+    _settle_buckets(network, device)
     return network
+
+
+def _settle_buckets(network: nn.Module, device: torch.device) -> None:
+    """Let DDP see one backward pass, and forget it.
+
+    It orders its buckets by the first one, and with their order changes the order in which three ranks or more are
+    summed: a resumed run would begin in another order than it was left in, and end with other last bits.
+    """
+    network.eval()  # drops no paths, and so draws no random numbers
+    mu, log_var = network(torch.zeros(1, 5, 32, 32, device=device), torch.zeros(1, 1, device=device))
+    (mu.sum() + log_var.sum()).backward()
+    network.zero_grad(set_to_none=True)
+    network.train()
 
 
 def shared(make: Callable[[], Shared]) -> Shared:
@@ -202,6 +217,29 @@ def first_on_each_node(place: Place) -> Iterator[None]:
     yield
     if not place.local_rank:
         gather(None)
+
+
+def begin() -> None:
+    """Note that the run folder is this job's, for whom torchrun may start in the place of these ranks."""
+    if folder := _folder_of_start():
+        with suppress(OSError):  # then a new start is refused without --resume
+            (folder.parent / BEGUN).touch()
+
+
+def begun() -> bool:
+    """Whether an earlier start of this very job came to `begin`, seen from any node that is still there.
+
+    Not the same as torchrun's restart count: the first start may have been refused, and where a node joins or leaves,
+    all start anew and the count stays.
+    """
+    folder = _folder_of_start()
+    return any(gather(folder is not None and (folder.parent / BEGUN).exists()))
+
+
+def _folder_of_start() -> Path | None:
+    """Where torchrun keeps the errors of the ranks of this node and start; it lies in one that all starts share."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    return Path(file).parent.parent if file else None
 
 
 class Agreement:
@@ -249,10 +287,9 @@ def one_voice(place: Place) -> Iterator[None]:
 def _is_first_to_tell() -> bool:
     """Whether no rank of this node told an error since torchrun started them: each start has a folder for its ranks'
     errors, and the first one leaves its mark there.  Who was not started by torchrun tells its own."""
-    folder = os.environ.get("TORCHELASTIC_ERROR_FILE")
     try:
-        if folder:
-            (Path(folder).parent.parent / "told").open("x").close()
+        if folder := _folder_of_start():
+            (folder / "told").open("x").close()
     except FileExistsError:
         return False
     except OSError:  # better told twice than never
@@ -261,7 +298,7 @@ def _is_first_to_tell() -> bool:
 
 
 def _is_of_connection(error: Exception) -> bool:
-    said = str(error)
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and ("gloo" in said or "Connection" in said or "NCCL" in said)
-    )
+    """Whether another rank or the store is gone, and not something of this rank's own, such as a failing GPU."""
+    if isinstance(error, (dist.DistNetworkError, dist.DistStoreError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in GONE)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import gc
 import math
-import signal
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +25,7 @@ from .calibrate import FEWEST_SCENES, calibrate_checkpoint
 from .checkpointing import Due, RunFolder, checkpoint_of
 from .config import Config
 from .console import Moment, RunConsole, score_table
-from .distributed import Agreement, Place, first_on_each_node, joined, leave, mean, shared
+from .distributed import Agreement, Place, begin, begun, first_on_each_node, gather, joined, leave, mean, shared
 from .environment import choose_device
 from .evaluate import evaluate, load, predict, refine
 from .metrics import Scores, score
@@ -35,7 +33,7 @@ from .report import score_rows, write_predictions, write_report
 from .signals import Signals, Stopped
 from .tables import Tables, beside, counts, load_tables
 from .tracker import Tracker, open_tracker
-from .training import Training
+from .training import Clock, Training
 from .writer import Snapshot, Writer
 
 
@@ -49,30 +47,39 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
     console = console or RunConsole(Console(quiet=not place.leads))
     device = choose_device(place.device(config.device))
     kept = Path(config.data.index_cache) if config.data.index_cache else beside(out)
-    with joined(place, device):
-        folder = shared(lambda: RunFolder(out, config, resume=resume or place.attempt > 0))
-        with first_on_each_node(place):
-            tables = _tables(config, release, kept, console)
-        with console:
-            training = Training(config, device, tables, console, kept, place)
-            state = shared(folder.load_last)
-            if state:
-                training.restore(state, folder.last)
+    with Signals() as signals:
+        with joined(place, device):
+            again = resume or begun()
+            folder = shared(lambda: RunFolder(out, config, resume=again))
+            begin()
+            with first_on_each_node(place):
+                tables = _tables(config, release, kept, console)
+            with console:
+                training = Training(config, device, tables, console, kept, place)
+                _go_on(training, folder, console)
+                samples = {"release": str(release.absolute()), "split": str(config.division()), **counts(tables)}
                 if place.leads:
-                    folder.mend_best(state)
-                for record in training.history:
-                    console.epoch(record)
-                console.note(f"resuming {out} after epoch {training.epoch} of {config.epochs}, step {training.step}")
-            elif config.init_from:
-                console.note(training.start_from(checkpoint_of(Path(config.init_from))))
-            samples = {"release": str(release.absolute()), "split": str(config.division()), **counts(tables)}
-            if place.leads:
-                folder.create(training.environment, samples, training.history)
-            with Signals() as signals, Writer() as writer:
+                    folder.create(training.environment, samples, training.history)
                 tracker = open_tracker(out) if place.leads else Tracker()
-                Loop(training, folder, signals, writer, console, tracker).fit()
-    if place.leads:
-        _report(training, tables, folder, release, console, tracker)
+                with signals.remembered(), Writer() as writer:
+                    Loop(training, folder, signals, writer, console, tracker).fit()
+        if place.leads:
+            _report(training, tables, folder, release, console, tracker)
+
+
+def _go_on(training: Training, folder: RunFolder, console: RunConsole) -> None:
+    """Take up what `folder` holds, or else the weights that `--init-from` names."""
+    config, state = training.config, shared(folder.load_last)
+    if state:
+        training.restore(state, folder.last)
+        if training.place.leads:
+            folder.mend_best(state)
+        for record in training.history:
+            console.epoch(record)
+        where = f"after epoch {training.epoch} of {config.epochs}, step {training.step}"
+        console.note(f"resuming {folder.path} {where}")
+    elif config.init_from:
+        console.note(training.start_from(checkpoint_of(Path(config.init_from))))
 
 
 def _tables(config: Config, release: Path, kept: Path, console: RunConsole) -> Tables:
@@ -140,7 +147,8 @@ class Loop:
     ) -> None:
         self.training, self.folder, self.signals, self.console = training, folder, signals, console
         self.config, self.tracker = training.config, tracker
-        self._agreement, self._snapshot, self._writer = Agreement(), Snapshot(), writer
+        self._agreement, self._writer = Agreement(), writer
+        self._snapshots = [Snapshot(), Snapshot()]  # one may be being written while the other is filled
         self._due = Due(self.config.runtime.checkpoint_every)
 
     def fit(self) -> None:
@@ -172,9 +180,10 @@ class Loop:
             self.console.epoch(record)
             self.tracker.scalars(training.epoch, record)
         self._agreement.reached()
-        self._writer.finish()
-        if self.signals.received:
-            self._stop(self.signals.received)
+        self._writer.wait()
+        received = max(gather(self.signals.received))
+        if received:
+            self._stop(received)
 
     def _train_epoch(self) -> dict[str, Any]:
         training, config = self.training, self.config
@@ -184,7 +193,7 @@ class Loop:
         variance_weight = torch.tensor(0.0 if warming_up else 1.0, device=training.device)
         if training.step == 0:
             training.learning_rate = training.schedule.learning_rate
-        clock = _Clock(training)
+        clock = Clock(training)
         for batch in clock.waiting_for(training.train_loader.epoch(epoch, training.step)):
             training.loss += training.step_of(batch, variance_weight)
             training.step += 1
@@ -206,7 +215,7 @@ class Loop:
     def _select(self) -> Scores:
         """How good the network is on the samples that choose the best epoch; stopped in here, a run goes on here."""
         training = self.training
-        clock = _Clock(training)
+        clock = Clock(training)
         mu, sigma = predict(training.evaluated, training.selection_loader, training.target, self._watched)
         clock.read()
         return score(training.selection_loader.table.height, mu, sigma)
@@ -222,10 +231,10 @@ class Loop:
 
     def _between_steps(self, may_save: bool = False) -> None:
         """Save or stop if any rank wished so a step ago, and say what this one wishes: all ranks do the same."""
+        self._writer.check()
         agreed = self._agreement.reached()
         if agreed > SAVE:
             self._save()
-            self._writer.finish()
             self._stop(agreed)
         saved = agreed == SAVE and self._save(wait=False)
         # What was just saved may be written before the next step is over: with --checkpoint-every 1 it has to be.
@@ -234,20 +243,23 @@ class Loop:
         self._agreement.ask(self.signals.received or (SAVE if wishes_to_save else 0))
 
     def _stop(self, number: int) -> NoReturn:
+        self._writer.wait()
+        gather(None)  # where a rank ends before the others, torchrun ends those, be it while they write
         leave()
-        name = signal.Signals(number).name
-        raise Stopped(number, f"stopped by {name}; all is saved in {self.folder.last}: add --resume to go on")
+        raise Stopped(number, f"all is saved in {self.folder.last}")
 
     def _save(self, best: bool = False, wait: bool = True) -> bool:
         """Copy the state now, and write it while the next steps run; whether this rank did.
 
-        While the last one is still being written, wait for it, or save nothing if told not to wait.
+        While the last one is still being written, this one waits, or is not made at all if told not to wait.
         """
         state = self.training.state()  # on all ranks, whatever rank 0 makes of it
         if not self.training.place.leads or (self._writer.busy and not wait):
             return False
-        self._writer.finish()  # before the copies that it writes from are used again
-        copied = self._snapshot.of(state)
+        self._writer.wait(left=1)  # only where an epoch is shorter than a write, since nothing is left out
+        if self._writer.busy:
+            self._snapshots.reverse()
+        copied = self._snapshots[0].of(state)
         self._due.saved()
         self._writer.start(lambda: self.folder.save(copied, best=best))
         return True
@@ -282,27 +294,3 @@ def _diverged(value: float, where: str) -> InputError:
         f"the loss is {value} at {where}: the training diverged; lower --optimizer.learning-rate, or use"
         " --runtime.precision fp32"
     )
-
-
-class _Clock:
-    """Adds to a training's `seconds`, and to its `waited` what its steps waited for their batches."""
-
-    def __init__(self, training: Training) -> None:
-        self._training = training
-        self._last = time.perf_counter()
-
-    def read(self) -> None:
-        """Add the seconds since it was last read."""
-        now = time.perf_counter()
-        self._training.seconds += now - self._last
-        self._last = now
-
-    def waiting_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches."""
-        while True:
-            began = time.perf_counter()
-            batch = next(batches, None)
-            self._training.waited += time.perf_counter() - began
-            if batch is None:
-                return
-            yield batch

@@ -7,6 +7,8 @@ goes on from it on the CPU is to the bit the run that was not interrupted.
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +17,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from dali_pipes import Loader, SampleTable
+from dali_pipes import Batch, Loader, SampleTable
 from dali_pipes.cache import CacheChoice, bytes_needed
 from dali_pipes.cache import choose as choose_cache
 from dali_pipes.errors import InputError
@@ -120,6 +122,7 @@ class Training:
 
         needed = sum(bytes_needed(table, config.data.size) for table in (training, selection))
         cache = choose_cache(config.data.cache, needed, device, folder=kept, ranks=self.place.local_world_size)
+        cache = gather(cache)[self.place.rank - self.place.local_rank]  # what is free may differ from rank to rank
         choices: dict[str, Choice | CacheChoice] = {"precision": precision, "compilation": compilation, "cache": cache}
         if compilation.value != "off" and mode.value != "default":
             choices["compile mode"] = mode
@@ -238,6 +241,30 @@ class Training:
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError) as error:
             detail = str(error).strip().splitlines()[0][:120]
             raise InputError(f"{path} does not fit this run: {detail}; choose another --out") from None
+
+
+class Clock:
+    """Adds to a training's `seconds`, and to its `waited` what its steps waited for their batches."""
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self._last = time.perf_counter()
+
+    def read(self) -> None:
+        """Add the seconds since it was last read."""
+        now = time.perf_counter()
+        self._training.seconds += now - self._last
+        self._last = now
+
+    def waiting_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches."""
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self._training.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
 
 
 def _same_on_all_ranks(mine: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import threading
+import sys
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -46,46 +48,53 @@ class Snapshot:
 
 
 class Writer:
-    """Runs one job at a time on a thread; what goes wrong there is raised here, at the next `start` or `finish`.
+    """Runs jobs one after another on a thread; while one runs, one more may wait.
 
+    What goes wrong there is raised by the next call of `start`, `wait` or `check`, and the jobs after it are left out.
     A context manager: no job outlives it.
     """
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._pool = ThreadPoolExecutor(1, "checkpoint writer")
+        self._jobs: deque[Future[None]] = deque()
         self._error: BaseException | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Whether the last job still runs."""
-        return self._thread is not None and self._thread.is_alive()
 
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if self._thread:
-            self._thread.join()
-        if kind is None:
-            self.finish()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self._pool.shutdown()
+        if error is None:
+            self.check()
+        elif self._error and self._error is not error:  # neither is the other's cause: both are told
+            print(f"error: {self._error}", file=sys.stderr)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs or waits."""
+        while self._jobs and self._jobs[0].done():
+            self._jobs.popleft()
+        return bool(self._jobs)
 
     def start(self, job: Callable[[], None]) -> None:
-        """Wait for the last job, then run `job`.  Raises what the last one raised."""
-        self.finish()
-        self._thread = threading.Thread(target=self._run, args=(job,), name="checkpoint writer")
-        self._thread.start()
+        """Run `job` after the one that runs.  Waits while another one waits already."""
+        self.wait(1)
+        self._jobs.append(self._pool.submit(self._run, job))
 
-    def finish(self) -> None:
-        """Wait for the last job.  Raises what it raised."""
-        if self._thread:
-            self._thread.join()
-            self._thread = None
+    def wait(self, left: int = 0) -> None:
+        """Wait until no more than `left` jobs run or wait."""
+        while len(self._jobs) > left:
+            self._jobs.popleft().result()
+        self.check()
+
+    def check(self) -> None:
+        """Raise what a job raised, if one did."""
         if self._error:
-            error, self._error = self._error, None
-            raise error
+            raise self._error
 
     def _run(self, job: Callable[[], None]) -> None:
         try:
-            job()
+            if self._error is None:
+                job()
         except BaseException as error:
             self._error = error
