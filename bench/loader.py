@@ -31,7 +31,6 @@ from bench.timing import Rate, Work, alternate, at_least, finish, ratio, report
 from dali_pipes import Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
-from dali_pipes.source import Source
 from train.environment import choose_device
 from train.step import Forward
 
@@ -151,10 +150,9 @@ def decode_alone(table: SampleTable, arguments: Arguments, device: torch.device)
     """DALI decoding the same JPEGs with the same threads, and nothing else."""
     source = Loader(table, arguments.batch_size, device=device, shuffle=True, size=arguments.size)
     on_gpu = device.type == "cuda"
-    images = Source(table, source.plan, arguments.size)
 
     def jpegs(call: int) -> list[Any]:
-        return [table.images.read(image) for image in table.image[images.plan.ids(call)].tolist()]
+        return [table.images.read(image) for image in table.image[source.plan.ids(call)].tolist()]
 
     @pipeline_def(
         batch_size=arguments.batch_size,

@@ -43,6 +43,7 @@ from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.plan import TrainingPlan
 from dali_pipes.source import Source
+from dali_pipes.view import WHOLE_TILE
 from model.whole_file import write_whole
 from train.environment import choose_device
 
@@ -126,7 +127,7 @@ def _costs(arguments: Arguments, cases: Mapping[int, tuple[SampleTable, int]]) -
         # A seed of its own: in one process the ranks would find each other's epochs in the plan's cache.
         plan = TrainingPlan(len(table), world * arguments.batch_size, seed=world, rank=world - 1, world_size=world)
         peers[f"{PLAN} {case}"] = _Plan(plan)
-        peers[f"{SOURCE} {case}"] = _Source(Source(table, plan, arguments.size))
+        peers[f"{SOURCE} {case}"] = _Source(Source(WHOLE_TILE.frames(table, arguments.size), plan))
         peers[f"{PEER} {case}"] = partial(_sort_an_epoch, plan)
     rates = alternate(peers, arguments.repeats, clock=time.process_time)
     return {

@@ -1,6 +1,7 @@
 """Letterboxed tiles kept as uint8, so that an epoch is a gather: in the host's memory, in the device's, or on disk.
 
-RGB is kept once a tile, 1.2 GB for the whole release at 224²; the masks are drawn anew and kept as their few pixels
+RGB is kept once a picture: of a whole tile once for all of its samples, 1.2 GB for the whole release at 224²; of the
+window around a polyline once a sample, 1.6 GB; of both 3.2 GB.  The masks are drawn anew and kept as their few pixels
 (see drawn.py).  What the cache returns is what the graph returned, byte for byte.
 
 | `--cache` | filled | memory of N ranks on one node |
@@ -12,6 +13,7 @@ RGB is kept once a tile, 1.2 GB for the whole release at 224²; the masks are dr
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +24,8 @@ from torch import Tensor
 
 from .drawn import DrawnMasks
 from .room import free_disk, free_memory, in_words
-from .samples import SampleTable
 from .transfer import Arrivals, gather, to_device
+from .view import Frames
 
 SHARE = 0.5  # of the free memory, or of the free disk, that a cache may take unasked
 SHARE_OF_GPU = 0.25  # where the activations, gradients and moments of the training are still to come
@@ -36,9 +38,14 @@ class CacheChoice(NamedTuple):
     reason: str
 
 
-def bytes_needed(table: SampleTable, size: int) -> int:
-    """Bytes of a full cache of `table` at `size` × `size`, without the masks' pixels, which are a hundredth of it."""
-    return 3 * len(np.unique(table.image)) * size * size
+def bytes_needed(frames: Frames) -> int:
+    """Bytes of a full cache of `frames`, without the masks' pixels, which are a hundredth of it."""
+    return math.prod((int(frames.picture.max()) + 1, *_shape(frames)))
+
+
+def _shape(frames: Frames) -> tuple[int, int, int]:
+    """Of one picture: (S, S, 3·V)."""
+    return frames.size, frames.size, 3 * frames.views
 
 
 def choose(
@@ -72,30 +79,29 @@ def choose(
 
 
 class TileCache:
-    """The letterboxed tiles that `rows` (M,) of `table` need, in frames of `size` pixels; empty, unless given `rgb`.
+    """The pictures that `rows` (M,) of `frames` need; empty, unless given `rgb`.
 
-    `place`: where tiles are kept; `device`: where batches go, and masks are kept; `rgb`: all tiles of the rows, in
-    the order of their images, (T, S, S, 3) uint8 in `place`.  `put` what the graph made; when `complete`, `get`
-    returns it.
+    `place`: where pictures are kept; `device`: where batches go, and masks are kept; `rgb`: all pictures of the rows,
+    in their order, (T, S, S, 3·V) uint8 in `place`.  `put` what the graph made; when `complete`, `get` returns it.
     """
 
     def __init__(
         self,
-        table: SampleTable,
+        frames: Frames,
         rows: NDArray[np.int64],
-        size: int,
         place: torch.device,
         device: torch.device,
         rgb: Tensor | None = None,
     ) -> None:
-        tiles, first = np.unique(table.image[rows], return_index=True)
-        self._of_tile = rows[first]
-        self._tile = np.searchsorted(tiles, table.image)  # of rows outside `rows` it is meaningless
+        pictures, first = np.unique(frames.picture[rows], return_index=True)
+        self._row_of = rows[first]
+        self._picture = np.searchsorted(pictures, frames.picture)  # of rows outside `rows` it is meaningless
         self.place, self.device = place, device
-        self._rgb = torch.empty((len(tiles), size, size, 3), dtype=torch.uint8, device=place) if rgb is None else rgb
+        empty = (len(pictures), *_shape(frames))
+        self._rgb = torch.empty(empty, dtype=torch.uint8, device=place) if rgb is None else rgb
         self._arrivals = Arrivals(self._keep)
-        self._polylines = DrawnMasks(table, rows, size, device)
-        self._missing = np.full(len(tiles), rgb is None)
+        self._polylines = DrawnMasks(frames, rows, device)
+        self._missing = np.full(len(pictures), rgb is None)
 
     @property
     def nbytes(self) -> int:
@@ -104,8 +110,8 @@ class TileCache:
 
     @property
     def missing(self) -> NDArray[np.int64]:
-        """One row of each tile that was not put yet, (M,) int64."""
-        return self._of_tile[self._missing]
+        """One row of each picture that was not put yet, (M,) int64."""
+        return self._row_of[self._missing]
 
     @property
     def begun(self) -> bool:
@@ -114,23 +120,23 @@ class TileCache:
 
     @property
     def complete(self) -> bool:
-        """Whether every tile was put."""
+        """Whether every picture was put."""
         return not self._missing.any()
 
     def put(self, rows: NDArray[np.int64], rgb: Tensor) -> None:
-        """Keep the tiles of `rows` (B,) int64: `rgb` (B, S, S, 3) uint8 on any device."""
-        tile = self._tile[rows]
-        self._missing[tile] = False
+        """Keep the pictures of `rows` (B,) int64: `rgb` (B, S, S, 3·V) uint8 on any device."""
+        picture = self._picture[rows]
+        self._missing[picture] = False
         if self.place.type == "cpu":
-            self._arrivals.send(tile, rgb)
+            self._arrivals.send(picture, rgb)
         else:
-            self._keep(tile, rgb.to(self.place, non_blocking=True))
+            self._keep(picture, rgb.to(self.place, non_blocking=True))
 
     def get(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-        """RGB (B, S, S, 3) and polyline (B, S, S, 1) uint8 of `rows` (B,) int64, and these, all on the device."""
+        """RGB (B, S, S, 3·V) and polyline (B, S, S, V) uint8 of `rows` (B,) int64, and these, all on the device."""
         self._arrivals.finish()
         sample = to_device(rows, self.device)
-        return gather(self._rgb, self._tile[rows], self.device), self._polylines(rows, sample), sample
+        return gather(self._rgb, self._picture[rows], self.device), self._polylines(rows, sample), sample
 
-    def _keep(self, tile: NDArray[np.int64], rgb: Tensor) -> None:
-        self._rgb.index_copy_(0, to_device(tile, self.place), rgb)
+    def _keep(self, picture: NDArray[np.int64], rgb: Tensor) -> None:
+        self._rgb.index_copy_(0, to_device(picture, self.place), rgb)

@@ -1,4 +1,4 @@
-"""Lengths, the letterbox's placement and the closed-form height: pure functions of numbers.
+"""Lengths, the window around a polyline, the letterbox's placement, the closed-form height: pure functions of numbers.
 
 Pixels are (x, y) with the origin in the top left corner; angles are degrees; heights are metres.
 """
@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Float64 = NDArray[np.float64]
+
+
+MARGIN = 1.25  # of a window around a polyline, where this is long: an eighth of it at either end
 
 
 class Letterbox(NamedTuple):
@@ -32,6 +35,22 @@ def letterbox(height: int, width: int, size: int) -> Letterbox:
     new_height = max(1, round(height * scale))
     new_width = max(1, round(width * scale))
     return Letterbox(new_height, new_width, (size - new_height) // 2, (size - new_width) // 2)
+
+
+def window(points: ArrayLike, height: ArrayLike, width: ArrayLike, crop: int) -> NDArray[np.int64]:
+    """The part of an image around its polyline, as (top, left, height, width) in pixels → (..., 4) int64.
+
+    A square centred on the bounding box of `points` (..., P, 2) px, whose side is `crop`, or 1.25 times the box's
+    longer side, rounded up, where that is more.  It is cut to the size of the image, `height` × `width` (...) px, where
+    this is smaller, and shifted to lie inside.  Points may lie anywhere.
+    """
+    corners = np.asarray(points, np.float64)[..., ::-1]  # (y, x), as the sides below
+    low, high = corners.min(axis=-2), corners.max(axis=-2)
+    image = np.stack(np.broadcast_arrays(np.asarray(height, np.float64), np.asarray(width, np.float64)), axis=-1)
+    side = np.maximum(crop, np.ceil(MARGIN * (high - low).max(axis=-1, keepdims=True)))
+    sides = np.minimum(side, image)
+    start = np.clip(np.floor((low + high - sides) / 2), 0, image - sides)
+    return np.concatenate([start, sides], axis=-1).astype(np.int64)
 
 
 def polyline_length_px(points: ArrayLike) -> Float64:

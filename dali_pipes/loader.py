@@ -33,13 +33,14 @@ from .samples import SampleTable, Statistics
 from .source import Source
 from .tile_file import open_tiles, tile_path
 from .via import Reason
+from .view import WHOLE_TILE, View
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B letterboxed samples on one device.
+    """B letterboxed samples in V views, the tile before the window, on one device.
 
-    `rgb`: (B, S, S, 3) uint8; `polyline`, `padding`: (B, S, S, 1) uint8, 255 is foreground; `length`: (B, 1)
+    `rgb`: (B, S, S, 3·V) uint8; `polyline`, `padding`: (B, S, S, V) uint8, 255 is foreground; `length`: (B, 1)
     float32 and `height`: (B,) float32, z-normalised if the loader was given statistics, else the normalised length
     and metres, or in its place what the loader was given as `target`; `sample`: (B,) int64, rows of the table.
     """
@@ -66,7 +67,8 @@ class Loader:
 
     `batch_size`: samples a step, over all ranks; `device`: "cpu", "cuda" or "cuda:N"; `shuffle`: a training epoch (a
     new order each epoch from `seed`, equal batches, the remainder dropped) or a validation epoch (the table's order,
-    each sample once, the last batch partial); `size`: S, the frame's side in pixels; `statistics`: z-normalises
+    each sample once, the last batch partial); `size`: S, the frame's side in pixels; `view`: which parts of its tile a
+    sample shows; `statistics`: z-normalises
     length and height; `target`: (N,) one number a row, given as `height` instead; `threads`: DALI's, default all
     cores this process may use; `prefetch`: batches made ahead; `cache`: "none", or where tiles are kept: after the
     first epoch in the memory of the "host" or of the "device", before it on "disk", in `folder`; `augmentation`:
@@ -83,6 +85,7 @@ class Loader:
         shuffle: bool = False,
         seed: int = 0,
         size: int = 224,
+        view: View = WHOLE_TILE,
         statistics: Statistics | None = None,
         target: np.ndarray | None = None,
         rank: int = 0,
@@ -96,7 +99,8 @@ class Loader:
         self.table = table
         self.device = torch.device(device)
         self._executor = "gpu" if self.device.type == "cuda" else "cpu"
-        self.size = size
+        self.view = view
+        self.frames = view.frames(table, size)
         self.plan = _plan(len(table), batch_size, shuffle, seed, rank, world_size)
         self.threads = threads or len(os.sched_getaffinity(0))
         self._prefetch = prefetch
@@ -105,7 +109,7 @@ class Loader:
         height = (table.height - stats.height_mean) / stats.height_std if target is None else target
         self._length = torch.from_numpy(length).to(self.device, torch.float32)
         self._height = torch.from_numpy(height).to(self.device, torch.float32)
-        self._paddings = Paddings(table, size, self.device)
+        self._paddings = Paddings(self.frames, self.device)
         self._augmentation, self._seed = augmentation, seed
         self._pipeline: Any = None
         self._next_step = 0
@@ -153,7 +157,7 @@ class Loader:
             if self._place == "disk":
                 rows = np.arange(len(self.table))  # one file for all ranks
                 rgb = self._tiles_on_disk()
-            self._cache = TileCache(self.table, rows, self.size, place, self.device, rgb)
+            self._cache = TileCache(self.frames, rows, place, self.device, rgb)
         elif not self._cache.complete and self._cache.begun:
             self.close()
             # What the first epoch did not show: the remainder that its last batch left, and other ranks' tiles.
@@ -164,16 +168,17 @@ class Loader:
     def _tiles_on_disk(self) -> Tensor:
         if self._folder is None:
             raise InputError('expected a folder for cache="disk", found none')
-        tiles, first = np.unique(self.table.image, return_index=True)
-        decoder = f"DALI {dali.__version__} {self._executor}"
-        path = tile_path(self.table, self.size, self._folder, decoder)
-        return open_tiles(path, (len(tiles), self.size, self.size, 3), (rgb for _, rgb in self._tiles(first)))
+        first = np.unique(self.frames.picture, return_index=True)[1]
+        size = self.frames.size
+        path = tile_path(self.frames, self._folder, f"DALI {dali.__version__} {self._executor}")
+        shape = (len(first), size, size, 3 * len(self.view))
+        return open_tiles(path, shape, (rgb for _, rgb in self._tiles(first)))
 
     def _tiles(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Stream `rows`, one of each tile: the rows and their RGB, batch by batch."""
+        """Stream `rows`, one of each picture: the rows and their RGB, batch by batch."""
         if len(rows):
-            table, batch_size = self.table.select(rows), self.plan.largest_batch
-            for batch in Loader(table, batch_size, device=self.device, size=self.size, threads=self.threads):
+            table, batch_size, size = self.table.select(rows), self.plan.largest_batch, self.frames.size
+            for batch in Loader(table, batch_size, device=self.device, size=size, view=self.view, threads=self.threads):
                 yield rows[: len(batch)], batch.rgb
                 rows = rows[len(batch) :]
 
@@ -203,7 +208,7 @@ class Loader:
         return Batch(rgb, polyline, padding, self._length[sample, None], self._height[sample], sample)
 
     def _build(self, step: int) -> Any:
-        source = Source(self.table, self.plan, self.size, first_step=step, ahead=self._prefetch + 4)
+        source = Source(self.frames, self.plan, first_step=step, ahead=self._prefetch + 4)
         return build(
             source,
             batch_size=self.plan.largest_batch,

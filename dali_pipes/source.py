@@ -1,4 +1,4 @@
-"""The external-source callback: step number → JPEG bytes, letterbox sizes, polylines and row numbers of one batch.
+"""The external-source callback: step number → JPEG bytes, windows, polylines and row numbers of one batch.
 
 DALI calls `Source` once a batch, ahead of the training step.  It counts the calls itself; the plan knows no last
 step, so there is no StopIteration and nothing to reset.
@@ -12,37 +12,33 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import letterbox
-from .masks import polyline_frame
 from .plan import Plan
-from .samples import SampleTable
+from .view import Frames
 
 
 class SourceBatch(NamedTuple):
-    """B samples as DALI takes them, in the order of the graph's inputs.
+    """B samples in V views.
 
-    `jpeg`: B arrays (n,) uint8; `resized`: (B, 2) float32, height and width in pixels of the frame; `polyline`:
-    (B, S, S, 1) uint8; `sample`: (B, 1) int64, rows of the table.
+    `jpeg`: B arrays (n,) uint8; `polyline`: (B, S, S, V) uint8; `sample`: (B, 1) int64, rows of the table; `start` and
+    `shape`: (V, B, 2) int32, top and left, height and width of the windows in pixels of the image; `resized`: (V, B, 2)
+    float32, height and width in pixels of the frame.
     """
 
     jpeg: list[NDArray[np.uint8]]
-    resized: NDArray[np.float32]
     polyline: NDArray[np.uint8]
     sample: NDArray[np.int64]
+    start: NDArray[np.int32]
+    shape: NDArray[np.int32]
+    resized: NDArray[np.float32]
 
 
 class Source:
-    """The callable that feeds the graph: `source(call)` is the batch of step `first_step + call`.
+    """The callable that feeds the graph: `source(call)` is the batch of step `first_step + call`."""
 
-    `square`: whether all images of the table are, so that they fill the frame.
-    """
-
-    def __init__(self, table: SampleTable, plan: Plan, size: int, first_step: int = 0, ahead: int = 8) -> None:
-        self.table = table
+    def __init__(self, frames: Frames, plan: Plan, first_step: int = 0, ahead: int = 8) -> None:
+        self.frames = frames
         self.plan = plan
-        self.size = size
         self.first_step = first_step
-        self.square = bool((table.width == table.height_px).all())
         # DALI reads these arrays without a copy, up to its prefetch depth of batches after the call returned.
         self._alive: deque[SourceBatch] = deque(maxlen=ahead)
 
@@ -54,12 +50,13 @@ class Source:
 
     def batch(self, rows: NDArray[np.int64]) -> SourceBatch:
         """Read and draw the samples of `rows` (B,) int64."""
-        table, size = self.table, self.size
-        polyline = np.empty((len(rows), size, size, 1), np.uint8)
-        resized = np.empty((len(rows), 2), np.float32)
+        frames, images = self.frames, self.frames.table.images
+        polyline = np.empty((len(rows), frames.size, frames.size, frames.views), np.uint8)
+        resized = np.empty((frames.views, len(rows), 2), np.float32)
         for i, row in enumerate(rows.tolist()):
-            height, width = int(table.height_px[row]), int(table.width[row])
-            polyline[i, :, :, 0] = polyline_frame(table.polyline[row], height, width, size)
-            resized[i] = letterbox(height, width, size)[:2]
-        jpeg = [table.images.read(image) for image in table.image[rows].tolist()]
-        return SourceBatch(jpeg, resized, polyline, rows[:, None])
+            polyline[i] = frames.polyline(row)
+            resized[:, i] = [box[:2] for box in frames.boxes(row)]
+        jpeg = [images.read(image) for image in frames.table.image[rows].tolist()]
+        window = frames.window[rows].swapaxes(0, 1).astype(np.int32)
+        start, shape = (np.ascontiguousarray(part) for part in (window[..., :2], window[..., 2:]))
+        return SourceBatch(jpeg, polyline, rows[:, None], start, shape, resized)

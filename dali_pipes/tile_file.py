@@ -1,14 +1,14 @@
 """Letterboxed tiles in a file: complete or absent, made once a node, mapped by all of its ranks, there for later runs.
 
-    path = tile_path(table, size=224, folder=Path("runs/index-cache"), decoder="DALI 2.4.0 cpu")
+    path = tile_path(view.frames(table, size=224), folder=Path("runs/index-cache"), decoder="DALI 2.4.0 cpu")
     rgb = open_tiles(path, (tiles, 224, 224, 3), frames)
 
-The file holds the tiles' bytes in the order of their images and nothing else.  Its name is a hash of all that they
-depend on: the fingerprint of the images, which of them, the frame's side, what decoded them (nvJPEG's levels are not
-libjpeg-turbo's), and this format.  It is written under a
-name of its own beside its place, fsynced, and renamed, so that what has the name is whole; processes that come
-together agree by a lock, and where the file system knows no locks, each fills a file of its own and the last rename
-wins, with the same bytes.  Files of releases that changed since stay until someone deletes them.
+The file holds the tiles' bytes, or those of their windows, in the order of `Frames.picture`, and nothing else.  Its
+name is a hash of all that they depend on: the fingerprint of the images, which windows of them, the frame's side, what
+decoded them (nvJPEG's levels are not libjpeg-turbo's), and this format.  It is written under a name of its own beside
+its place, fsynced, and renamed, so that what has the name is whole; processes that come together agree by a lock, and
+where the file system knows no locks, each fills a file of its own and the last rename wins, with the same bytes.  Files
+of releases that changed since stay until someone deletes them.
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ from .errors import InputError
 from .lock import alone
 from .records import fingerprint
 from .room import in_words
-from .samples import SampleTable
+from .view import Frames
 
 FORMAT = 2  # raise it when the same release would give other bytes
 
 
-def tile_path(table: SampleTable, size: int, folder: Path, decoder: str) -> Path:
-    """Where the tiles of `table`, made by `decoder` in frames of `size` pixels, lie, or would lie, in `folder`."""
-    key = hashlib.sha256(f"{FORMAT} {decoder} {size} {fingerprint(table.images)} ".encode())
-    key.update(np.unique(table.image).astype("<i8").tobytes())
+def tile_path(frames: Frames, folder: Path, decoder: str) -> Path:
+    """Where the pictures of `frames`, made by `decoder`, lie, or would lie, in `folder`."""
+    table = frames.table
+    key = hashlib.sha256(f"{FORMAT} {decoder} {frames.size} {frames.views} {fingerprint(table.images)} ".encode())
+    first = np.unique(frames.picture, return_index=True)[1]
+    for column in (table.image, frames.window):
+        key.update(column[first].astype("<i8").tobytes())
     return folder / f"tiles-{key.hexdigest()[:32]}.u8"
 
 
 def open_tiles(path: Path, shape: tuple[int, int, int, int], frames: Iterable[Tensor]) -> Tensor:
-    """Map the tiles (T, S, S, 3) uint8 in `path`; if it is not there, fill it from `frames`, batches of such tiles.
+    """Map the tiles (T, S, S, 3·V) uint8 in `path`; if it is not there, fill it from `frames`, batches of such tiles.
 
     The memory is shared with all processes that map it, and is only read.  Raises InputError if the file cannot be
     written, or the frames cannot be read.

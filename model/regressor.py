@@ -1,6 +1,6 @@
 """The network: a ConvNeXt sees the picture, the polyline's length modulates what it saw, a head gives a Gaussian.
 
-    f = backbone(image)                                          (B, d)
+    f = backbone(image), the mean of a sample's views            (B, d)
     gamma, beta = len_to_film(length)                            (B, d) each
     gate = 1 + 0.5 · tanh(gate_mlp([f, length]))                 (B, 1)
     mu, log_var = head([f · (1 + gamma) + beta, length · gate])  (B,) each
@@ -51,15 +51,21 @@ class HeightRegressor(nn.Module):
         for parameter in (film.weight, film.bias, gate.bias):
             nn.init.zeros_(parameter)
 
-    def forward(self, image: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 5, S, S) normalised image, (B, 1) z-normalised length → `mu`, `log_var`, both (B,) float32.
+    def forward(self, image: Tensor, length: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
+        """(V·B, 5, S, S) normalised image, (B, 1) z-normalised length → `mu`, `log_var`, both (B,) float32.
+
+        V is `views`, and all first views come first: the backbone sees them as so many pictures, and what it saw
+        of a sample is averaged.  So views cost no parameters, and one alone is the reference's network.
 
         Under autocast the backbone alone runs in the lower precision: bf16 keeps three digits of a height, and the
         fusion costs nothing beside the backbone.
         """
         features = self.backbone(image)
         with torch.autocast(image.device.type, enabled=False):
-            return self.fuse(features.float(), length.float())
+            features = features.float()
+            if views > 1:
+                features = features.unflatten(0, (views, -1)).mean(0)
+            return self.fuse(features, length.float())
 
     def fuse(self, features: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """(B, d) float32 features of the picture, (B, 1) float32 length → `mu`, `log_var`, both (B,) float32."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,9 @@ import dali_pipes.cache
 from dali_pipes import Batch, Loader, SampleTable
 from dali_pipes.cache import TileCache, bytes_needed, choose
 from dali_pipes.drawn import DrawnMasks, Paddings
-from dali_pipes.geometry import letterbox
+from dali_pipes.geometry import letterbox, window
 from dali_pipes.masks import padding_mask, polyline_frame
-from dali_pipes.plan import ValidationPlan
-from dali_pipes.source import Source
+from dali_pipes.view import WHOLE_TILE, Kind, View
 
 from .conftest import jpeg, via_label
 
@@ -29,10 +29,17 @@ def same(one: Batch, other: Batch) -> bool:
     return all(torch.equal(mine, theirs) for mine, theirs in zip(vars(one).values(), vars(other).values(), strict=True))
 
 
+VIEWS = [WHOLE_TILE, View("crop", 100), View("both", 100)]
+of_each_view = pytest.mark.parametrize("view", VIEWS, ids=[view.kind for view in VIEWS])
+
+
+@of_each_view
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_three_cached_epochs_are_the_streamed_ones(shuffle: bool, release: Path) -> None:
+def test_three_cached_epochs_are_the_streamed_ones(shuffle: bool, view: View, release: Path) -> None:
     table = SampleTable.from_release(release)
-    streaming, cached = (Loader(table, 32, shuffle=shuffle, seed=4, size=64, cache=cache) for cache in ("none", "host"))
+    streaming, cached = (
+        Loader(table, 32, shuffle=shuffle, seed=4, size=64, view=view, cache=cache) for cache in ("none", "host")
+    )
     for _ in range(3):
         for one, other in zip(streaming, cached, strict=True):
             assert same(one, other)
@@ -56,33 +63,39 @@ def test_an_epoch_that_was_left_early_is_completed(release: Path) -> None:
         assert same(one, other)
 
 
-def test_tiles_of_several_sizes_keep_their_own_padding(write_split: Callable[..., Path]) -> None:
+@of_each_view
+def test_tiles_of_several_sizes_keep_their_own_padding(view: View, write_split: Callable[..., Path]) -> None:
     sizes = [(64, 64), (40, 90), (90, 40), (64, 64)]
     tiles = {
         f"a_{i}.jpg": (jpeg(h, w, i), via_label(f"a_{i}.jpg", [[(1, 1), (30, 30)], [(5, 1), (9, 30)]]))
         for i, (h, w) in enumerate(sizes)
     }
     table = SampleTable.from_release(write_split(tiles))
-    loader = Loader(table, 3, size=48, cache="host")
+    loader = Loader(table, 3, size=48, view=replace(view, crop=50), cache="host")
     list(loader)
-    for one, other in zip(loader, Loader(table, 3, size=48), strict=True):
+    for one, other in zip(loader, Loader(table, 3, size=48, view=replace(view, crop=50)), strict=True):
         assert same(one, other)
 
 
-def test_a_tile_of_several_samples_is_kept_once_and_read_once(write_split: Callable[..., Path]) -> None:
-    polylines = [[(1, 1), (30, 30)], [(5, 1), (9, 30)], [(5, 1), (9, 60)]]
+def test_a_tile_of_several_samples_is_kept_once_and_its_windows_each(write_split: Callable[..., Path]) -> None:
+    polylines = [[(1, 1), (30, 30)], [(40, 30), (60, 60)], [(5, 1), (9, 60)]]
     tiles = {f"a_{i}.jpg": (jpeg(64, 64, i), via_label(f"a_{i}.jpg", polylines)) for i in range(4)}
     table = SampleTable.from_release(write_split(tiles))
-    assert (len(table), bytes_needed(table, 32)) == (12, 4 * 3 * 32 * 32)
+    kinds: list[tuple[Kind, int]] = [("tile", 4), ("crop", 12), ("both", 2 * 12)]
+    for kind, frames in kinds:
+        assert bytes_needed(View(kind, 40).frames(table, 32)) == frames * 3 * 32 * 32, kind
+    assert bytes_needed(View("crop", 64).frames(table, 32)) == 4 * 3 * 32 * 32, "windows that are the whole tile"
 
 
 @pytest.mark.parametrize("cache", ["host", "disk"])
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_two_ranks_with_a_cache_see_what_one_streams(cache: str, shuffle: bool, release: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("shuffle", "view"), [(True, WHOLE_TILE), (False, WHOLE_TILE), (True, View("both", 90))])
+def test_two_ranks_with_a_cache_see_what_one_streams(
+    cache: str, shuffle: bool, view: View, release: Path, tmp_path: Path
+) -> None:
     table = SampleTable.from_release(release)
-    one = Loader(table, 16, shuffle=shuffle, size=32)
+    one = Loader(table, 16, shuffle=shuffle, size=32, view=view)
     ranks = [
-        Loader(table, 16, shuffle=shuffle, size=32, rank=rank, world_size=2, cache=cache, folder=tmp_path)
+        Loader(table, 16, shuffle=shuffle, size=32, view=view, rank=rank, world_size=2, cache=cache, folder=tmp_path)
         for rank in range(2)
     ]
     for _ in range(3):  # other tiles come to each rank in each epoch
@@ -121,20 +134,26 @@ def test_masks_that_are_kept_are_those_that_are_drawn(sizes: list[tuple[int, int
         image=np.arange(len(sizes)),
         images=None,  # type: ignore[arg-type]
     )
-    source = Source(drawn, ValidationPlan(len(sizes), 4), size)
+    frames = View("both", crop=25).frames(drawn, size)
     rows = rng.integers(0, len(sizes), 7)
-    polylines, paddings = DrawnMasks(drawn, np.arange(len(sizes)), size, CPU), Paddings(drawn, size, CPU)
-    boxes = [letterbox(drawn.height_px[row], drawn.width[row], size) for row in rows]
-    drawn_now = [polyline_frame(drawn.polyline[row], drawn.height_px[row], drawn.width[row], size) for row in rows]
-    assert source.square == all(h == w for h, w in sizes)
-    assert np.array_equal(polylines(rows, torch.from_numpy(rows))[..., 0], drawn_now)
-    assert np.array_equal(paddings(torch.from_numpy(rows))[..., 0], [padding_mask(box, size) for box in boxes])
+    polylines, paddings = DrawnMasks(frames, np.arange(len(sizes)), CPU), Paddings(frames, CPU)
+    assert frames.square[0] == all(h == w for h, w in sizes)
+    for view in range(2):
+        drawn_now, padded = [], []
+        for row in rows:
+            points, (h, w) = drawn.polyline[row], sizes[row]
+            cut = window(points, h, w, 25).tolist() if view else (0, 0, h, w)
+            drawn_now.append(polyline_frame(points, h, w, cut, size))
+            padded.append(padding_mask(letterbox(cut[2], cut[3], size), size))
+        assert np.array_equal(polylines(rows, torch.from_numpy(rows))[..., view], drawn_now)
+        assert np.array_equal(paddings(torch.from_numpy(rows))[..., view], padded)
 
 
 def test_the_bytes_that_are_told_are_those_that_are_taken(release: Path) -> None:
     table = SampleTable.from_release(release)
-    cache = TileCache(table, np.arange(len(table)), 224, CPU, CPU)
-    assert 1 <= cache.nbytes / bytes_needed(table, 224) < 1.02
+    frames = WHOLE_TILE.frames(table, 224)
+    cache = TileCache(frames, np.arange(len(table)), CPU, CPU)
+    assert 1 <= cache.nbytes / bytes_needed(frames) < 1.02
 
 
 def test_the_cache_is_chosen_by_free_memory_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

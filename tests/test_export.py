@@ -19,6 +19,7 @@ import train.export
 from dali_pipes import Loader, Statistics
 from dali_pipes.errors import InputError
 from dali_pipes.samples import SampleTable
+from dali_pipes.view import WHOLE_TILE, View
 from model import HeightRegressor, Target, checkpoint
 from model.calibration import Calibration
 from train import evaluate
@@ -63,7 +64,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> evaluate.Trained:
 
 def said(trained: evaluate.Trained, table: SampleTable) -> tuple[np.ndarray, np.ndarray]:
     """What this project's own way through gives, calibrated, in fp32."""
-    loader = Loader(table, 4, size=trained.size, statistics=trained.statistics)
+    loader = Loader(table, 4, size=trained.size, view=trained.view, statistics=trained.statistics)
     mu, sigma = evaluate.predict(Forward(trained.model, CPU, 4, "fp32"), loader, trained.target)
     assert trained.calibration is not None
     return trained.calibration(mu, sigma)
@@ -85,9 +86,15 @@ def onnx_runs(path: Path) -> Callable[..., Any]:
     return lambda *inputs: session.run(None, {k: v.numpy() for k, v in zip(names, inputs, strict=True)})
 
 
+BOTH = View("both", 128)
+
+
 @pytest.mark.parametrize("target", [Target("height", 109.0, 49.0), Target("log_scale", 6.0, 0.3)])
-def test_the_function_is_what_evaluation_does(target: Target, small: evaluate.Trained, release: Path) -> None:
-    trained = replace(small, target=target)
+@pytest.mark.parametrize("view", [WHOLE_TILE, View("crop", 128), BOTH])
+def test_the_function_is_what_evaluation_does(
+    view: View, target: Target, small: evaluate.Trained, release: Path
+) -> None:
+    trained = replace(small, target=target, view=view)
     table = SampleTable.from_release(release, "validation").select(np.arange(6))
     mu, sigma = HeightFunction(trained)(*real_tiles(trained, table, CPU))
     expected = said(trained, table)
@@ -97,17 +104,24 @@ def test_the_function_is_what_evaluation_does(target: Target, small: evaluate.Tr
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "runs"),
+    ("kind", "name", "runs", "view"),
     [
-        ("torch", "a.pt2", torch_runs),
-        pytest.param("aoti", "b.pt2", aoti_runs, marks=needs_compiler),
-        pytest.param("onnx", "c.onnx", onnx_runs, marks=needs_onnx),
+        ("torch", "a.pt2", torch_runs, WHOLE_TILE),
+        ("torch", "a.pt2", torch_runs, BOTH),
+        pytest.param("aoti", "b.pt2", aoti_runs, BOTH, marks=needs_compiler),
+        pytest.param("onnx", "c.onnx", onnx_runs, BOTH, marks=needs_onnx),
     ],
 )
 def test_a_file_says_what_eager_says_for_any_batch(
-    kind: Format, name: str, runs: Callable[[Path], Any], small: evaluate.Trained, release: Path, tmp_path: Path
+    kind: Format,
+    name: str,
+    runs: Callable[[Path], Any],
+    view: View,
+    small: evaluate.Trained,
+    release: Path,
+    tmp_path: Path,
 ) -> None:
-    trained = replace(small, target=Target("log_scale", 6.0, 0.3))
+    trained = replace(small, target=Target("log_scale", 6.0, 0.3), view=view)
     table = SampleTable.from_release(release, "validation").select(np.arange(7))
     real = real_tiles(trained, table, CPU)
     assert write_checked(tmp_path / name, kind, trained, real) < 1e-3
@@ -198,17 +212,28 @@ def test_the_reference_layout_is_the_references(best: Path, release: Path, tmp_p
 
 
 def test_every_input_is_in_the_contract(small: evaluate.Trained) -> None:
-    for target in (small.target, Target("log_scale", 6.0, 0.3)):
-        trained = replace(small, target=target)
+    for target, view in ((small.target, WHOLE_TILE), (Target("log_scale", 6.0, 0.3), BOTH)):
+        trained = replace(small, target=target, view=view)
         assert list(json.loads(contract(trained)["inputs"])) == list(inputs_of(trained))
         assert len(random_tiles(trained, 2, CPU)) == len(inputs_of(trained))
         assert tuple(json.loads(contract(trained)["outputs"])) == OUTPUTS
+
+
+def test_a_caller_is_told_how_to_cut_the_window(small: evaluate.Trained) -> None:
+    assert contract(small)["window"] == "none"
+    told = contract(replace(small, view=BOTH))
+    assert "uint8 (B, 32, 32, 6)" in told["inputs"]
+    assert "the tile in the first channels" in told["inputs"]
+    assert "side = max(128, ceil(1.25 * longer side of the polyline's bounding box))" in told["window"]
+    assert "uint8 (B, 32, 32, 3)" in contract(replace(small, view=View("crop", 128)))["inputs"]
 
 
 def test_what_cannot_be_exported_is_one_sentence(
     best: Path, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = torch.load(best, weights_only=True)
+    crop = {"about": contents["about"] | {"view": "crop", "crop": 128}}
+    checkpoint.save(tmp_path / "crop.pt", contents | crop)
     contents["about"] |= {"target": "log_scale", "target_moments": [6.0, 0.3]}
     checkpoint.save(tmp_path / "scale.pt", contents)
     monkeypatch.setattr(train.export, "find_spec", lambda name: None)
@@ -217,6 +242,7 @@ def test_what_cannot_be_exported_is_one_sentence(
         (best, "torch", "no/a.pt2", "lies in no folder"),
         (best, "onnx", "a.onnx", "install the extra: pip install -e .[onnx]"),
         (tmp_path / "scale.pt", "reference", "a.pth", "found one of log_scale"),
+        (tmp_path / "crop.pt", "reference", "a.pth", "found one with --data.view crop"),
     ):
         with pytest.raises(SystemExit) as exit_status:
             command(checkpoint_file, release, kind, tmp_path / out)

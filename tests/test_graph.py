@@ -16,16 +16,23 @@ from dali_pipes import Loader, SampleTable
 from dali_pipes.graph import build
 from dali_pipes.plan import ValidationPlan
 from dali_pipes.source import Source
+from dali_pipes.view import WHOLE_TILE, Kind, View
 
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "mixed": "Mixed"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "decoder", "more"),
+    [("tile", "Image", set()), ("crop", "ImageSlice", set()), ("both", "Image", {"Slice", "Cat"})],
+)
 @pytest.mark.parametrize("square", [True, False])
-def test_every_operator_of_the_gpu_graph_is_registered_for_its_device(square: bool, release: Path) -> None:
+def test_every_operator_of_the_gpu_graph_is_registered_for_its_device(
+    square: bool, kind: Kind, decoder: str, more: set[str], release: Path
+) -> None:
     table = SampleTable.from_release(release, split="validation")
     if not square:
-        table = replace(table, width=table.width + 1)
-    source = Source(table, ValidationPlan(len(table), 8), size=224)
+        table = replace(table, width=np.where(np.arange(len(table)), table.width, 128))
+    source = Source(View(kind).frames(table, 224), ValidationPlan(len(table), 8))
     pipeline = build(source, batch_size=8, device="gpu", device_id=None, threads=1)
     assert pipeline.serialize()
     if not hasattr(pipeline, "_ops"):
@@ -34,11 +41,12 @@ def test_every_operator_of_the_gpu_graph_is_registered_for_its_device(square: bo
     registered = {device: getattr(backend, f"Registered{name}Ops")() for device, name in DEVICES.items()}
     specs = [str(operator.spec) for operator in pipeline._ops]
     found = {(re.findall(r"device: (\w+)", spec)[0], re.findall(r"OpSpec for (\w+)", spec)[0]) for spec in specs}
-    common = {("cpu", "ExternalSource"), ("mixed", "decoders__Image"), ("gpu", "Resize")}
-    assert found == (common if square else common | {("gpu", "Crop")})
-    decoder = next(spec for spec in specs if "decoders__Image" in spec)
-    assert re.search(r"preallocate_width_hint: 512", decoder), "buffers that grow stall the device"
-    assert re.search(r"hw_decoder_load: 0\.65", decoder)
+    on_gpu = {"Resize", *more, *(() if square else ("Crop",))}
+    expected = {("cpu", "ExternalSource"), ("mixed", f"decoders__{decoder}"), *(("gpu", name) for name in on_gpu)}
+    assert found == expected
+    (decoding,) = (spec for spec in specs if "decoders__" in spec)
+    assert re.search(r"preallocate_width_hint: 512", decoding), "buffers that grow stall the device"
+    assert re.search(r"hw_decoder_load: 0\.65", decoding)
     for device, operator in found:
         assert operator in registered[device]
 
@@ -46,7 +54,7 @@ def test_every_operator_of_the_gpu_graph_is_registered_for_its_device(square: bo
 def test_the_callback_can_be_called_with_any_step(release: Path) -> None:
     table = SampleTable.from_release(release, split="validation")
     plan = ValidationPlan(len(table), 16)
-    source = Source(table, plan, size=64, first_step=1)
+    source = Source(WHOLE_TILE.frames(table, 64), plan, first_step=1)
     for call in (0, 5, 1000):
         batch = source(call)
         rows = plan.ids(1 + call)
@@ -58,9 +66,11 @@ def test_the_callback_can_be_called_with_any_step(release: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: none here")
-def test_the_gpu_gives_what_the_cpu_gives(release: Path) -> None:
+@pytest.mark.parametrize("kind", ["tile", "crop", "both"])
+def test_the_gpu_gives_what_the_cpu_gives(kind: Kind, release: Path) -> None:
     table = SampleTable.from_release(release, split="validation")
-    for cpu, gpu in zip(Loader(table, 16, device="cpu"), Loader(table, 16, device="cuda"), strict=True):
+    loaders = [Loader(table, 16, device=device, view=View(kind)) for device in ("cpu", "cuda")]
+    for cpu, gpu in zip(*loaders, strict=True):
         assert torch.equal(cpu.sample, gpu.sample.cpu())
         assert torch.equal(cpu.polyline, gpu.polyline.cpu())
         assert torch.equal(cpu.padding, gpu.padding.cpu())

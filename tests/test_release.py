@@ -19,6 +19,7 @@ from dali_pipes.errors import InputError
 from dali_pipes.plan import TrainingPlan
 from dali_pipes.release import Members, open_split
 from dali_pipes.source import Source, SourceBatch
+from dali_pipes.view import WHOLE_TILE
 
 from .conftest import STEMS
 from .forms import FORMS, PART, add, loose_parts, one_tar, parts
@@ -26,7 +27,7 @@ from .forms import FORMS, PART, add, loose_parts, one_tar, parts
 
 def first_batch(table: SampleTable) -> SourceBatch:
     """What DALI is given for the first step."""
-    return Source(table, TrainingPlan(len(table), 16, seed=4), 224)(0)
+    return Source(WHOLE_TILE.frames(table, 224), TrainingPlan(len(table), 16, seed=4))(0)
 
 
 @pytest.fixture(params=FORMS.values(), ids=list(FORMS))

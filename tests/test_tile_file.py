@@ -21,6 +21,7 @@ from dali_pipes import Loader, SampleTable
 from dali_pipes.errors import InputError
 from dali_pipes.splits import pool
 from dali_pipes.tile_file import open_tiles, tile_path
+from dali_pipes.view import WHOLE_TILE, View
 
 SHAPE = (6, 8, 8, 3)
 TILES = torch.arange(6 * 8 * 8 * 3).remainder(251).to(torch.uint8).view(SHAPE)
@@ -127,14 +128,22 @@ def test_the_name_changes_with_all_that_the_tiles_depend_on(release: Path, tmp_p
     train, validation = (SampleTable.from_release(release, split) for split in ("train", "validation"))
     some = train.select(train.image > 3)
     pooled = pool(train, validation)
-    names = {tile_path(table, 64, tmp_path, "a") for table in (train, validation, some, pooled)}
-    assert len(names | {tile_path(train, 65, tmp_path, "a"), tile_path(train, 64, tmp_path, "b")}) == 6
-    assert tile_path(train.select(np.arange(len(train))[::-1]), 64, tmp_path, "a") in names, (
-        "the order of rows is no matter"
-    )
+
+    def name(table: SampleTable, size: int = 64, decoder: str = "a", view: View = WHOLE_TILE) -> Path:
+        return tile_path(view.frames(table, size), tmp_path, decoder)
+
+    names = {name(table) for table in (train, validation, some, pooled)}
+    views = [View("crop", 100), View("crop", 101), View("both", 100)]
+    others = [name(train, 65), name(train, decoder="b"), *(name(train, view=view) for view in views)]
+    assert len({*names, *others}) == 9
+    backwards = train.select(np.arange(len(train))[::-1])
+    for view in (WHOLE_TILE, *views):
+        assert name(backwards, view=view) == name(train, view=view), "the order of rows is no matter"
+    shifted = name(replace(train, polyline=train.polyline + 1), view=views[0])
+    assert shifted not in others, "another window is another file"
     os.utime(release / "TS_KS.zip", ns=(1, 1))
     changed = SampleTable.from_release(release)
-    assert tile_path(changed, 64, tmp_path, "a") not in names
+    assert name(changed) not in names
 
 
 def test_what_cannot_be_written_or_named_is_a_sentence(release: Path, tmp_path: Path) -> None:
@@ -150,4 +159,4 @@ def test_what_cannot_be_written_or_named_is_a_sentence(release: Path, tmp_path: 
     with pytest.raises(InputError, match="expected a folder"):
         next(iter(Loader(table, 32, cache="disk")))
     with pytest.raises(TypeError, match="with a fingerprint"):
-        tile_path(replace(table, images=object()), 64, tmp_path, "a")  # type: ignore[arg-type]
+        tile_path(WHOLE_TILE.frames(replace(table, images=object()), 64), tmp_path, "a")  # type: ignore[arg-type]

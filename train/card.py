@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from model.architecture import backbone_of
 
 from .evaluate import Trained
-from .exported import contract
+from .exported import SHOWN, contract
 from .findings import count, honesty, scenes_seen
 from .metrics import CLOSED_FORM, Baselines
 from .predictions import Predictions, score_rows
@@ -55,8 +55,9 @@ def model_card(
     checked = (
         "" if difference is None else f"  Compared with eager on random and real tiles: at most {difference:.1e} m off."
     )
+    network = f"{backbone_of(trained.model.state_dict())} at {trained.size}²"
     sections = {
-        "": f"A {backbone_of(trained.model.state_dict())} at {trained.size}², as a {kind} file.{checked}",
+        "": f"A {network}, which is shown {SHOWN[trained.view.kind]}, as a {kind} file.{checked}",
         "Use": USE,
         "Data": (
             f"{_trained_on(trained)}  By its statistics, the heights that it was trained on are"

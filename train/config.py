@@ -16,6 +16,8 @@ import tyro
 from dali_pipes.augment import Augmentation
 from dali_pipes.errors import InputError
 from dali_pipes.splits import Division
+from dali_pipes.view import Kind as ViewKind
+from dali_pipes.view import View
 from model.target import Kind
 
 AsPlainFlag = tyro.conf.arg(prefix_name=False)
@@ -28,6 +30,13 @@ class Data:
 
     size: int = 224
     """Side of the letterboxed frame, in pixels."""
+
+    view: ViewKind = "tile"
+    """tile: the network is shown the whole tile; crop: a window around the polyline; both: both, at the cost of two
+    pictures a sample; what the network saw in them is averaged."""
+
+    crop: int = 256
+    """Side of that window in pixels of the tile; a longer polyline gets 1.25 times its own extent."""
 
     holdout: float = 0.0
     """Share of the training samples that is held out by whole scenes: the development part."""
@@ -85,6 +94,7 @@ class Data:
     def __post_init__(self) -> None:
         _check(
             ("--data.size", self.size, 32, 4096),  # the backbone halves the frame five times
+            ("--data.crop", self.crop, 32, 4096),
             ("--data.holdout", self.holdout, 0, 1),
             ("--max-bad", self.max_bad, 0, 1),
             ("--data.threads", self.threads, 0, 1024),
@@ -95,6 +105,10 @@ class Data:
                 "--select-on development needs scenes that are held out of training, found none: add --data.holdout"
                 " 0.1, or choose --select-on validation"
             )
+
+    def shown(self) -> View:
+        """Which parts of its tile a sample shows."""
+        return View(self.view, self.crop)
 
     def augmentation(self) -> Augmentation:
         """How training pictures are changed."""

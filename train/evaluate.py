@@ -18,6 +18,7 @@ from rich.console import Console
 from dali_pipes import Batch, Loader, SampleTable, Statistics, command
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.splits import Division
+from dali_pipes.view import WHOLE_TILE, View
 from model import BackboneError, CheckpointError, HeightRegressor, Target, checkpoint
 from model.architecture import backbone_of
 from model.calibration import Calibration
@@ -38,10 +39,10 @@ from .tables import DEVELOPMENT, VALIDATION, Tables, beside, counts, load_tables
 class Trained:
     """A network with all that is needed to use it and to speak of it honestly.
 
-    `scenes`: those it was trained on, None where the checkpoint does not say; `held_out`: those of its release
-    that were kept from it; `baselines`: fitted on its training samples; `division`: how its samples were divided;
-    `select_on`: which of the evaluated samples the best epoch was chosen on; `calibration`: fitted on the scenes held
-    out, None where there were too few.
+    `size` and `view`: what it is shown of a tile; `scenes`: those it was trained on, None where the checkpoint does not
+    say; `held_out`: those of its release that were kept from it; `baselines`: fitted on its training samples;
+    `division`: how its samples were divided; `select_on`: which of the evaluated samples the best epoch was chosen on;
+    `calibration`: fitted on the scenes held out, None where there were too few.
     """
 
     model: HeightRegressor
@@ -54,6 +55,7 @@ class Trained:
     division: Division = field(default_factory=Division)
     calibration: Calibration | None = None
     select_on: str = VALIDATION
+    view: View = WHOLE_TILE
 
     def __post_init__(self) -> None:
         if self.select_on not in (VALIDATION, DEVELOPMENT):
@@ -73,17 +75,24 @@ def load(path: Path) -> Trained:
         model = HeightRegressor(str(about["backbone"] if "backbone" in about else backbone_of(contents["model"])))
         statistics = Statistics(*contents["stats"])
         moments = about.get("target_moments", (statistics.height_mean, statistics.height_std))
+        shown = replace(
+            Data(),
+            size=int(about.get("size", Data.size)),
+            view=about.get("view", Data.view),
+            crop=int(about.get("crop", Data.crop)),
+        )
         trained = Trained(
             model,
             Target(about.get("target", Model.target), *map(float, moments)),
             statistics,
-            replace(Data(), size=int(about.get("size", Data.size))).size,
+            shown.size,
             frozenset(map(str, about["scenes"])) if "scenes" in about else None,
             frozenset(map(str, about.get("held_out", ()))),
             Baselines.from_dict(about["baselines"]) if "baselines" in about else None,
             Division(**about.get("division", {})),
             Calibration.from_dict(contents["calib"]) if "calib" in contents else None,
             str(about.get("select_on", VALIDATION)),
+            shown.shown(),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} describes no network of this project: {error}") from None
@@ -97,6 +106,8 @@ def about(config: Config, tables: Tables, target: Target, baselines: Baselines) 
     return {
         "backbone": config.backbone,
         "size": config.data.size,
+        "view": config.data.view,
+        "crop": config.data.crop,
         "target": target.kind,
         "target_moments": [target.mean, target.std],
         "scenes": np.unique(tables.training.scene).tolist(),
@@ -146,6 +157,7 @@ def evaluate(trained: Trained, tables: Tables, forward: Forward, threads: int = 
             forward.batch_size,
             device=forward.device,
             size=trained.size,
+            view=trained.view,
             statistics=trained.statistics,
             threads=threads or None,
         )

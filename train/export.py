@@ -133,12 +133,17 @@ def _fits_reference_layout(trained: Trained) -> None:
             f"the reference's layout holds a network that regresses height, found one of {trained.target.kind}; use"
             " another --format, or train with --model.target height"
         )
+    if trained.view.kind != "tile":
+        raise InputError(
+            "the reference's layout holds a network that is shown the whole tile, found one with --data.view"
+            f" {trained.view.kind}; use another --format, or train with --data.view tile"
+        )
 
 
 def reference_layout(trained: Trained) -> dict[str, Any]:
     """`trained` as the reference system reads it: plain tensors, and its own names in "calib".
 
-    Raises InputError if it regresses another target than the reference's.
+    Raises InputError if it regresses another target than the reference's, or is shown another view.
     """
     _fits_reference_layout(trained)
     contents: dict[str, Any] = {

@@ -16,13 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from dali_pipes import Loader, SampleTable
+from dali_pipes.geometry import MARGIN
+from dali_pipes.view import Kind
 from model import HeightRegressor
 from model.calibration import Calibration
 
 from .evaluate import Trained
-from .step import MEAN, STD
+from .step import MEAN, STD, five_channels
 
 OUTPUTS = ("mu", "sigma")
+SHOWN: dict[Kind, str] = {
+    "tile": "the tile",
+    "crop": "a window of the tile around the polyline",
+    "both": "the tile and a window of it around the polyline",
+}
 
 
 class HeightFunction(nn.Module):
@@ -41,14 +48,14 @@ class HeightFunction(nn.Module):
     def forward(
         self, rgb: Tensor, polyline: Tensor, padding: Tensor, length: Tensor, sides: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(B, S, S, 3), (B, S, S, 1), (B, S, S, 1) uint8, (B, 1) float32 → calibrated height and σ, (B,) metres.
+        """(B, S, S, 3·V), (B, S, S, V), (B, S, S, V) uint8, (B, 1) float32 → calibrated height and σ, (B,) metres.
 
         `length` is the polyline's, measured in (x / width, y / height) of the tile; `sides` (B, 1), which the target
         log_scale alone takes, in units of the tile's longer side.
         """
-        pixels = torch.cat([rgb, polyline, padding], dim=3).permute(0, 3, 1, 2).float()
-        image = pixels * self.get_buffer("scale") + self.get_buffer("shift")
-        mu, log_var = self.model(image, (length - self.stats.length_mean) / self.stats.length_std)
+        image = five_channels(rgb, polyline, padding).float() * self.get_buffer("scale") + self.get_buffer("shift")
+        scaled = (length - self.stats.length_mean) / self.stats.length_std
+        mu, log_var = self.model(image, scaled, polyline.shape[-1])
         mean, variance = mu * self.target.std + self.target.mean, log_var.exp() * self.target.std**2
         sigma = variance.sqrt()
         if sides is not None:  # as model/target.py decodes a log scale
@@ -65,7 +72,7 @@ def inputs_of(trained: Trained) -> tuple[str, ...]:
 
 def real_tiles(trained: Trained, table: SampleTable, device: torch.device) -> tuple[Tensor, ...]:
     """All samples of a small `table`, as the exported function takes them."""
-    batch = next(iter(Loader(table, len(table), size=trained.size)))  # without statistics: lengths as they are
+    batch = next(iter(Loader(table, len(table), size=trained.size, view=trained.view)))  # lengths as they are
     given = [batch.rgb, batch.polyline, batch.padding, batch.length]
     sides = torch.from_numpy(table.length_in_sides).float()[:, None]
     return tuple(x.to(device) for x in (*given, sides)[: len(inputs_of(trained))])
@@ -73,19 +80,21 @@ def real_tiles(trained: Trained, table: SampleTable, device: torch.device) -> tu
 
 def random_tiles(trained: Trained, n: int, device: torch.device) -> tuple[Tensor, ...]:
     """`n` tiles of noise with random lengths, the same for each run."""
-    noise, size = torch.Generator().manual_seed(n), trained.size
-    given = [torch.randint(0, 256, (n, size, size, c), dtype=torch.uint8, generator=noise) for c in (3, 1, 1)]
+    noise, size, views = torch.Generator().manual_seed(n), trained.size, len(trained.view)
+    channels = (3 * views, views, views)
+    given = [torch.randint(0, 256, (n, size, size, c), dtype=torch.uint8, generator=noise) for c in channels]
     lengths = [torch.rand(n, 1, generator=noise) for _ in inputs_of(trained)[3:]]
     return tuple(x.to(device) for x in (*given, *lengths))
 
 
 def contract(trained: Trained) -> dict[str, str]:
     """What a caller must do before and may expect after, as text by name; JSON where the value has parts."""
-    size = trained.size
+    size, crop, views = trained.size, trained.view.crop, len(trained.view)
+    order = ", the tile in the first channels" if views > 1 else ""
     taken = {
-        "rgb": f"uint8 (B, {size}, {size}, 3): the tile, letterboxed",
-        "polyline": f"uint8 (B, {size}, {size}, 1): its polyline, drawn and letterboxed likewise",
-        "padding": f"uint8 (B, {size}, {size}, 1): 255 outside the tile, 0 on it",
+        "rgb": f"uint8 (B, {size}, {size}, {3 * views}): {SHOWN[trained.view.kind]}, letterboxed{order}",
+        "polyline": f"uint8 (B, {size}, {size}, {views}): its polyline, drawn, cut and letterboxed likewise",
+        "padding": f"uint8 (B, {size}, {size}, {views}): 255 outside the picture, 0 on it",
         "length": "float32 (B, 1): sum of the polyline's segment lengths in (x / tile width, y / tile height)",
         "sides": "float32 (B, 1): the same sum in pixels, divided by the longer side of the tile",
     }
@@ -96,6 +105,15 @@ def contract(trained: Trained) -> dict[str, str]:
             "mu": "float32 (B,): height in metres, calibrated",
             "sigma": "float32 (B,): its standard deviation in metres, calibrated",
         },
+        "view": trained.view.kind,
+        "window": "none"
+        if trained.view.kind == "tile"
+        else (
+            f"side = max({crop}, ceil({MARGIN:g} * longer side of the polyline's bounding box)) in pixels of the tile;"
+            " height = min(side, tile height), width = min(side, tile width); top = floor((lowest y + highest y -"
+            " height) / 2) clamped to 0 ... tile height - height; left likewise by x and width; cut from the tile and"
+            " from the mask that was drawn on it, then letterboxed as an image of that size"
+        ),
         "letterbox": (
             f"scale = min({size} / width, {size} / height); sides rounded half to even; bilinear without antialiasing;"
             " centred, odd paddings one pixel larger below and to the right; zeros outside"

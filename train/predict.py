@@ -72,6 +72,7 @@ class HeightModel:
             self.forward.batch_size,
             device=self.forward.device,
             size=self.trained.size,
+            view=self.trained.view,
             statistics=self.trained.statistics,
         )
         with Progress(console=console, disable=not console.is_terminal) as progress:

@@ -85,15 +85,14 @@ class Forward:
             torch.compiler.cudagraph_mark_step_begin()
 
     def image(self, rgb: Tensor, polyline: Tensor, padding: Tensor) -> Tensor:
-        """(B, S, S, 3), (B, S, S, 1), (B, S, S, 1) uint8 → (B, 5, S, S) normalised float32, channels_last."""
-        pixels = torch.cat([rgb, polyline, padding], dim=-1).permute(0, 3, 1, 2)  # a view: HWC is channels_last
-        return torch.addcmul(self._shift, pixels.float(), self._scale)
+        """As `five_channels`, normalised: (V·B, 5, S, S) float32, channels_last."""
+        return torch.addcmul(self._shift, five_channels(rgb, polyline, padding).float(), self._scale)
 
     def _forward(
         self, network: nn.Module, rgb: Tensor, polyline: Tensor, padding: Tensor, length: Tensor
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            mu, log_var = network(self.image(rgb, polyline, padding), length)
+            mu, log_var = network(self.image(rgb, polyline, padding), length, polyline.shape[-1])
         return mu, log_var
 
     def _forward_loss(
@@ -101,6 +100,14 @@ class Forward:
     ) -> Tensor:
         mu, log_var = self._forward(self.network, rgb, polyline, padding, length)
         return gaussian_nll(mu, log_var, height, variance_weight, self.beta).mean()
+
+
+def five_channels(rgb: Tensor, polyline: Tensor, padding: Tensor) -> Tensor:
+    """(B, S, S, 3·V), (B, S, S, V), (B, S, S, V) uint8 → (V·B, 5, S, S), channels_last, all first views first."""
+    views = zip(rgb.split(3, dim=-1), polyline.split(1, dim=-1), padding.split(1, dim=-1), strict=True)
+    frames = [torch.cat(view, dim=-1) for view in views]
+    pixels = frames[0] if len(frames) == 1 else torch.cat(frames)
+    return pixels.permute(0, 3, 1, 2)  # HWC is channels_last: a view of the same memory
 
 
 class Step:

@@ -120,7 +120,8 @@ class Training:
         )
         self.step_of = Step(self.forward, optimizer, config.optimizer.clip_norm, accumulate=parts)
 
-        needed = sum(bytes_needed(table, config.data.size) for table in (training, selection))
+        view = config.data.shown()
+        needed = sum(bytes_needed(view.frames(table, config.data.size)) for table in (training, selection))
         cache = choose_cache(config.data.cache, needed, device, folder=kept, ranks=self.place.local_world_size)
         cache = gather(cache)[self.place.rank - self.place.local_rank]  # what is free may differ from rank to rank
         choices: dict[str, Choice | CacheChoice] = {"precision": precision, "compilation": compilation, "cache": cache}
@@ -141,6 +142,7 @@ class Training:
                 shuffle=shuffle,
                 seed=config.seed,
                 size=config.data.size,
+                view=view,
                 statistics=self.statistics,
                 target=self.target.encode(table.height, table.length_in_sides),
                 rank=self.place.rank,
@@ -175,10 +177,12 @@ class Training:
 
         Raises CheckpointError if they do not fit, InputError if they were trained to say something else.
         """
-        before = shared(lambda: load(path))
+        before, data = shared(lambda: load(path)), self.config.data
         for flag, theirs, mine in (
             ("--model.target", before.target.kind, self.config.model.target),
-            ("--data.size", before.size, self.config.data.size),
+            ("--data.size", before.size, data.size),
+            ("--data.view", before.view.kind, data.view),
+            *([] if data.view == "tile" else [("--data.crop", before.view.crop, data.crop)]),
         ):
             if theirs != mine:
                 raise InputError(
