@@ -28,14 +28,14 @@ from .test_training import SMALL
 CPU = torch.device("cpu")
 
 
-def random_batch(size: int, count: int = 4, seed: int = 0) -> Batch:
+def random_batch(size: int, count: int = 4, seed: int = 0, views: int = 1) -> Batch:
     rng = torch.Generator().manual_seed(seed)
 
     def pixels(channels: int) -> torch.Tensor:
         return torch.randint(0, 256, (count, size, size, channels), generator=rng, dtype=torch.uint8)
 
     length, height = torch.randn(count, 1, generator=rng), torch.randn(count, generator=rng)
-    return Batch(pixels(3), pixels(1), pixels(1), length, height, torch.arange(count))
+    return Batch(pixels(3 * views), pixels(views), pixels(views), length, height, torch.arange(count))
 
 
 def network(seed: int = 0, drop_path: float = 0.0) -> HeightRegressor:
@@ -126,23 +126,23 @@ def test_no_step_waits_for_the_device(compilation: str, monkeypatch: pytest.Monk
     assert syncs.found == ["aten._local_scalar_dense.default"]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "views"), [("fp32", 1), ("bf16", 1), ("bf16", 2)])
 @pytest.mark.parametrize(("compilation", "in_training", "in_all"), [("whole", 1, 2), ("regional", 4, 8)])
 def test_graphs_of_training_warm_up_validation_and_partial_batches(
-    graphs: list[Any], compilation: str, in_training: int, in_all: int, precision: str
+    graphs: list[Any], compilation: str, in_training: int, in_all: int, precision: str, views: int
 ) -> None:
     model = network(drop_path=0.1)
     forward = Forward(model, CPU, 4, precision, compilation=compilation)
     step = Step(forward, torch.optim.AdamW(model.parameters(), fused=True), clip_norm=5.0)
     for weight in (0.0, 0.0, 1.0, 1.0):
-        step(random_batch(64), torch.tensor(weight))
+        step(random_batch(64, views=views), torch.tensor(weight))
     assert len(graphs) == in_training, "fullgraph=True would have raised at a break; one more is a recompilation"
     for _ in range(2):
         model.eval()
         for count in (4, 4, 3, 1):
-            forward.predict(random_batch(64, count))
+            forward.predict(random_batch(64, count, views=views))
         model.train()
-        step(random_batch(64), torch.tensor(1.0))
+        step(random_batch(64, views=views), torch.tensor(1.0))
     assert len(graphs) == in_all
 
 

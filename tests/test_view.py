@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,16 +13,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from dali_pipes import Batch, Loader, SampleTable
 from dali_pipes.augment import Draws, shade
+from dali_pipes.errors import InputError
 from dali_pipes.geometry import letterbox, window
 from dali_pipes.masks import letterbox_mask, padding_mask, polyline_mask
 from dali_pipes.view import WHOLE_TILE, Kind, View, distinct
 from model import HeightRegressor
+from train import evaluate
+from train.loop import run
+from train.predict import load
+from train.promotion import judge
 from train.step import Forward
 
 from .conftest import jpeg, via_label
+from .test_promotion import run_folder
+from .test_training import SMALL, Quiet
 
 CPU = torch.device("cpu")
 KINDS: list[Kind] = ["tile", "crop", "both"]
@@ -180,3 +189,42 @@ def test_two_views_are_averaged_after_the_backbone_and_cost_no_parameters(releas
 def test_there_are_three_views() -> None:
     with pytest.raises(ValueError, match="expected a view of tile, crop, both, found 'all'"):
         View("all")  # type: ignore[arg-type]
+
+
+def test_a_run_keeps_its_view_and_whoever_uses_it_shows_the_same(release: Path, tmp_path: Path) -> None:
+    config = replace(SMALL, epochs=1, data=replace(SMALL.data, view="both", crop=100))
+    run(config, release, tmp_path / "run", resume=False, console=Quiet())
+    trained = evaluate.load(tmp_path / "run")
+    assert trained.view == View("both", 100)
+    table = SampleTable.from_release(release, "validation")
+    model = load(tmp_path / "run", device="cpu", batch_size=16)
+    drawn = {tile: table.polyline[table.tile == tile] for tile in dict.fromkeys(table.tile.tolist())}
+    mine = model.predict(release / "VS_KS.zip", drawn).raw_mu
+    for view in (trained.view, View("both", 101)):
+        loader = Loader(table, 16, size=32, view=view, statistics=trained.statistics)
+        mu, _ = evaluate.predict(model.forward, loader, trained.target)
+        assert np.allclose(sorted(mu), sorted(mine), rtol=1e-6) == (view == trained.view)
+    for other in ({"view": "tile"}, {"crop": 101}):
+        data: Any = replace(config.data, **other)
+        with pytest.raises(InputError, match=f"another configuration .data.{next(iter(other))}"):
+            run(replace(config, data=data), release, tmp_path / "run", resume=True, console=Quiet())
+    weights = replace(config, init_from=str(tmp_path / "run"), data=replace(config.data, view="crop"))
+    with pytest.raises(InputError, match=r"were trained with --data\.view both and mean something else with crop"):
+        run(weights, release, tmp_path / "another", resume=False, console=Quiet())
+
+
+def test_old_and_new_networks_are_each_shown_their_own_view(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = run_folder(tmp_path / "old", release, 1.0)
+    new = run_folder(tmp_path / "new", release, 0.0, view="crop", crop=90)
+    shown: list[View] = []
+
+    class Seen(Loader):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            shown.append(self.view)
+
+    monkeypatch.setattr(evaluate, "Loader", Seen)
+    judge(old, new, release, device="cpu", console=Console(quiet=True))
+    assert shown == [WHOLE_TILE, View("crop", 90)], "a checkpoint that names no view was shown tiles"
