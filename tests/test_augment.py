@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dali_pipes import Loader, SampleTable
 from dali_pipes.augment import GOLDEN, Augmentation, Draws, shade, splitmix64, turn, uniform
 from dali_pipes.geometry import normalised_length
+from dali_pipes.view import WHOLE_TILE, View
 
 ALL = Augmentation(hflip=0.5, vflip=0.5, rot90=0.5, brightness=0.3, contrast=0.3)
 EIGHT = [(bool(i & 4), bool(i & 2), bool(i & 1)) for i in range(8)]
@@ -112,11 +113,13 @@ def test_masks_turn_with_the_image_and_keep_their_values(release: Path) -> None:
     assert not torch.equal(changed.rgb, rgb), "the picture is shaded, too"
 
 
-def test_any_ranks_any_cache_and_any_entry_show_the_same_pictures(release: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("view", [WHOLE_TILE, View("both", 100)])
+def test_any_ranks_any_cache_and_any_entry_show_the_same_pictures(view: View, release: Path, tmp_path: Path) -> None:
     table = SampleTable.from_release(release)
 
     def pictures(batch_size: int, first: int = 0, **how: object) -> dict[tuple[int, int], bytes]:
-        loader = Loader(table, batch_size, shuffle=True, seed=6, size=32, augmentation=ALL, folder=tmp_path, **how)  # type: ignore[arg-type]
+        always = {"view": view, "size": 32, "augmentation": ALL, "folder": tmp_path}
+        loader = Loader(table, batch_size, shuffle=True, seed=6, **always, **how)  # type: ignore[arg-type]
         return {
             (epoch, row): batch.rgb[i].numpy().tobytes() + batch.polyline[i].numpy().tobytes()
             for epoch in range(2)
