@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from torch.distributed import is_torchelastic_launched
 
 from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
@@ -85,7 +86,7 @@ def _promote_or_keep(arguments: Arguments) -> None:
         device=config.device,
         console=Console(),
     )
-    if decided == "keep":
+    if decided == "keep" and not is_torchelastic_launched():  # torchrun takes any status for a failure, and starts anew
         raise SystemExit(KEEP)
 
 

@@ -31,8 +31,10 @@ from torch.nn.parallel import DistributedDataParallel
 from dali_pipes.errors import InputError
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others.  The first step compiles, and the index of a new release takes minutes; that
-a process died, torchrun sees within a second and a node's death within 15, so that a long timeout delays nothing."""
+"""How long a rank waits for the others: the first step compiles, and the index of a new release takes minutes.
+
+That a process died, torchrun sees within a second, and its peers by their closed connections; only a node that
+vanishes without closing them is waited for so long."""
 
 BEGUN = "begun"  # the mark of a job whose run folder is its own
 
