@@ -7,12 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import bench.ablate
-from bench.ablate import OPTIONS, OURS, REFERENCE, THIRD, Arguments, as_markdown, changed, recipes, runs, table_of
+from bench.ablate import Arguments, runs, scores_of
+from bench.ablation_tables import heights, markdown_of
+from bench.recipes import OPTIONS, OURS, REFERENCE, THIRD, changed, recipes
 from dali_pipes.errors import InputError
 from train.config import Config, fast, flatten, reference
+from train.metrics import CALIBRATED, NETWORK, POOLED, Baselines
 
 
 def differing(a: Config, b: Config) -> set[str]:
@@ -45,14 +49,13 @@ def test_recipes_of_one_seed_see_the_same_samples_and_seeds_differ() -> None:
 
 
 def result(recipe: str, seed: int, rmse: float, by_epoch: list[float]) -> dict[str, Any]:
-    scores = {"rmse": rmse, "nll": 4.0, "line": 30.0, "pooled_rmse": rmse - 1}
     return {
         "split": "scene",
         "recipe": recipe,
         "seed": seed,
         "samples_seen": 600,
         "development_rmse_by_epoch": by_epoch,
-        "scores": {"validation": scores},
+        "scores": {"line": 30.0, NETWORK: {"rmse": rmse}, POOLED: {"rmse": rmse - 1}},
     }
 
 
@@ -64,12 +67,47 @@ def test_the_table_compares_seed_by_seed() -> None:
         result(OURS, 1, 16.0, [31.0, 29.0]),
         result(THIRD, 1, 24.0, [33.0]),
     ]
-    table = as_markdown(table_of(results, "scene"))
+    table = markdown_of([heights(results, "scene")])
     cells = {row.split(" | ")[0].strip("| "): row.strip("| ").split(" | ") for row in table.splitlines() if "|" in row}
-    assert cells[REFERENCE][3:] == ["25.00 ± 7.07", "24.00 ± 7.07", "4.00 ± 0.00", "1.62 (1.25–2.00)", "2, 2"]
-    assert cells[OURS][3:] == ["15.50 ± 0.71", "14.50 ± 0.71", "4.00 ± 0.00", "1.00 (1.00–1.00)", "1, 2"]
+    assert cells[REFERENCE][3:] == ["25.00 ± 7.07", "24.00 ± 7.07", "1.62 (1.25–2.00)", "2, 2"]
+    assert cells[OURS][3:] == ["15.50 ± 0.71", "14.50 ± 0.71", "1.00 (1.00–1.00)", "1, 2"]
     assert cells[THIRD][-2:] == ["1.50 (1.50–1.50)", "–"]
     assert cells["linear in length"][3] == "30.00 ± 0.00"
+
+
+def test_scores_are_those_of_the_rows_they_are_given() -> None:
+    rng = np.random.default_rng(0)
+    n, sigma = 4000, 10.0
+    height = rng.uniform(50, 200, n)
+    mu = height + sigma * rng.standard_normal(n)
+    rows = [
+        {
+            "scene": f"scene {i % 40}",
+            "height_m": str(height[i]),
+            "length": "0.1",
+            "mu_m": str(mu[i]),
+            "sigma_m": str(sigma),
+            "calibrated_mu_m": str(mu[i]),
+            "calibrated_sigma_m": str(2 * sigma),
+            "calibrated_low_m": str(mu[i] - sigma),
+            "calibrated_high_m": str(mu[i] + sigma),
+            "pooled_mu_m": "",
+            "pooled_sigma_m": "",
+            "pooled_low_m": "",
+            "pooled_high_m": "",
+        }
+        for i in range(n)
+    ]
+    scores = scores_of(rows, Baselines.fit([0.1, 0.1], [100.0, 100.0]))
+    assert scores["line"] == pytest.approx(np.sqrt(np.mean((height - 100) ** 2)))
+    assert POOLED not in scores, "what was not made has no score"
+    network, calibrated = scores[NETWORK], scores[CALIBRATED]
+    assert network["nll"] == pytest.approx(0.5 * np.log(2 * np.pi * np.e) + np.log(sigma), abs=0.02), "Gaussian entropy"
+    assert network["crps"] == pytest.approx(sigma / np.sqrt(np.pi), rel=0.02), "Gaussian CRPS: σ/√π"
+    assert network["nll"] == pytest.approx(network["constant_nll"], abs=0.001), "its σ is a constant, the right one"
+    assert calibrated["nll"] > calibrated["constant_nll"] + 0.2, "twice the σ is worse than the right one"
+    assert (network["coverage"], calibrated["coverage"]) == pytest.approx((0.9, 0.683), abs=0.02)
+    assert calibrated["width"] == pytest.approx(2 * sigma)
 
 
 def test_a_quick_run_ends_with_tables_and_is_not_trained_again(
@@ -79,6 +117,7 @@ def test_a_quick_run_ends_with_tables_and_is_not_trained_again(
     argv = ["--release", str(release), "--out", str(tmp_path / "runs"), "--quick", "--splits", "scene", *files]
     bench.ablate.main(argv)
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [table["title"].split(" on ")[0] for table in first["tables"]] == ["Heights", "Uncertainty"]
     assert {(item["recipe"], item["seed"]) for item in first["results"]} == {(REFERENCE, 0), (OURS, 0)}
     assert all(len(item["development_rmse_by_epoch"]) == 2 for item in first["results"])
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"results.jsonl", "index-cache"}
