@@ -40,7 +40,7 @@ from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import checkpoint
 from model.whole_file import write_text
-from train.config import MAY_CHANGE, Config, flatten
+from train.config import MAY_CHANGE, Config, flattened
 from train.console import RunConsole
 from train.environment import choose_device
 from train.loop import run
@@ -106,10 +106,10 @@ class Run:
     @property
     def key(self) -> str:
         """A digest of the settings that the result depends on and that are not the defaults, which may grow."""
-        default = dict(flatten(asdict(Config())))
+        default = flattened(Config())
         settings = {
             name: value
-            for name, value in flatten(asdict(self.config))
+            for name, value in flattened(self.config).items()
             if name not in MAY_CHANGE and value != default[name]
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,11 +10,10 @@ Two tables, and one JSON object as the last line.
     step stood still for its next batch, as the host sees it.  It hides what loading takes from the step: on a CPU
     both want the same cores, on a GPU the host may run ahead.  So *above its step* is the time of an epoch over that
     of as many steps on batches that lie in memory, less one: all that data cost, whatever the reason.
-2.  Time to a target, `--target` times the validation RMSE of a straight line in polyline length, by the presets
-    `reference` and `fast` as `python -m train` runs them, both with our loader and our step.  What the flags of this
-    command say of backbone, size, weights and epochs holds for both presets, so that a CPU can do it; learning rate,
-    batch size, schedule, augmentation and so on are each preset's own.  Seconds are those of epochs, each with a
-    look at the validation split, which is the one that the target is of.  `--seeds 0` leaves this part out.
+2.  Time to what preset `reference` reaches, by the presets `reference` and `fast` as `python -m train` runs them, both
+    with our loader and our step, scaled down alike, so that a CPU can do it: `--backbones` in place of convnext_base
+    and convnext_tiny, random weights, smaller frames, and `--epochs` in place of the reference's 40, of which fast
+    gets its preset's share.  All else is each preset's own.  See `bench/target.py`.  `--seeds 0` leaves this part out.
 """
 
 from __future__ import annotations
@@ -33,16 +32,17 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from bench import target
 from bench.reference import ReferenceDataset, ReferenceStep, data_loader, unpack
 from bench.render import given_or_rendered
-from bench.target import target_table, to_target
 from bench.timing import Rate, alternate, at_least, finish, ratio, report
 from dali_pipes import Batch, Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import BackboneError, HeightRegressor
-from train.config import PRESETS, Config
+from train.config import Config
 from train.environment import choose_compilation, choose_device, choose_precision, choose_threads
+from train.presets import PRESETS
 from train.step import Forward, Step
 
 REFERENCE, STREAMED, CACHED = "the reference's way", "ours, streamed", "ours, cached"
@@ -60,9 +60,7 @@ class Arguments:
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
     backbone: str = "convnext_atto"
-    """Any ConvNeXt of timm; for both parts and both presets."""
-    weights: str = "none"
-    """none, imagenet, or a file, as --weights of `python -m train`; for the second part."""
+    """Any ConvNeXt of timm, for the first part."""
     size: int = 224
     """Side of the letterboxed frame in the first part, in pixels."""
     batch_size: int = 16
@@ -74,21 +72,22 @@ class Arguments:
     repeats: int = 5
     """Counted turns of each peer in the first part."""
     seeds: int = 1
-    """Runs of each preset in the second part; medians are told."""
-    target: float = 0.5
-    """Target RMSE as a share of that of a straight line in polyline length."""
+    """Runs of each preset in the second part."""
+    backbones: tuple[str, str] = ("convnext_pico", "convnext_atto")
+    """The reference's and fast's in the second part.  An image costs the first 2.5 times as much, and convnext_base 3.4
+    times as much as convnext_tiny (multiplications, timm's tables)."""
+    split: Literal["official", "scene"] = "scene"
+    """Validation samples of the second part: the release's own, or a fold of whole scenes."""
     target_size: int = 112
-    """Side of the frame in the second part, in pixels, for both presets."""
-    epochs: int = 12
-    """The most epochs of a run in the second part, for both presets; a cosine ends there."""
+    """Side of the frame in the second part, in pixels."""
+    epochs: int = 6
+    """The reference's epochs in the second part."""
 
     def __post_init__(self) -> None:
         at_least(1, batch_size=self.batch_size, repeats=self.repeats, epochs=self.epochs)
         at_least(0, seeds=self.seeds)
         at_least(32, size=self.size, target_size=self.target_size)
         at_least(self.batch_size, "a batch", samples=self.samples)
-        if not self.target > 0:
-            raise InputError(f"--target is a share of the straight line's RMSE, above 0, found {self.target}")
 
 
 # --- Epochs.
@@ -216,20 +215,24 @@ def epoch_table(found: dict[str, Any]) -> Table:
 def presets(arguments: Arguments) -> dict[str, list[Config]]:
     """The runs of the second part by their preset, one a seed: each preset, scaled down as the flags say."""
     return {
-        name: [_scaled_down(PRESETS[name](), arguments, seed) for seed in range(arguments.seeds)]
-        for name in ("reference", "fast")
+        name: [_scaled_down(PRESETS[name](), backbone, arguments, seed) for seed in range(arguments.seeds)]
+        for name, backbone in zip((target.REFERENCE, target.FAST), arguments.backbones, strict=True)
     }
 
 
-def _scaled_down(preset: Config, arguments: Arguments, seed: int) -> Config:
+def _scaled_down(preset: Config, backbone: str, arguments: Arguments, seed: int) -> Config:
+    share = arguments.epochs / PRESETS[target.REFERENCE]().epochs
+    warmup = max(1, round(share * preset.optimizer.variance_warmup))
+    data = replace(preset.data, size=arguments.target_size, split=arguments.split, select_on="validation")
     return replace(
         preset,
-        epochs=arguments.epochs,
+        epochs=max(1, round(share * preset.epochs)),
         device=arguments.device,
         seed=seed,
-        backbone=arguments.backbone,
-        weights=arguments.weights,
-        data=replace(preset.data, size=arguments.target_size, select_on="validation"),
+        backbone=backbone,
+        weights="none",
+        data=replace(data, holdout=0.0),  # both train on the same samples
+        optimizer=replace(preset.optimizer, variance_warmup=warmup),
         runtime=replace(preset.runtime, compile=arguments.compile),
     )
 
@@ -244,12 +247,8 @@ def main(argv: list[str]) -> None:
             results = epochs(arguments, release, scratch / "loose")
             tables = [epoch_table(results)]
             if arguments.seeds:
-                results["to_target"] = to_target(presets(arguments), release, scratch, arguments.target)
-                tables.append(target_table(results["to_target"]))
-                tables[-1].caption = (
-                    f"both presets scaled down: {arguments.backbone}, weights {arguments.weights},"
-                    f" {arguments.target_size}², at most {arguments.epochs} epochs"
-                )
+                results["to_target"] = target.to_target(presets(arguments), release, scratch)
+                tables.append(target.target_table(results["to_target"]))
         report(tables, {"bench": "epoch", **asdict(arguments), **results}, choose_device(arguments.device))
 
 

@@ -8,10 +8,11 @@ third of the epochs.  Backbone, size, weights and epochs are scaled down alike f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from typing import Any
 
-from train.config import Config, Data, fast, flatten
+from train.config import Config, Data, flattened
+from train.presets import fast
 
 Settings = Mapping[str, Any]
 """Fields of the configuration by their dotted names, such as {"optimizer.learning_rate": 1e-3}."""
@@ -38,7 +39,7 @@ REFERENCE, OURS, THIRD = "reference", "ours", "ours, a third of the epochs"
 
 def recipes() -> dict[str, Settings]:
     """The rows of the table, in their order: name → what differs from the reference's recipe."""
-    preset = dict(flatten(asdict(fast())))
+    preset = flattened(fast())
     ours = {name: preset[name] for option in OPTIONS.values() for name in option}
     rows: dict[str, Settings] = {REFERENCE: {}}
     rows |= {f"reference + {name}": {k: ours[k] for k in option} for name, option in OPTIONS.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from bench.ablate import Arguments, runs, scores_of
 from bench.ablation_tables import heights, markdown_of
 from bench.recipes import OPTIONS, OURS, REFERENCE, THIRD, changed, recipes
 from dali_pipes.errors import InputError
-from train.config import Config, fast, flatten, reference
+from train.config import Config, flattened
 from train.metrics import CALIBRATED, NETWORK, POOLED, Baselines
+from train.presets import fast, reference
 
 
 def differing(a: Config, b: Config) -> set[str]:
-    left, right = dict(flatten(asdict(a))), dict(flatten(asdict(b)))
+    left, right = flattened(a), flattened(b)
     return {name for name in left if left[name] != right[name]}
 
 

@@ -16,10 +16,11 @@ from rich.table import Table
 from bench import epoch, index, loader, scale, step
 from bench.epoch import Epochs
 from bench.reference import ReferenceDataset, ReferenceStep, unpack
-from bench.target import target_table
+from bench.target import race, target_table
 from bench.timing import Rate, alternate, as_plain, ratio
 from dali_pipes import Loader, SampleTable
 from model import HeightRegressor
+from train.presets import PRESETS
 from train.step import Forward
 
 CPU = torch.device("cpu")
@@ -167,25 +168,39 @@ def test_an_epoch_is_measured_and_the_presets_race_to_a_target(
     release: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = "--samples=32 --batch-size=8 --size=32 --target-size=32 --epochs=1 --repeats=1 --seeds=1 --device=cpu"
-    epoch.main([f"--release={release}", "--target=100", *small.split()])
+    epoch.main([f"--release={release}", "--backbones", "convnext_femto", "convnext_atto", *small.split()])
     found = last_line(capsys)
     rates = found["rates"]
     assert set(rates) == {"the reference's step alone", *found["above_step"], "our step alone"}
     alone, streamed = rates["our step alone"]["median"], rates["ours, streamed"]["median"]
     assert found["above_step"]["ours, streamed"]["median"] == pytest.approx(alone / streamed - 1)
     assert all(0 < rate["median"] < 1 for rate in found["data_wait"].values())
-    runs = found["to_target"]["runs"]
-    assert [runs[name][0]["reached"] for name in ("reference", "fast")] == [True, True]
-    assert runs["reference"][0]["samples"] % 16 == 0 < runs["reference"][0]["samples"]
+    (raced,) = found["to_target"]
+    assert raced["target_rmse"] == raced["reference"]["rmse_by_epoch"][0], "the only epoch is the best"
+    assert len(raced["fast"]["rmse_by_epoch"]) == 1
     assert len(found["tables"]) == 2
 
 
-def test_a_target_that_is_not_reached_is_told_so() -> None:
-    run = {"reached": False, "seconds": 8.0, "epochs": 2, "samples": 64, "rmse": 30.0}
-    there = {**run, "reached": True, "seconds": 5.0}
-    found = {"target_rmse": 20.0, "share": 0.5, "runs": {"reference": [run, run, there], "fast": [there, there, run]}}
-    rows = as_plain(target_table(found))["rows"]
-    assert [row[1:3] for row in rows] == [["1 of 3 seeds", "over 8.0"], ["2 of 3 seeds", "5.0"]]
+def test_presets_race_on_the_same_samples_at_their_own_length() -> None:
+    config = {name: of_seed[1] for name, of_seed in epoch.presets(epoch.Arguments(seeds=2, epochs=6)).items()}
+    assert (config["reference"].epochs, config["fast"].epochs) == (6, 2), "40 and 13, scaled down"
+    assert config["reference"].data == config["fast"].data
+    assert config["reference"].optimizer.learning_rate == PRESETS["reference"]().optimizer.learning_rate
+    assert config["fast"].model == PRESETS["fast"]().model
+
+
+def test_a_race_is_won_at_the_first_epoch_that_is_good_enough() -> None:
+    def records(*rmse: float) -> list[dict[str, float]]:
+        return [{"rmse": value, "seconds": 2.0} for value in rmse]
+
+    won = race(records(30, 20, 10, 15), records(12, 10, 9))
+    assert (won["target_rmse"], won["reference"]["to_target"], won["fast"]["to_target"]) == (10, 6.0, 4.0)
+    lost = race(records(30, 10), records(12, 11))
+    assert lost["fast"]["to_target"] is None
+    table = target_table([won, lost])
+    rows = [row[2:] for row in as_plain(table)["rows"]]
+    assert rows == [["6.0", "4.0", "1.5", "9.00"], ["4.0", "over 4.0", "–", "11.00"]]
+    assert str(table.caption).startswith("1 of 2 seeds reached it, 1.5 ")
 
 
 def test_the_ladder_of_steps_tells_each_rung_beside_the_references(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a run is: one frozen `Config`, and the presets, functions that return one.
+"""What a run is: one frozen `Config`; `presets.py` has functions that return one.
 
 On the command line the fields of `Config` are plain flags (`--epochs 20`), those of its parts carry the part's
 name (`--optimizer.learning-rate 3e-4`).  The defaults are the published reference's recipe.
@@ -7,8 +7,8 @@ name (`--optimizer.learning-rate 3e-4`).  The defaults are the published referen
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -269,37 +269,6 @@ def _check(*bounds: tuple[str, float, float, float]) -> None:
             raise InputError(f"{name} must lie between {low:g} and {high:g}, found {value}")
 
 
-def reference() -> Config:
-    """The published recipe: ConvNeXt-base at 224², ImageNet weights, AdamW 1e-4, batch 16, 40 epochs."""
-    return Config()
-
-
-def fast() -> Config:
-    """ConvNeXt-tiny from ImageNet weights regresses the log scale, a third of the reference's epochs on a cosine.
-
-    What each of these options is worth on rendered tiles and from random weights, `python -m bench.ablate` tells, and
-    `bench.epoch` how soon it is as good as the reference's recipe.  Of ImageNet weights they know nothing.
-    """
-    return Config(
-        epochs=13,
-        backbone="convnext_tiny",
-        data=Data(holdout=0.1, select_on="development"),
-        model=Model(target="log_scale", layer_scale=1.0),
-        optimizer=Optimizer(learning_rate=3e-4, variance_warmup=1, schedule="cosine", ema=0.99),
-    )
-
-
-def demo() -> Config:
-    """`fast` with ConvNeXt-atto from random weights at 112², for minutes on two CPU cores: shows the way."""
-    config = fast()
-    return replace(
-        config, epochs=4, backbone="convnext_atto", weights="none", data=replace(config.data, size=112, holdout=0.15)
-    )
-
-
-PRESETS: dict[str, Callable[[], Config]] = {"reference": reference, "fast": fast, "demo": demo}
-Preset = Literal["reference", "fast", "demo"]
-
 MAY_CHANGE = (
     *("device", "data.threads", "data.cache", "data.max_bad", "data.index_cache", "data.images", "data.labels"),
     *("runtime.compile", "runtime.compile_mode", "runtime.log_every"),
@@ -320,12 +289,18 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def differences(config: Config, before: Mapping[str, Any]) -> list[str]:
     """What makes `config` another run than the one whose `asdict` was `before`, as ["seed 1, was 0"].
 
-    More epochs only prolong a run on a plateau; a cosine has another learning rate at every step of a longer run.
+    More epochs only prolong a run on a plateau; a cosine has another learning rate at every step of a longer run.  What
+    `before` does not say is newer than that run, and had what is now the default.
     """
     may_change = (*MAY_CHANGE, "epochs") if config.optimizer.schedule == "plateau" else MAY_CHANGE
-    old = dict(flatten(before))
+    old = {**flattened(Config()), **dict(flatten(before))}
     return [
-        f"{name} {value}, was {old.get(name, 'not set')}"
-        for name, value in flatten(asdict(config))
-        if name not in may_change and old.get(name, "not set") != value
+        f"{name} {value}, was {old[name]}"
+        for name, value in flattened(config).items()
+        if name not in may_change and old[name] != value
     ]
+
+
+def flattened(config: Config) -> dict[str, Any]:
+    """The settings by their dotted names."""
+    return dict(flatten(asdict(config)))
