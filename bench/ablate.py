@@ -2,7 +2,7 @@
 
     python -m bench.ablate --release runs/release --seeds 3 [--markdown FILE] [--figure FILE]
 
-Every run trains the same small network from random weights, convnext_atto at 112², on the same samples, chooses its
+Every run trains the same small network from random weights, convnext_atto at 80², on the same samples, chooses its
 best epoch on scenes that are held out for it, and looks at the validation samples once: `--split scene`, a fold whose
 scenes it never saw, for every recipe of `bench/recipes.py`; `--split official`, on the scenes that training knows,
 for the reference's recipe and ours.  A seed draws the weights, the order of the samples, the fold and the held-out
@@ -67,7 +67,7 @@ class Arguments:
     """Which validation samples to compare on."""
     only: tuple[str, ...] = ()
     """Recipes to run, by the names of their rows; if not given, all."""
-    size: int = 112
+    size: int = 80
     """Side of the letterboxed frame, in pixels."""
     threads: int = 0
     """DALI's threads; 0 for all cores that this process may use."""
