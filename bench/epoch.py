@@ -78,7 +78,7 @@ class Arguments:
     times as much as convnext_tiny (multiplications, timm's tables)."""
     split: Literal["official", "scene"] = "scene"
     """Validation samples of the second part: the release's own, or a fold of whole scenes."""
-    target_size: int = 112
+    target_size: int = 80
     """Side of the frame in the second part, in pixels."""
     epochs: int = 6
     """The reference's epochs in the second part."""

@@ -32,7 +32,8 @@ fi
 record tests pytest -m gpu --durations=0
 record loader bench.loader --release "$release" --device cuda --samples 2560
 record step bench.step --device cuda --batch-size 64 --steps 20
-record epoch bench.epoch --release "$release" --device cuda --backbone convnext_tiny --batch-size 64 --samples 2560 --seeds 3
+record epoch bench.epoch --release "$release" --device cuda --backbone convnext_tiny --batch-size 64 --samples 2560 \
+    --seeds 3 --backbones convnext_base convnext_tiny --target-size 224
 record scale bench.scale --release "$release" --device cuda --figure "$found/scale.svg"
 record index bench.index "$release" --device cuda
 "$python" -m bench.fill README.md "$found"/*.txt
