@@ -17,7 +17,7 @@ HEADER = "tile,scene,group,polyline,length,height_m,mu_m,sigma_m,scene_seen,clos
 
 def a_run(folder: Path, errors: list[float], tile: str = "a_1.jpg") -> Path:
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"backbone": "convnext_atto"}))
+    (folder / "config.json").write_text(json.dumps({"backbone": "convnext_atto", "data": {"select_on": "development"}}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps({"epoch": i, "rmse": 20 / i}) + "\n" for i in (1, 2)))
     rows = [f"{tile},a,validation,1 2;3 {i},0.1,100,{100 + error},5,true,\n" for i, error in enumerate(errors)]
     (folder / "predictions.csv").write_text(HEADER + "".join(rows))
@@ -47,6 +47,21 @@ def test_nothing_is_explained_where_nothing_is_marked(tmp_path: Path) -> None:
     console = Console(record=True, width=140)
     console.print(comparison_table(runs))
     assert "†" not in console.export_text()
+
+
+def test_figures_that_chose_the_epoch_are_marked(tmp_path: Path) -> None:
+    settings = {
+        "two": {"data": {"select_on": "development"}},
+        "three": {"data": {"select_on": "validation"}},
+        "four": {},
+    }
+    for name, config in settings.items():
+        (a_run(tmp_path / name, [3.0]) / "config.json").write_text(json.dumps(config))
+    console = Console(record=True, width=140)
+    console.print(comparison_table(read_runs([tmp_path / name for name in settings])))
+    said = console.export_text().splitlines()
+    assert ["‡" in line for line in said[1:4]] == [False, True, True], "the reference's habit where nothing is said"
+    assert said[4].startswith("‡ optimistic")
 
 
 def test_runs_of_one_name_are_told_apart_and_one_run_is_shown_once(tmp_path: Path) -> None:

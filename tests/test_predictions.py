@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from train.calibrate import apply, fit
+from train.console import score_table
 from train.metrics import Baselines
 from train.report import Predictions, score_rows, write_predictions
 
@@ -28,7 +32,7 @@ def unseen() -> Predictions:
 def test_predictions_are_written_with_all_that_is_known_of_a_sample(
     tmp_path: Path, official: Predictions, unseen: Predictions
 ) -> None:
-    write_predictions(tmp_path / "predictions.csv", [official, unseen])
+    write_predictions(tmp_path / "predictions.csv", [official, replace(unseen, selection=True)])
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         written = list(csv.DictReader(file))
     assert len(written) == len(official) + len(unseen)
@@ -41,6 +45,7 @@ def test_predictions_are_written_with_all_that_is_known_of_a_sample(
     assert float(first["height_m"]) == pytest.approx(table.height[0], rel=1e-9)
     assert (float(first["mu_m"]), float(first["sigma_m"])) == pytest.approx((official.mu[0], 4.0), abs=1e-4)
     assert (first["scene_seen"], last["scene_seen"]) == ("true", "false")
+    assert (first["optimistic"], last["optimistic"]) == ("false", "true")
     assert first["closed_form_m"] == ""
     table = unseen.table
     length = math.dist(table.polyline[-1, 0], table.polyline[-1, 1])
@@ -61,6 +66,18 @@ def test_the_rows_for_the_console_are_those_of_the_page(official: Predictions, u
         *[("held-out scenes", 60, 20, "none", False)] * 3,
         ("held-out scenes", 60, 20, "none", True),
     ]
+
+
+def test_a_narrow_terminal_cuts_no_score(official: Predictions) -> None:
+    part = replace(official, seen=np.arange(len(official)) < 40)
+    rows = score_rows([part], Baselines.fit(part.table.length, part.table.height))
+    for selected_on, marks in (("validation", 4), ("development", 0)):
+        console = Console(record=True, width=80)
+        console.print(score_table(rows, selected_on))
+        said = console.export_text()
+        assert "…" not in said
+        assert all(f"{row.scores.rmse:.2f}" in said for row in rows)
+        assert said.count("optimistic") == marks, "each part and the caption, or nothing"
 
 
 def test_calibrated_and_pooled_heights_are_written_with_their_90_percent_intervals(

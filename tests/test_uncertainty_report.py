@@ -68,11 +68,11 @@ def test_seven_figures_are_drawn_of_the_unseen_scenes(
 
 
 def test_a_sigma_that_does_not_beat_a_constant_is_said_not_to(development: Predictions) -> None:
-    assert "“network, calibrated” beats the best constant" in verdicts(blocks([development]))[0]
+    assert "“network, calibrated” beats a constant one" in verdicts(blocks([development]))[0]
     assert development.calibrated is not None
     backwards = replace(development.calibrated, sigma=300 / development.calibrated.sigma)
     told = verdicts(blocks([replace(development, calibrated=backwards)]))[0]
-    assert "“network, calibrated” does not beat the best constant" in told
+    assert "“network, calibrated” does not beat a constant one" in told
 
 
 def test_what_the_figures_do_not_show_is_said(development: Predictions) -> None:
@@ -80,10 +80,43 @@ def test_what_the_figures_do_not_show_is_said(development: Predictions) -> None:
     assert f"{len(development)} samples of 12 scenes not trained on" in told
     assert "No finite interval can be promised at 95%: that takes at least 19 development scenes" in told
     assert "The same scenes chose the best epoch" in told
+    assert "They also fitted the calibration, which does not flatter them" in told
     assert "metadata, which the model may not" in told
     raw = predict("validation", sample_table(80), noise=4.0, seen=True)
     for without in (raw, apply(Calibration(1.1, -2.0, 1.3), raw, by_scene=True)):  # the reference's: no quantiles
         assert "none is promised to hold on a new scene" in " ".join(account(without))
+
+
+def test_what_is_expected_of_a_new_scene_is_what_was_measured(validation: Predictions) -> None:
+    unseen = replace(validation, seen=np.zeros(len(validation), bool))
+    assert "expect nine heights of ten or more" in " ".join(account(unseen))
+    assert "nothing is known here" in " ".join(account(replace(unseen, seen=~unseen.seen)))
+    few = unseen.select(np.isin(unseen.table.scene, np.unique(unseen.table.scene)[:9]))
+    assert "9 scenes cannot tell whether they keep their promise" in " ".join(account(few))
+    raw = simulate(20, seed=2)
+    harder = replace(raw, sigma=raw.sigma / 4, name="validation", selection=True)  # than it thinks
+    told = " ".join(account(apply(fit(simulate(12, seed=1)), harder, by_scene=True)))
+    assert "less than the 90% they promise" in told
+    assert "expect nine" not in told
+    assert "chose the best epoch" in told
+    assert "fitted the calibration" not in told, "the development scenes did"
+
+
+def test_whatever_chose_the_epoch_is_marked_in_each_sentence_and_block(
+    tmp_path: Path, validation: Predictions, development: Predictions
+) -> None:
+    page = Page(
+        write(tmp_path / "report.html", replace(validation, selection=True), replace(development, selection=False))
+    )
+    for sentence in (
+        "of validation, which chose the best epoch, the network is off by",
+        "On validation (optimistic), σ is",
+        "On “validation”, scenes not seen in training (optimistic: the best epoch was chosen on it), the σ",
+    ):
+        assert sentence in page.text
+    optimistic = [row[0] for row in page.rows if "optimistic: the best epoch was selected on them" in row[0]]
+    assert len(optimistic) == 3, "all of it, its seen and its unseen scenes"
+    assert all("validation" in name for name in optimistic)
 
 
 def test_the_blocks_by_height_share_one_constant_and_leave_no_sample_out(development: Predictions) -> None:

@@ -93,11 +93,13 @@ def _table(trained: Trained, baselines: Baselines, predictions: Sequence[Predict
         "| samples | predictor | n | scenes seen in training | RMSE, m | MAE, m | bias, m | NLL |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    optimistic = {group.name for group in predictions if group.selection}
     for row in score_rows(predictions, baselines):
         if trained.scenes is None and row.part != "all":
             continue
         score = row.scores
         group = row.group if row.part == "all" else f"{row.group}, {row.part} scenes"
+        group += " (optimistic)" if row.group in optimistic else ""
         predictor = f"{row.predictor} (metadata)" if row.predictor == CLOSED_FORM else row.predictor
         seen = "unknown" if trained.scenes is None else row.seen
         figures = [f"{x:.2f}" if math.isfinite(x) else "–" for x in (score.rmse, score.mae, score.bias, score.nll)]

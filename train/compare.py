@@ -30,8 +30,10 @@ from model.whole_file import write_whole
 
 from .figures import rmse_by_epoch
 from .metrics import Scores, score
+from .tables import VALIDATION
 
 HINT = "name run folders of python -m train"
+OPTIMISTIC = "‡ optimistic: the run's best epoch was chosen on these samples"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Run:
     history: list[dict[str, Any]]
     groups: dict[str, Scores]
     samples: dict[str, frozenset[tuple[str, str]]]
+
+    @property
+    def selected_on(self) -> str:
+        """The samples on which its best epoch was chosen; the reference's habit where the settings do not say."""
+        return str(self.config.get("data", {}).get("select_on", VALIDATION))
 
 
 def read_run(folder: Path) -> Run:
@@ -79,11 +86,16 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def comparison_table(runs: list[Run]) -> Table:
-    """One row a run and group of samples; a group that is not of the same samples in all runs is marked with †."""
+    """One row a run and group of samples; a group that is not of the same samples in all runs is marked with †, and
+    one whose figures are optimistic, since the run's best epoch was chosen on it, with ‡.
+    """
     groups = {group for run in runs for group in run.samples}
     same = {group for group in groups if len({run.samples.get(group) for run in runs}) == 1}
-    caption = None if same == groups else "† not the same samples in all runs"
-    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
+    captions = [
+        *(["† not the same samples in all runs"] if same != groups else []),
+        *([OPTIMISTIC] if any(run.selected_on in run.groups for run in runs) else []),
+    ]
+    table = Table(box=None, pad_edge=False, caption="\n".join(captions) or None, caption_justify="left")
     for name in ("run", "backbone", "epochs", "samples"):
         table.add_column(name, overflow="fold")  # a narrow terminal breaks names, and cuts no figure
     for name in ("n", "RMSE, m", "MAE, m", "bias, m", "NLL"):
@@ -95,7 +107,7 @@ def comparison_table(runs: list[Run]) -> Table:
                 run.name,
                 str(run.config.get("backbone", "–")),
                 str(len(run.history)),
-                group + ("" if group in same else " †"),
+                group + ("" if group in same else " †") + (" ‡" if group == run.selected_on else ""),
             )
             table.add_row(*map(Text, cells), str(found.n), *figures)
     return table

@@ -133,8 +133,9 @@ def score_table(rows: Sequence[ScoreRow], selected_on: str) -> Table:
     The group `selected_on` is marked: the best epoch was chosen on it, so its figures are optimistic.
     """
     table = Table(title="Heights in metres", title_justify="left", box=None, pad_edge=False, caption_justify="left")
-    table.caption = "optimistic: the best epoch was selected on these samples"
-    table.add_column("", no_wrap=True)
+    if any(row.group == selected_on for row in rows):
+        table.caption = "optimistic: the best epoch was selected on these samples"
+    table.add_column("", overflow="fold")  # a narrow terminal breaks names, and cuts no figure
     for name in ("samples", "scenes seen", "RMSE", "MAE", "bias", "NLL"):
         table.add_column(name, justify="right", no_wrap=True)
     for (group, part), block in groupby(rows, key=lambda row: (row.group, row.part)):

@@ -34,7 +34,8 @@ def headline(groups: Sequence[Predictions], baselines: Baselines) -> str:
     if not math.isfinite(network):
         return f"The network's predictions for {group.name} are not all finite numbers: the training has failed."
     return (
-        f"On the {count(len(group), 'sample')} of {group.name} the network is off by {metres(network)} (RMSE), "
+        f"On the {count(len(group), 'sample')} of {group.name}{', which chose the best epoch,' * group.selection} the "
+        f"network is off by {metres(network)} (RMSE), "
         f"{_against(network, line)} the {metres(line)} of a straight line in polyline length."
     )
 
@@ -64,7 +65,9 @@ def scenes_seen(groups: Sequence[Predictions]) -> str:
     sentences = []
     for group in groups:
         scenes, seen = len(np.unique(group.table.scene)), len(np.unique(group.table.scene[group.seen]))
-        if seen == scenes:
+        if scenes == 1:
+            told = f"The one scene in “{group.name}” was {'also' if seen else 'not'} trained on."
+        elif seen == scenes:
             told = f"All {count(scenes, 'scene')} in “{group.name}” were also trained on."
         elif seen == 0:
             told = f"None of the {count(scenes, 'scene')} in “{group.name}” was trained on."
@@ -115,8 +118,8 @@ def honesty(group: Predictions) -> str:
         else "σ is worse than a constant: the model's NLL of {:.2f} does not beat the {:.2f}"
     ).format(model, constant)
     return (
-        f"On {group.name}, {verdict} of a constant σ equal to its own RMSE of {metres(rmse)}, and "
-        f"{coverage(height, group.mu, group.sigma):.0%} of the heights lie within 1 σ, "
+        f"On {group.name}{' (optimistic)' * group.selection}, {verdict} of a constant σ equal to its own RMSE of "
+        f"{metres(rmse)}, and {coverage(height, group.mu, group.sigma):.0%} of the heights lie within 1 σ, "
         f"{coverage(height, group.mu, group.sigma, 2):.0%} within 2 σ (a Gaussian has 68% and 95%)."
     )
 

@@ -29,7 +29,7 @@ from .uncertainty import LEVEL, Forecast
 
 COLUMNS = (
     *("tile", "scene", "group", "polyline", "length", "height_m"),
-    *("mu_m", "sigma_m", "scene_seen", "closed_form_m"),
+    *("mu_m", "sigma_m", "scene_seen", "optimistic", "closed_form_m"),
     *("calibrated_mu_m", "calibrated_sigma_m", "calibrated_low_m", "calibrated_high_m"),
     *("pooled_mu_m", "pooled_sigma_m", "pooled_low_m", "pooled_high_m"),
 )
@@ -127,8 +127,8 @@ def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> N
     """Write all samples of all groups as CSV, replacing `path` only when the whole of it is written.
 
     `polyline` is "x y;x y;…" in pixels, base first; `length` is normalised; `closed_form_m` is empty where the
-    label has no metadata.  The calibrated and the pooled height have the 90 % interval beside
-    them; what was not made, or could not be promised, is empty.
+    label has no metadata; `optimistic` tells whether the best epoch was chosen on the group.  The calibrated and the
+    pooled height have the 90 % interval beside them; what was not made, or could not be promised, is empty.
     """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
@@ -148,6 +148,7 @@ def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> N
                     f"{group.mu[i]:.4f}",
                     f"{group.sigma[i]:.4f}",
                     "true" if group.seen[i] else "false",
+                    "true" if group.selection else "false",
                     *("" if not math.isfinite(x) else f"{x:.4f}" for x in (closed_form[i], *refined[i])),
                 )
             )

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .calibrate import development_of
 from .findings import count, metres, number
 from .predictions import Predictions
-from .uncertainty import HEIGHT_EDGES, LEVELS, Forecast, Uncertainty, bins, coverage_by_scene
+from .uncertainty import HEIGHT_EDGES, LEVEL, LEVELS, Forecast, Uncertainty, bins, coverage_by_scene
 
 CONSTANT = "with a constant σ"
+FEWEST_SCENES = 10  # below this their coverage tells nothing of the promise, which one missed scene shifts by a tenth
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Block:
     """"all", "seen" or "unseen" scenes, or a bin of heights."""
     samples: int
     scenes: int
+    optimistic: bool
+    """Whether the best epoch was chosen on these samples."""
     rows: list[tuple[str, Uncertainty]]
 
 
@@ -61,24 +65,24 @@ def height_blocks(group: Predictions) -> list[Block]:
 
 
 def verdicts(table: Sequence[Block]) -> list[str]:
-    """Of each block in a sentence, whether each forecast's σ beats the best constant for the same means."""
+    """Of each block in a sentence, whether each forecast's σ beats a constant one, the RMSE, for the same means."""
     told = []
     for block in table:
         clauses = []
         for (name, ours), (_, bar) in zip(block.rows[::2], block.rows[1::2], strict=True):
             clauses.append(
-                f"the σ of “{name}” {'beats' if ours.beats(bar) else 'does not beat'} the best constant "
+                f"the σ of “{name}” {'beats' if ours.beats(bar) else 'does not beat'} a constant one "
                 f"(NLL {number(ours.nll)} against {number(bar.nll)}, CRPS {metres(ours.crps)} against "
                 f"{metres(bar.crps)})"
             )
-        told.append(f"On “{block.group}”{_SEEN.get(block.part, '')}, {'; '.join(clauses)}.")
+        marked = " (optimistic: the best epoch was chosen on it)" if block.optimistic else ""
+        told.append(f"On “{block.group}”{_SEEN.get(block.part, '')}{marked}, {'; '.join(clauses)}.")
     return told
 
 
 def account(group: Predictions) -> list[str]:
     """What the figures of `group` show and do not show, for a reader who knows no statistics."""
-    height, scene = group.table.height, group.table.scene
-    scenes = len(np.unique(scene))
+    scenes = len(np.unique(group.table.scene))
     seen = "not trained on" if not group.seen.any() else "trained on" if group.seen.all() else "partly trained on"
     told = [f"These figures are of “{group.name}”: {count(len(group), 'sample')} of {count(scenes, 'scene')} {seen}."]
     said = group.pooled or group.calibrated
@@ -88,16 +92,8 @@ def account(group: Predictions) -> list[str]:
             "No interval here was fitted on development scenes: each is what its Gaussian states, and none is promised "
             "to hold on a new scene.",
         ]
-    best = "the pooled 90% intervals" if group.pooled else "the calibrated 90% intervals"
-    interval = said.intervals[0.9]
-    if np.isfinite(interval[1]).all():
-        held = coverage_by_scene(height, interval, scene)
-        told.append(
-            f"In each scene {best} hold {held.min():.0%} to {held.max():.0%} of the heights, on average over scenes "
-            f"{held.mean():.0%}, and are {metres(float(np.mean(interval[1] - interval[0])))} wide on average. So of an "
-            "acquisition like these, expect nine heights of ten within them on average over many acquisitions; within "
-            "one, errors go together, and all of its heights may lie outside."
-        )
+    if np.isfinite(said.intervals[LEVEL][1]).all():
+        told += _held(group, said)
     out_of_reach = [level for level in LEVELS if not np.isfinite(said.intervals[level][1]).all()]
     if out_of_reach:
         told.append(
@@ -108,10 +104,9 @@ def account(group: Predictions) -> list[str]:
             + " development scenes, whatever the network."
         )
     if group.selection:
-        told.append(
-            "The same scenes chose the best epoch, which makes these figures somewhat optimistic; that they also "
-            "fitted the calibration does not, since each was calibrated by the others."
-        )
+        told.append("The same scenes chose the best epoch, which makes these figures somewhat optimistic.")
+    if development_of([group]) is not None:
+        told.append("They also fitted the calibration, which does not flatter them: each was calibrated by the others.")
     if group.pooled is not None:
         told.append(
             "Pooling lets the polylines of one acquisition tell of each other, and needs several of them; which tiles "
@@ -124,6 +119,36 @@ def account(group: Predictions) -> list[str]:
         "the model may not."
     )
     return told
+
+
+def _held(group: Predictions, said: Forecast) -> list[str]:
+    """What the most refined 90 % intervals held of the heights, and whether that fits what they promise."""
+    low, high = said.intervals[LEVEL]
+    held = coverage_by_scene(group.table.height, (low, high), group.table.scene)
+    scenes, mean = len(held), float(held.mean())
+    name = f"the {'pooled' if group.pooled else 'calibrated'} {LEVEL:.0%} intervals"
+    width = f"{metres(float(np.mean(high - low)))} wide on average"
+    if scenes < FEWEST_SCENES:
+        return [
+            f"Here {name} are {width} and hold {mean:.0%} of the heights, on average over scenes. Errors of a scene go "
+            f"together, so {count(scenes, 'scene')} cannot tell whether they keep their promise."
+        ]
+    told = (
+        f"In each scene {name} hold {held.min():.0%} to {held.max():.0%} of the heights, on average over scenes "
+        f"{mean:.0%}, and are {width}."
+    )
+    if mean + 2 * float(held.std()) / scenes**0.5 < LEVEL:
+        return [
+            told,
+            f"That is less than the {LEVEL:.0%} they promise, by more than chance: these scenes are not like those "
+            "that the intervals were fitted on, and of an acquisition like these no more is to be expected.",
+        ]
+    if group.seen.all():
+        return [told, "The promise is of scenes not trained on, and of these nothing is known here."]
+    return [
+        f"{told} So of an acquisition like these, expect nine heights of ten or more within them on average over "
+        "many acquisitions; within one, errors go together, and all of its heights may lie outside."
+    ]
 
 
 _SEEN = {"seen": ", scenes seen in training", "unseen": ", scenes not seen in training"}
@@ -139,4 +164,4 @@ def _beside_constants(group: Predictions) -> list[tuple[str, Forecast]]:
 def _block(group: Predictions, part: str, forecasts: Sequence[tuple[str, Forecast]]) -> Block:
     height, scene = group.table.height, group.table.scene
     rows = [(name, Uncertainty.of(height, said, scene)) for name, said in forecasts]
-    return Block(group.name, part, len(group), len(np.unique(scene)), rows)
+    return Block(group.name, part, len(group), len(np.unique(scene)), group.selection, rows)
