@@ -31,7 +31,11 @@ from torch.nn.parallel import DistributedDataParallel
 from dali_pipes.errors import InputError
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others: the first step compiles, and the index of a new release takes minutes.
+"""How long a rank waits for the others at first: steps compile, and the index of a new release takes minutes."""
+
+SETTLED = timedelta(minutes=10)
+"""How long a rank waits for the others once an epoch is over: NCCL's own default, and enough for rank 0 to write a
+checkpoint to a slow disk.
 
 That a process died, torchrun sees within a second, and its peers by their closed connections; only a node that
 vanishes without closing them is waited for so long."""
@@ -112,6 +116,13 @@ def joined(place: Place, device: torch.device) -> Iterator[None]:
     )
     yield
     leave()
+
+
+def settle() -> None:
+    """Wait for others no longer than `SETTLED` from here on: all is indexed, compiled and cached."""
+    if dist.is_initialized():
+        set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.14
+        set_timeout(SETTLED)
 
 
 def leave() -> None:

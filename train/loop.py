@@ -25,7 +25,7 @@ from .calibrate import FEWEST_SCENES, calibrate_checkpoint
 from .checkpointing import Due, RunFolder, checkpoint_of
 from .config import Config
 from .console import Moment, RunConsole, score_table
-from .distributed import Agreement, Place, begin, begun, first_on_each_node, gather, joined, leave, mean, shared
+from .distributed import Agreement, Place, begin, begun, first_on_each_node, gather, joined, leave, mean, settle, shared
 from .environment import choose_device
 from .evaluate import evaluate, load, predict, refine
 from .metrics import Scores, score
@@ -177,6 +177,7 @@ class Loop:
             training.seconds = training.waited = 0.0
             training.loss.zero_()
             self._save(best=is_best)
+            settle()
             self.console.epoch(record)
             self.tracker.scalars(training.epoch, record)
         self._agreement.reached()
