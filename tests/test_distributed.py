@@ -8,11 +8,15 @@ small as what is left of the rounding; `RUN` is therefore for two epochs of it, 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +29,9 @@ from dali_pipes import Batch
 from dali_pipes.errors import InputError
 from model import HeightRegressor
 from tests.test_training import Quiet, learnt
+from train import distributed
 from train.__main__ import parse
-from train.distributed import Place, data_parallel, joined, mean
+from train.distributed import LostRank, Place, data_parallel, joined, mean, one_voice, settle
 from train.loop import run
 from train.step import Forward, Step
 
@@ -83,7 +88,7 @@ def one(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two(release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A run of two ranks with their shares in two parts, disturbed twice: first rank 1 is killed in the second epoch
-    and torchrun starts both anew, then rank 1 alone gets a SIGTERM."""
+    and torchrun starts both anew, then rank 1 alone gets a SIGTERM, while rank 0's disk is slow."""
     folder = tmp_path_factory.mktemp("ranks") / "two"
     script = folder.with_suffix(".py")
     script.write_text(DISTURBED)
@@ -93,15 +98,41 @@ def two(release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 
 DISTURBED = """
-import os, signal, sys
-import train.__main__
+import os, signal, sys, time
+import train.__main__, train.loop, train.training
+from dali_pipes.cache import CacheChoice
+from train.checkpointing import RunFolder
 from train.console import RunConsole
 
-at = {"0": ((2, 3), signal.SIGKILL), "1": ((2, 4), signal.SIGTERM)}[os.environ["TORCHELASTIC_RESTART_COUNT"]]
+rank, start = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
+at = {"0": ((2, 3), signal.SIGKILL), "1": ((2, 4), signal.SIGTERM)}[start]
 def disturbed(self, now):
-    if (now.epoch, now.step) == at[0] and os.environ["RANK"] == "1":
+    if (now.epoch, now.step) == at[0] and rank == "1":
         os.kill(os.getpid(), at[1])
 RunConsole.moment = disturbed
+
+save = RunFolder.save
+def slowly(self, state, **options):
+    stopped = (start, state["step"]) == ("1", 5)
+    time.sleep(stopped)
+    save(self, state, **options)
+    if stopped:
+        print("rank 0 has written", flush=True)
+RunFolder.save = slowly
+
+leave = train.loop.leave
+def leaving():
+    print(f"rank {rank} leaves", flush=True)
+    leave()
+train.loop.leave = leaving
+
+Loader = train.training.Loader
+def told(*arguments, cache, **options):
+    print(f"rank {rank} caches: {cache}", flush=True)
+    return Loader(*arguments, cache=cache, **options)
+train.training.Loader = told
+train.training.choose_cache = lambda *arguments, **options: CacheChoice({"0": "host", "1": "none"}[rank], "its room")
+
 train.__main__.main(sys.argv[1:])
 """
 
@@ -115,6 +146,16 @@ def test_after_a_crash_torchruns_restart_goes_on_and_a_signal_to_one_rank_stops_
     assert all("rank 0 lost another rank" in sentence for sentence in told(result)), "torchrun may end it before"
     state = torch.load(folder / "last.pt", weights_only=True)
     assert (state["epoch"], state["step"], len(state["random"])) == (1, 5, 2), "it stops at the end of the next step"
+    order = re.findall(r"rank \d (?:has written|leaves)", result.stdout)
+    assert order[0] == "rank 0 has written", "else torchrun would end rank 0 while it writes"
+    assert sorted(order[1:]) == ["rank 0 leaves", "rank 1 leaves"]
+
+
+def test_the_ranks_of_a_node_keep_their_tiles_in_one_place_though_they_see_other_room(
+    two: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    told = sorted(set(re.findall(r"rank \d caches: \w+", two[1].stdout)))
+    assert told == ["rank 0 caches: host", "rank 1 caches: host"]
 
 
 def test_an_epoch_of_two_ranks_has_the_metrics_and_parameters_of_one_process(
@@ -141,22 +182,37 @@ def test_one_process_goes_on_in_mid_epoch_where_two_ranks_were_stopped(
 # --- The step, rank by rank: losses and gradients, eager and compiled.
 
 
-def epoch_of_steps(rank: int, world_size: int, compilation: str, accumulate: int) -> dict[str, Any]:
-    """Eight steps of SGD on a fixed batch of 8 each → the losses, the last gradients, the parameters."""
-    cpu, size, share = torch.device("cpu"), 32, 8 // world_size
+def epoch_of_steps(
+    rank: int, world_size: int, compilation: str, accumulate: int, resumed_at: int | None = None
+) -> dict[str, Any]:
+    """Eight steps of SGD on a fixed batch of 8 each → the losses, the last gradients, the parameters.
+
+    `resumed_at`: the step before which all is built anew around the same parameters, as by a process that resumes.
+    """
+    size, share = 32, 8 // world_size
     torch.manual_seed(0)
-    model = HeightRegressor("convnext_atto", drop_path=0.0, layer_scale=1.0).to(memory_format=torch.channels_last)
-    network = data_parallel(model, cpu, compress=False)
-    forward = Forward(model, cpu, share // accumulate, "fp32", compilation=compilation, network=network)
-    step = Step(forward, torch.optim.SGD(model.parameters(), lr=0.05), 5.0, accumulate=accumulate)
     gradients: dict[str, torch.Tensor] = {}
 
-    def remember(*of_the_step: Any) -> None:
-        gradients.update({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    def begin(state: dict[str, torch.Tensor] | None = None) -> tuple[HeightRegressor, Step]:
+        cpu = torch.device("cpu")
+        model = HeightRegressor("convnext_atto", drop_path=0.0, layer_scale=1.0).to(memory_format=torch.channels_last)
+        if state:
+            model.load_state_dict(state)
+        network = data_parallel(model, cpu, compress=False)
+        forward = Forward(model, cpu, share // accumulate, "fp32", compilation=compilation, network=network)
+        step = Step(forward, torch.optim.SGD(model.parameters(), lr=0.05), 5.0, accumulate=accumulate)
 
-    step.optimizer.register_step_pre_hook(remember)
+        def remember(*of_the_step: Any) -> None:
+            gradients.update({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+        step.optimizer.register_step_pre_hook(remember)
+        return model, step
+
+    model, step = begin()
     random, losses = torch.Generator().manual_seed(1), []
-    for _ in range(8):
+    for i in range(8):
+        if i == resumed_at:
+            model, step = begin(model.state_dict())
         pixels = [torch.randint(0, 256, (8, size, size, c), generator=random).byte() for c in (3, 1, 1)]
         length, height = torch.randn(8, 1, generator=random), torch.randn(8, generator=random)
         columns = [*pixels, length, height, torch.arange(8)]
@@ -168,10 +224,18 @@ def epoch_of_steps(rank: int, world_size: int, compilation: str, accumulate: int
 WAYS = [("off", 1), ("off", 2), ("regional", 1)]
 
 
-def on_each_way(rank: int, folder: Path, port: int) -> None:
+def one_of(rank: int, world_size: int, port: int) -> AbstractContextManager[None]:
+    """Be one of so many ranks, as torchrun would have it."""
+    told = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size}
+    os.environ |= {
+        name: str(value) for name, value in {**told, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items()
+    }
+    return joined(Place.from_environment(), torch.device("cpu"))
+
+
+def on_each_way(rank: int, folder: Path, ports: tuple[int, int]) -> None:
+    """Two ranks on each way, then three that resume and are at last told that one of them is lost."""
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     compile_module = torch.nn.Module.compile
 
     def fast(self: torch.nn.Module, *arguments: Any, **options: Any) -> None:
@@ -179,20 +243,44 @@ def on_each_way(rank: int, folder: Path, port: int) -> None:
         compile_module(self, *arguments, **{**options, "backend": "aot_eager"})
 
     torch.nn.Module.compile = fast  # type: ignore[method-assign]
-    with joined(Place.from_environment(), torch.device("cpu")):
-        for compilation, accumulate in WAYS:
-            found = epoch_of_steps(rank, 2, compilation, accumulate)
-            torch.save(found, folder / f"{compilation} {accumulate} {rank}.pt")
+    if rank < 2:
+        with one_of(rank, 2, ports[0]):
+            for compilation, accumulate in WAYS:
+                found = epoch_of_steps(rank, 2, compilation, accumulate)
+                torch.save(found, folder / f"{compilation} {accumulate} {rank}.pt")
+    with one_of(rank, 3, ports[1]):
+        for resumed_at in (None, 4):
+            found = epoch_of_steps(rank, 3, "off", 1, resumed_at)
+            torch.save(found, folder / f"three {resumed_at} {rank}.pt")
+        falls_silent(rank, folder / "lost")
+
+
+def falls_silent(rank: int, said: Path) -> None:
+    """Ranks 1 and 2 keep their connections open and say nothing, until rank 0 has told what it makes of it."""
+    distributed.SETTLED = timedelta(seconds=1)
+    settle()
+    if rank:
+        deadline = time.monotonic() + 30
+        while not said.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os._exit(not said.exists())
+    try:
+        with one_voice(Place.from_environment()):
+            mean(torch.ones(()))
+    except LostRank as lost:
+        said.write_text(str(lost))
+    os._exit(0)  # after an error the group is left as it is
 
 
 @pytest.fixture(scope="module")
 def ways(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two ranks found on each way, in files."""
+    """What the ranks found, in files."""
     folder = tmp_path_factory.mktemp("ways")
-    with socket.socket() as free:
+    with socket.socket() as free, socket.socket() as other:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(on_each_way, (folder, port), nprocs=2)
+        other.bind(("127.0.0.1", 0))
+        ports = free.getsockname()[1], other.getsockname()[1]
+    spawn(on_each_way, (folder, ports), nprocs=3)
     return folder
 
 
@@ -208,7 +296,20 @@ def test_two_ranks_have_the_losses_gradients_and_parameters_of_one_process(
         close(expected["parameters"], found["parameters"], STEP)
 
 
+def test_three_ranks_that_resume_are_to_the_bit_those_that_went_on(ways: Path) -> None:
+    """Three numbers have more than one sum, by their order; two have one."""
+    for rank in range(3):
+        whole, resumed = (torch.load(ways / f"three {at} {rank}.pt", weights_only=True) for at in (None, 4))
+        assert resumed["losses"] == whole["losses"]
+        close(whole["parameters"], resumed["parameters"], 0)
+
+
 # --- What goes wrong.
+
+
+def test_a_settled_rank_waits_for_a_silent_one_no_longer_than_it_must(ways: Path) -> None:
+    assert "rank 0 lost another rank, whose own error tells why (" in (ways / "lost").read_text()
+    assert distributed.SETTLED < distributed.TIMEOUT
 
 
 def test_a_failing_rank_ends_all_with_its_own_sentence(release: Path, tmp_path: Path) -> None:
