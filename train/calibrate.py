@@ -1,8 +1,9 @@
 """Fitting a calibration on development scenes: scenes that were held out of training as a whole, and nothing else.
 
-1.  `correct`: mean and temperature, by the maximum of the Gaussian likelihood.
+1.  `correct`: the mean, by the maximum of the Gaussian likelihood.
 2.  `conformal_quantile`: how many σ an interval must reach so that its level holds on scenes never seen.
-3.  `fit`: both, and the shares of errors that tiles and scenes have in common (pooling.py): one `Calibration`.
+3.  `fit`: both, the temperature, and the shares of errors that tiles and scenes have in common (pooling.py): one
+    `Calibration`.
 4.  `apply`, and `cross_fit` for the development scenes themselves, of which each is calibrated by the others.
 5.  `calibrate_checkpoint`: what a run does at its end.
 
@@ -10,9 +11,13 @@ Samples of a scene err together, so they are not exchangeable and the usual spli
 much; scenes are.  So each scene has one vote, shared by its samples, and the new one has an infinite vote: the
 hierarchical conformal prediction of Lee, Barber and Willett 2023 (arXiv:2306.06342; the pooled distribution of Dunn,
 Wasserman and Ramdas 2022, arXiv:1809.07441, with a correction for few scenes).  For K scenes it promises levels up to
-K/(K + 1): 90 % needs 9 scenes, 95 % needs 19.  Each scene's scores are taken with the mean and temperature of the
-others, as in the jackknife, since three fitted numbers flatter the scenes that they were fitted on; what selected
-the network's epoch on the same scenes flatters them, too, and is not corrected.
+K/(K + 1): 90 % needs 9 scenes, 95 % needs 19.
+
+What is fitted flatters the scenes that it was fitted on, the more the fewer they are.  So whatever tells how large
+errors are, is fitted to those that each scene has by the others, as in the jackknife: temperature and shares by the
+others' line, quantiles by the others' whole calibration.  Fitted on 8 simulated scenes, pooled heights of new ones
+erred by 1.5 times the variance that they stated; by a line through each scene's own errors it was 2.1 times.  What
+selected the network's epoch on the same scenes flatters them, too, and is not corrected.
 """
 
 from __future__ import annotations
@@ -40,11 +45,11 @@ Pair = tuple[Float64, Float64]  # mu, sigma (N,) metres
 FEWEST_SCENES = 5  # below this a line through the scenes' errors is chance, and no level above 80 % can be promised
 
 
-def correct(height: Float64, mu: Float64, sigma: Float64) -> tuple[float, float, float]:
-    """`a`, `b`, `tau` that make `height` (N,) likeliest under N(a·mu + b, (tau·|a|·sigma)²), all metres.
+def correct(height: Float64, mu: Float64, sigma: Float64) -> tuple[float, float]:
+    """`a`, `b` that make `height` (N,) likeliest under N(a·mu + b, (c·sigma)²), whatever c; all metres.
 
-    Least squares with weights 1/sigma², then the weighted residuals' root mean square.  Where the predictions do not
-    vary, or rise as heights fall, there is no line to correct by: `a` stays 1.
+    Least squares with weights 1/sigma².  Where the predictions do not vary, or rise as heights fall, there is no line
+    to correct by: `a` stays 1.
     """
     weight = 1 / sigma**2
     weight /= weight.sum()
@@ -52,9 +57,7 @@ def correct(height: Float64, mu: Float64, sigma: Float64) -> tuple[float, float,
     spread = float(weight @ centred**2)
     a = float(weight @ (centred * height)) / spread if spread > 0 else 1.0
     a = a if a > 0 else 1.0
-    b = float(weight @ (height - a * mu))
-    tau = float(np.sqrt(np.mean(((height - a * mu - b) / sigma) ** 2))) / a
-    return a, b, tau or 1.0  # a fit without any error says nothing of σ
+    return a, float(weight @ (height - a * mu))
 
 
 def conformal_quantile(score: Float64, scene: NDArray[np.str_], level: float) -> float:
@@ -148,12 +151,19 @@ def calibrate_checkpoint(path: Path, predictions: Sequence[Predictions]) -> Cali
 def _gaussian(development: Predictions) -> Calibration:
     """The calibration without its quantiles."""
     table, length = development.table, polyline_length_px(development.table.polyline)
-    a, b, tau = correct(table.height, development.mu, development.sigma)
-    calibration = Calibration(a, b, tau, scenes=len(np.unique(table.scene)))
-    log_scale, variance = to_log_scale(length, *calibration(development.mu, development.sigma))
+    scenes, group = np.unique(table.scene, return_inverse=True)
+    mu = np.empty(len(development))
+    for this in range(len(scenes)):
+        others = group != this
+        slope, intercept = correct(table.height[others], development.mu[others], development.sigma[others])
+        mu[~others] = slope * development.mu[~others] + intercept
+    larger = float(np.sqrt(np.mean(((table.height - mu) / development.sigma) ** 2)))
+    larger = larger or 1.0  # a fit without any error says nothing of σ
+    log_scale, variance = to_log_scale(length, mu, larger * development.sigma)
     error = log_scale - np.log(table.height / length)
     within_tile, between = fit_shares(error, variance, table.tile, table.scene)
-    return replace(calibration, within_tile=within_tile, between=between)
+    a, b = correct(table.height, development.mu, development.sigma)
+    return Calibration(a, b, larger / a, within_tile=within_tile, between=between, scenes=len(scenes))
 
 
 def _apply(calibration: Calibration, raw: Predictions) -> tuple[Pair, Pair]:
