@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -309,6 +311,33 @@ def test_a_second_signal_ends_at_once_but_an_echo_of_the_first_does_not(monkeypa
         assert ended == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGUSR1) == before
+
+
+ORPHANED = """
+import os, signal, time
+from train.signals import Signals, Stopped, end_with_parent
+
+ready, tell = os.pipe()
+if os.fork():
+    os.read(ready, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+try:
+    with Signals():
+        end_with_parent()
+        os.write(tell, b".")
+        time.sleep(20)
+        print("nobody told it", flush=True)
+except Stopped as stopped:
+    print(stopped, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_who_is_left_behind_by_the_process_that_started_it_ends_in_order() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", ORPHANED], cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout == "stopped by SIGUSR1; what was saved is whole: add --resume to go on\n", result.stderr
 
 
 def test_the_writer_runs_one_job_at_a_time_and_one_more_may_wait_without_a_delay() -> None:

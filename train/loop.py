@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
+from torch.distributed import is_torchelastic_launched
 
 from dali_pipes import Batch
 from dali_pipes.errors import InputError
@@ -30,7 +31,7 @@ from .environment import choose_device
 from .evaluate import evaluate, load, predict, refine
 from .metrics import Scores, score
 from .report import score_rows, write_predictions, write_report
-from .signals import Signals, Stopped
+from .signals import Signals, Stopped, end_with_parent
 from .tables import Tables, beside, counts, load_tables
 from .tracker import Tracker, open_tracker
 from .training import Clock, Training
@@ -48,6 +49,8 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
     device = choose_device(place.device(config.device))
     kept = Path(config.data.index_cache) if config.data.index_cache else beside(out)
     with Signals() as signals:
+        if is_torchelastic_launched():
+            end_with_parent()
         with joined(place, device):
             again = resume or begun()
             folder = shared(lambda: RunFolder(out, config, resume=again))

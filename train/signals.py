@@ -12,18 +12,20 @@ signal every process of a job, and torchrun passes on what it received itself.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 75, signal.SIGINT: 130}
 SAME = 2.0
 SAVED = "what was saved is whole"
+PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 
 
 class Stopped(BaseException):
@@ -76,6 +78,16 @@ class Signals:
         elif time.monotonic() - self._at > SAME:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGUSR1 where the process that started this one is gone.
+
+    torchrun that is killed, also by a SIGUSR1 that it was not told to handle, leaves its ranks behind: they would train
+    on, into the folder that the next start goes on from.  Linux alone can do this.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
 
 
 def ignore_echoes() -> None:

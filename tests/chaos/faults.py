@@ -114,14 +114,52 @@ def signalled(number: signal.Signals, status: int) -> Callable[[Ground], str]:
 def torchrun_restarts(ground: Ground) -> str:
     """torchrun starts two ranks anew after one was killed."""
     folder = ground.work / "torchrun"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
-    command += ["-m", "train", "--release", str(ground.release), "--out", str(folder), *SMALL, "--epochs", "4"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as agent:
-        while agent.poll() is None and not (folder / "metrics.jsonl").exists():
-            time.sleep(0.01)
-        ranks = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-        os.kill(int(random.Random(0).choice(ranks)), signal.SIGKILL)
-        said = agent.communicate(timeout=300)[1]
+    agent, ranks = _torchrun(ground, folder, "--max-restarts", "1")
+    os.kill(random.Random(0).choice(ranks), signal.SIGKILL)
+    return _all_epochs(agent, folder)
+
+
+def torchrun_killed(ground: Ground) -> str:
+    """torchrun itself is killed: the ranks that it leaves behind save and end, and the next start goes on."""
+    folder = ground.work / "killed"
+    agent, ranks = _torchrun(ground, folder)
+    agent.kill()
+    agent.wait()
+    killed = time.monotonic()
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        if time.monotonic() > killed + WITHIN:
+            raise Fault("its ranks train on")
+        time.sleep(0.01)
+    seconds = time.monotonic() - killed
+    if len(metrics(folder)) == 4:
+        raise Fault("its ranks trained on to the end")
+    again = _torchrun(ground, folder, resume=True)[0]
+    return f"its ranks ended after {seconds:.1f} s; {_all_epochs(again, folder)}"
+
+
+def _torchrun(
+    ground: Ground, folder: Path, *options: str, resume: bool = False
+) -> tuple[subprocess.Popen[str], list[int]]:
+    """torchrun and its two ranks, past their first epoch of four."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *options, "-m", "train"]
+    command += [
+        "--release",
+        str(ground.release),
+        "--out",
+        str(folder),
+        *SMALL,
+        *EPOCHS,
+        *(["--resume"] if resume else []),
+    ]
+    agent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while agent.poll() is None and not (folder / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    return agent, [int(rank) for rank in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()]
+
+
+def _all_epochs(agent: subprocess.Popen[str], folder: Path) -> str:
+    """Wait for the end, and see that nothing was lost or doubled."""
+    said = agent.communicate(timeout=300)[1]
     if agent.returncode:
         raise Fault(f"torchrun ended with {agent.returncode}: {said[-500:]}")
     wrong = faults_of(folder)
@@ -264,6 +302,7 @@ CASES: dict[str, Callable[[Ground], str]] = {
     "SIGUSR1": signalled(signal.SIGUSR1, 75),
     "SIGINT": signalled(signal.SIGINT, 130),
     "a crash under torchrun --max-restarts": torchrun_restarts,
+    "torchrun killed": torchrun_killed,
     "a full disk": full_disk,
     "a read-only run folder": read_only_from_the_start,
     "a disk that becomes read-only": read_only_on_the_way,
