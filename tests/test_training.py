@@ -31,6 +31,7 @@ from train.environment import choose_compilation, choose_compile_mode, choose_de
 from train.loop import run
 from train.presets import demo, fast, reference
 from train.schedule import Schedule, cosine
+from train.tables import load_tables
 
 SMALL = Config(
     epochs=3,
@@ -128,6 +129,19 @@ def test_validation_is_looked_at_once_unless_it_selects_which_is_said(
     assert "validation RMSE" in console.text.getvalue()
     assert "validation (optimistic)" in console.text.getvalue()
     assert "no samples are left that had no part in the choice" in (tmp_path / "run/report.html").read_text()
+
+
+def test_samples_of_a_release_that_was_not_trained_on_chose_nothing(
+    finished: tuple[Path, str], release: Path, tmp_path: Path
+) -> None:
+    network = replace(train.evaluate.load(finished[0]), select_on="validation")
+    forward = train.evaluate.forward_of(network, torch.device("cpu"), 16)
+    quiet = Console(quiet=True)
+    tables = load_tables(release, network.division, select_on="validation", cache=tmp_path, console=quiet)
+    elsewhere = replace(network, scenes=frozenset({"K3_XXX_20990101000000"}))
+    for trained, chose in ((network, True), (elsewhere, False)):
+        (group,) = train.evaluate.evaluate(trained, tables, forward)
+        assert (group.selection, "figures are optimistic" in group.about) == (chose, chose)
 
 
 def test_held_out_scenes_are_told_apart_from_those_trained_on(finished: tuple[Path, str]) -> None:

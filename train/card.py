@@ -15,7 +15,7 @@ from .evaluate import Trained
 from .exported import SHOWN, contract
 from .findings import count, honesty, scenes_seen
 from .metrics import CLOSED_FORM, Baselines
-from .predictions import Predictions, score_rows
+from .predictions import Predictions, optimistic, score_rows
 
 USE = """\
 Intended use: the height of a chimney, and how sure it is of it, from an RGB tile of KOMPSAT-3 or -3A and a polyline
@@ -93,13 +93,13 @@ def _table(trained: Trained, baselines: Baselines, predictions: Sequence[Predict
         "| samples | predictor | n | scenes seen in training | RMSE, m | MAE, m | bias, m | NLL |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    optimistic = {group.name for group in predictions if group.selection}
+    chose = optimistic(predictions)
     for row in score_rows(predictions, baselines):
         if trained.scenes is None and row.part != "all":
             continue
         score = row.scores
         group = row.group if row.part == "all" else f"{row.group}, {row.part} scenes"
-        group += " (optimistic)" if row.group in optimistic else ""
+        group += " (optimistic)" if row.group in chose else ""
         predictor = f"{row.predictor} (metadata)" if row.predictor == CLOSED_FORM else row.predictor
         seen = "unknown" if trained.scenes is None else row.seen
         figures = [f"{x:.2f}" if math.isfinite(x) else "–" for x in (score.rmse, score.mae, score.bias, score.nll)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -127,19 +127,19 @@ def _view(now: Moment, best: float) -> Table:
     return whole
 
 
-def score_table(rows: Sequence[ScoreRow], selected_on: str) -> Table:
+def score_table(rows: Sequence[ScoreRow], optimistic: Collection[str]) -> Table:
     """The report's score table for a terminal: every figure with its samples and whether their scenes were seen.
 
-    The group `selected_on` is marked: the best epoch was chosen on it, so its figures are optimistic.
+    The groups named `optimistic` are marked: the best epoch was chosen on them.
     """
     table = Table(title="Heights in metres", title_justify="left", box=None, pad_edge=False, caption_justify="left")
-    if any(row.group == selected_on for row in rows):
+    if optimistic:
         table.caption = "optimistic: the best epoch was selected on these samples"
     table.add_column("", overflow="fold")  # a narrow terminal breaks names, and cuts no figure
     for name in ("samples", "scenes seen", "RMSE", "MAE", "bias", "NLL"):
         table.add_column(name, justify="right", no_wrap=True)
     for (group, part), block in groupby(rows, key=lambda row: (row.group, row.part)):
-        mark = " (optimistic)" if group == selected_on else ""
+        mark = " (optimistic)" if group in optimistic else ""
         table.add_row(Text((group if part == "all" else f"{group}, {part} scenes") + mark, style="bold"))
         for row in block:
             score = row.scores

@@ -30,9 +30,12 @@ from .console import score_table
 from .distributed import gather
 from .environment import choose_device, choose_precision, describe
 from .metrics import Baselines
+from .predictions import optimistic
 from .report import Predictions, score_rows, write_predictions, write_report
 from .step import Forward
 from .tables import DEVELOPMENT, VALIDATION, Tables, beside, counts, load_tables
+
+SELECTED = "The best epoch was selected on these samples, so their figures are optimistic."
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,12 @@ def predict(
 
 
 def evaluate(trained: Trained, tables: Tables, forward: Forward, threads: int = 0) -> list[Predictions]:
-    """Predict the tables that are not trained on; which samples they are is said in words."""
-    results = []
+    """Predict the tables that are not trained on; which samples they are is said in words.
+
+    Of another release, none of whose scenes the network was trained on, no samples chose its best epoch.
+    """
+    scenes, results = trained.scenes, []
+    chosen_here = scenes is None or not scenes.isdisjoint(tables.training.scene.tolist())
     for name, table in tables.evaluated.items():
         loader = Loader(
             table,
@@ -163,10 +170,10 @@ def evaluate(trained: Trained, tables: Tables, forward: Forward, threads: int = 
         )
         mu, sigma = predict(forward, loader, trained.target)
         loader.close()
-        scenes = trained.scenes
         seen = np.isin(table.scene, list(scenes)) if scenes is not None else np.zeros(len(table), bool)
-        selection = name == tables.select_on
-        results.append(Predictions(name, tables.about[name], table, mu, sigma, seen, selection))
+        selection = chosen_here and name == tables.select_on
+        said = f"{tables.about[name]} {SELECTED}" if selection else tables.about[name]
+        results.append(Predictions(name, said, table, mu, sigma, seen, selection))
     return results
 
 
@@ -268,7 +275,7 @@ def report(arguments: Arguments) -> None:
         )
     except OSError as error:
         raise InputError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another folder") from None
-    console.print(score_table(score_rows(predictions, trained.baselines), tables.select_on))
+    console.print(score_table(score_rows(predictions, trained.baselines), optimistic(predictions)))
     console.print(f"report: {arguments.out / 'report.html'}")
 
 

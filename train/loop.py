@@ -30,6 +30,7 @@ from .distributed import Agreement, Place, begin, begun, first_on_each_node, gat
 from .environment import choose_device
 from .evaluate import evaluate, load, predict, refine
 from .metrics import Scores, score
+from .predictions import optimistic
 from .report import score_rows, write_predictions, write_report
 from .signals import Signals, Stopped, end_with_parent
 from .tables import Tables, beside, counts, load_tables
@@ -128,7 +129,7 @@ def _report(
         },
     )
     tracker.finish(asdict(config), {f"{group.name} RMSE": group.rmse() for group in predictions}, training.history)
-    console.console.print(score_table(score_rows(predictions, training.baselines), tables.select_on))
+    console.console.print(score_table(score_rows(predictions, training.baselines), optimistic(predictions)))
     console.note(f"report: {out / 'report.html'}")
 
 

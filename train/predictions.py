@@ -103,6 +103,11 @@ class Predictions:
         return polyline[: other[-1] + 2] if len(other) else polyline[:1]
 
 
+def optimistic(predictions: Sequence[Predictions]) -> frozenset[str]:
+    """The names of the groups on which the best epoch was chosen, one or none."""
+    return frozenset(group.name for group in predictions if group.selection)
+
+
 def score_rows(predictions: Sequence[Predictions], baselines: Baselines) -> list[ScoreRow]:
     """The score table: the network, as it is and refined, and three others, on each group and on its seen and unseen
     scenes where it has both.

