@@ -85,6 +85,12 @@ def test_the_bar_is_the_best_constant_and_its_sigma_knows_no_errors() -> None:
     assert not bar.beats(bar)
 
 
+@pytest.mark.parametrize("n", [150, 1000])
+def test_what_chance_makes_of_an_honest_sigmas_calibration_error(n: int) -> None:
+    found = [uncertainty(*drawn(n, seed)).calibration_error for seed in range(100)]
+    assert np.mean(found) == pytest.approx(1.8 / math.sqrt(n), rel=0.06)
+
+
 @pytest.mark.parametrize("spread", [0.5, 2.0])
 def test_a_miscalibrated_forecast_is_caught(spread: float) -> None:
     height, mu, sigma, scene = drawn(spread=spread)  # σ is stated as 1/spread of what it is

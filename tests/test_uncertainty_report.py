@@ -114,6 +114,9 @@ def test_whatever_chose_the_epoch_is_marked_in_each_sentence_and_block(
         "On “validation”, scenes not seen in training (optimistic: the best epoch was chosen on it), the σ",
     ):
         assert sentence in page.text
+    chosen = replace(validation, selection=True, seen=np.zeros(len(validation), bool))
+    alone = Page(write(tmp_path / "alone.html", chosen)).text
+    assert "never seen before, but for the choice of the epoch, which flatters it." in alone
     optimistic = [row[0] for row in page.rows if "optimistic: the best epoch was selected on them" in row[0]]
     assert len(optimistic) == 3, "all of it, its seen and its unseen scenes"
     assert all("validation" in name for name in optimistic)

@@ -88,7 +88,11 @@ def recognition(groups: Sequence[Predictions], baselines: Baselines) -> str:
             "recognition of the scene. Only scenes that were held out could."
         )
     if seen is None:
-        return "So nothing here is recognition of a scene: this is what to expect of an acquisition never seen before."
+        flattered = ", but for the choice of the epoch, which flatters it" if unseen.selection else ""
+        return (
+            "So nothing here is recognition of a scene: this is what to expect of an acquisition never seen before"
+            f"{flattered}."
+        )
     gap, (low, high) = unseen.rmse() - seen.rmse(), _gap_interval(seen, unseen)
     compared = (
         f"On scenes it was trained on (“{seen.name}”) the network is off by {metres(seen.rmse())}, on scenes it was "

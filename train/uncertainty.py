@@ -90,7 +90,8 @@ def calibration_error(height: Float64, mu: Float64, sigma: Float64) -> float:
     """Expected normalised calibration error: mean over bins of σ of |RMS σ − RMSE| / RMS σ.
 
     Levi et al. 2022, Sensors 22(15):5540 (arXiv:1905.11659), in `BINS` bins of about as many samples.  0 where σ is
-    the errors' size wherever it is the same; a σ that is half of what it should be has 1.
+    the errors' size wherever it is the same; a σ that is half of what it should be has 1.  By chance an honest σ has
+    about 1.8/√N where errors are independent: the mean of |1 − χ/√m| with m = N/`BINS` degrees is √(1/(π·m)).
     """
     edges = np.quantile(sigma, np.arange(1, BINS) / BINS)
     which = np.searchsorted(edges, sigma)  # equal σ share a bin
