@@ -154,7 +154,8 @@ def _by(what: str, parts: list[tuple[str, NDArray[np.bool_]]], group: Prediction
     told = [f"{name}\n{mask.sum():,}" for name, mask in parts]
     axes.set(xlim=(-0.6, len(parts) - 0.4), ylabel="RMSE, m")
     axes.set_xticks(places, told, fontsize=8.5, parse_math=False)  # a sensor's name is somebody's, not a formula
-    axes.set_ylim(bottom=0)
+    # Matplotlib's margin is a share of the spread, and cuts a marker in two where that is small.
+    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
     figure.legend(loc="outside upper left", fontsize=9, frameon=False, ncols=3)
     caption = f"RMSE by {what}, with the number of samples."
     if what == "true height":
