@@ -209,6 +209,29 @@ def test_a_checkpoint_without_a_calibration_says_so(
 
 
 @pytest.mark.parametrize(
+    ("calibration", "caveat"),
+    [
+        (CALIB, ""),
+        (
+            {**CALIB, "quantiles": {0.5: 0.7, 0.8: 1.5, 0.9: math.inf, 0.95: math.inf}, "scenes": 7},
+            "calibrated on 7 scenes",
+        ),
+        ({"a": 0.9, "b": 3.0, "tau": 1.5}, "its Gaussian's, and 90% is not promised"),
+    ],
+)
+def test_an_interval_that_promises_nothing_is_said_to(
+    calibration: dict[str, Any], caveat: str, best: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint.save(drawn / "other.pt", {**torch.load(best, weights_only=True), "calib": calibration})
+    with run(drawn / "other.pt", drawn, "heights.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert (row["high_m"] == "") == ("7 scenes" in caveat)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == (2 if caveat else 1)
+    assert caveat in said[-1]
+
+
+@pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"--out": "{drawn}/heights.xls"}, "--out takes a file that ends in .csv, .json or .geojson"),

@@ -11,6 +11,7 @@ In a notebook, the same in three lines:
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +29,11 @@ from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.polylines import read_polylines, table_of
 from dali_pipes.release import open_images
 from model import BackboneError, CheckpointError
+from model.calibration import Calibration
 
 from . import evaluate
 from .environment import choose_device
+from .findings import count
 from .heights import Float64, Heights, check_suffix
 from .predictions import Predictions
 from .step import Forward
@@ -137,8 +140,23 @@ def write(arguments: Arguments) -> None:
     heights.write(arguments.out)
     told = f"{len(heights)} heights of {len(set(heights.table.tile.tolist()))} tiles: {arguments.out}"
     console.print(told, highlight=False, markup=False, soft_wrap=True)
-    if model.trained.calibration is None:
-        console.print("the checkpoint holds no calibration: σ and intervals are the network's own", highlight=False)
+    if caveat := _caveat(model.trained.calibration, pooled=arguments.pool == "scene"):
+        console.print(caveat, highlight=False, soft_wrap=True)
+
+
+def _caveat(calibration: Calibration | None, *, pooled: bool) -> str:
+    """What must be known of the intervals that a file holds, unless they promise their level on a new scene."""
+    if calibration is None:
+        return "the checkpoint holds no calibration: σ and intervals are the network's own"
+    reach = (calibration.pooled_quantiles if pooled else calibration.quantiles).get(LEVEL)
+    if reach is None:
+        return (
+            f"the checkpoint's calibration has no intervals: they are its Gaussian's, and {LEVEL:.0%} is not promised"
+        )
+    if math.isinf(reach):
+        scenes = count(calibration.scenes, "scene")
+        return f"calibrated on {scenes}, too few to promise {LEVEL:.0%}: intervals have no upper end"
+    return ""
 
 
 def main(argv: list[str]) -> None:
