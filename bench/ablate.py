@@ -22,6 +22,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import shutil
 import sys
 import time
@@ -36,6 +37,7 @@ from rich.console import Console
 from bench.ablation_tables import draw, markdown_of, tables_of
 from bench.recipes import OURS, REFERENCE, configuration, recipes
 from bench.timing import report
+from dali_pipes import SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import checkpoint
@@ -105,7 +107,10 @@ class Run:
 
     @property
     def key(self) -> str:
-        """A digest of the settings that the result depends on and that are not the defaults, which may grow."""
+        """A digest of the settings that the result depends on and that are not the defaults, which may grow.
+
+        Whoever changes a default, or how a recipe is trained, has to begin in another `--out`.
+        """
         default = flattened(Config())
         settings = {
             name: value
@@ -143,10 +148,10 @@ def finish(arguments: Arguments) -> list[dict[str, Any]]:
     path = arguments.out / "results.jsonl"
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     known = {result["key"]: result for result in map(json.loads, lines)}
-    wanted, release = runs(arguments), str(arguments.release.resolve())
+    wanted, release = runs(arguments), digest_of(arguments.release)
     results = []
     for i, item in enumerate(wanted, start=1):
-        key = f"{item.key}-{hashlib.sha256(release.encode()).hexdigest()[:8]}"
+        key = f"{item.key}-{release}"
         if key not in known:
             print(
                 f"run {i} of {len(wanted)}: {item.split}, {item.recipe}, seed {item.seed}", file=sys.stderr, flush=True
@@ -156,6 +161,15 @@ def finish(arguments: Arguments) -> list[dict[str, Any]]:
             shutil.rmtree(arguments.out / key)
         results.append({**known[key], **item.named})  # a recipe's name may have changed, its configuration has not
     return results
+
+
+def digest_of(release: Path) -> str:
+    """Eight hexadecimal digits of where the release lies and of its labels, which one rendered anew has otherwise."""
+    digest = hashlib.sha256(str(release.resolve()).encode())
+    for split in ("train", "validation"):
+        table = SampleTable.from_release(release, split)
+        digest.update(table.height.tobytes() + table.polyline.tobytes())
+    return digest.hexdigest()[:8]
 
 
 def result_of(item: Run, release: Path, folder: Path) -> dict[str, Any]:
@@ -208,7 +222,7 @@ def scores_of(rows: Sequence[Mapping[str, str]], baselines: Baselines) -> dict[s
             "constant_nll": constant.nll,
             "constant_crps": constant.crps,
             "coverage": worth.scene_coverage[LEVEL],
-            "width": worth.width[LEVEL],
+            "width": worth.width[LEVEL] if math.isfinite(worth.width[LEVEL]) else None,  # JSON knows no infinity
         }
     return scores
 

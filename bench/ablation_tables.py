@@ -18,6 +18,8 @@ from train.metrics import CALIBRATED, NETWORK, POOLED
 
 LINE = "linear in length"
 WHERE = {"scene": "unseen scenes (--split scene)", "official": "seen scenes (--split official)"}
+FIGURES = {"nll": 3, "constant_nll": 3, "crps": 2, "constant_crps": 2, "coverage": 2, "width": 0}
+"""What the table of uncertainty tells, with how many digits."""
 Result = Mapping[str, Any]
 BySeed = dict[int, Result]
 
@@ -51,7 +53,7 @@ def heights(results: Sequence[Result], split: str) -> Table:
             name,
             str(len(of_seed)),
             f"{statistics.mean(result['samples_seen'] for result in of_seed.values()):,.0f}",
-            *(_spread(_values(of_seed, predictor, "rmse")) for predictor in (NETWORK, POOLED)),
+            *(_rmse(of_seed, predictor) for predictor in (NETWORK, POOLED)),
             _against(of_seed, recipe.get(OURS, {})),
             _epochs_to(of_seed, recipe.get(REFERENCE, {})),
         )
@@ -66,23 +68,22 @@ def heights(results: Sequence[Result], split: str) -> Table:
 def uncertainty(results: Sequence[Result], split: str) -> Table:
     """What σ and the 90 % interval are worth, as the network says, calibrated and pooled, beside constant σ."""
     table = Table(title=f"Uncertainty on {WHERE[split]}: mean ± standard deviation", title_justify="left", box=None)
-    for name in ("recipe", "", "NLL", "of constant σ", "CRPS, m", "of constant σ", "90 % covers", "width, m"):
+    columns = ("recipe", "", "NLL", "of constant σ", "CRPS, m", "of constant σ", "beats it", "90 % covers", "width, m")
+    for name in columns:
         table.add_column(name, justify="left" if name in ("recipe", "") else "right")
     for recipe, of_seed in by_recipe(results, split).items():
         if recipe not in (REFERENCE, OURS):
             continue
         for predictor in (NETWORK, CALIBRATED, POOLED):
-            figures = [
-                _spread(_values(of_seed, predictor, figure), digits)
-                for figure, digits in (
-                    *(("nll", 3), ("constant_nll", 3), ("crps", 2), ("constant_crps", 2)),
-                    *(("coverage", 2), ("width", 0)),
-                )
-            ]
-            table.add_row(recipe, predictor, *figures)
+            figures = {
+                figure: _spread(_values(of_seed, predictor, figure), digits) for figure, digits in FIGURES.items()
+            }
+            proper, interval = list(figures.values())[:4], list(figures.values())[4:]
+            table.add_row(recipe, predictor, *proper, _beaten(of_seed, predictor), *interval)
     table.caption = (
-        "Constant σ is the RMSE of hindsight on the very samples that are scored, for the same means. Coverage has one"
-        " vote a scene; the network's own interval is its Gaussian's, the others are split-conformal by scene."
+        "Constant σ is the RMSE of hindsight on the very samples that are scored, for the same means; it is beaten"
+        " where both NLL and CRPS are lower. Coverage has one vote a scene; the network's own"
+        " interval is its Gaussian's, the others are split-conformal by scene."
     )
     return table
 
@@ -92,11 +93,27 @@ def _values(of_seed: BySeed, predictor: str, figure: str) -> list[float]:
     return [score[predictor][figure] for score in scores if predictor in score]
 
 
-def _spread(values: Sequence[float], digits: int = 2) -> str:
-    if not values:
+def _beaten(of_seed: BySeed, predictor: str) -> str:
+    scores = [result["scores"][predictor] for result in of_seed.values() if predictor in result["scores"]]
+    beaten = sum(s["nll"] < s["constant_nll"] and s["crps"] < s["constant_crps"] for s in scores)
+    return f"{beaten} of {len(scores)}"
+
+
+def _rmse(of_seed: BySeed, predictor: str) -> str:
+    values = _values(of_seed, predictor, "rmse")
+    some = (
+        f", {len(values)} runs" if 0 < len(values) < len(of_seed) else ""
+    )  # too few scenes to calibrate the others on
+    return _spread(values) + some
+
+
+def _spread(values: Sequence[float | None], digits: int = 2) -> str:
+    """Mean ± standard deviation; "–" where one is None, such as the width of an interval that cannot be promised."""
+    numbers = [value for value in values if value is not None]
+    if not numbers or len(numbers) < len(values):
         return "–"
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
+    spread = f" ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
+    return f"{statistics.mean(numbers):.{digits}f}{spread}"
 
 
 def _against(mine: BySeed, ours: BySeed) -> str:

@@ -61,7 +61,7 @@ def configuration(recipe: str, *, split: Any, seed: int, epochs: int, size: int)
         weights="none",
         data=Data(size=size, split=split, holdout=0.15, select_on="development", cache="disk"),
     )
-    # The reference trains the mean alone for 4 epochs of 40, and fast for 1 of 13.
+    # The reference trains the mean alone for 4 epochs of 40, and fast for 1 of 24.
     return changed(config, {"optimizer.variance_warmup": max(1, epochs // 10), **recipes()[recipe]})
 
 

@@ -11,8 +11,9 @@ import pytest
 
 import bench.ablate
 from bench.ablate import Arguments, runs, scores_of
-from bench.ablation_tables import heights, markdown_of
+from bench.ablation_tables import heights, markdown_of, uncertainty
 from bench.recipes import OPTIONS, OURS, REFERENCE, THIRD, changed, recipes
+from bench.timing import as_plain
 from dali_pipes.errors import InputError
 from train.config import Config, flattened
 from train.metrics import CALIBRATED, NETWORK, POOLED, Baselines
@@ -73,6 +74,16 @@ def test_the_table_compares_seed_by_seed() -> None:
     assert cells[OURS][3:] == ["15.50 ± 0.71", "14.50 ± 0.71", "1.00 (1.00–1.00)", "1, 2"]
     assert cells[THIRD][-2:] == ["1.50 (1.50–1.50)", "–"]
     assert cells["linear in length"][3] == "30.00 ± 0.00"
+
+
+def test_the_table_of_uncertainty_counts_the_seeds_that_beat_a_constant_and_knows_no_infinite_width() -> None:
+    def of(seed: int, nll: float, width: float | None) -> dict[str, Any]:
+        figures = {"rmse": 9.0, "nll": nll, "constant_nll": 4.0, "crps": 5.0, "constant_crps": 6.0, "coverage": 0.9}
+        return {**result(OURS, seed, 9.0, [9.0]), "scores": {"line": 30.0, NETWORK: {**figures, "width": width}}}
+
+    plain = as_plain(uncertainty([of(0, 3.0, 10.0), of(1, 4.5, None)], "scene"))
+    row = dict(zip(plain["columns"], plain["rows"][0], strict=True))
+    assert (row["beats it"], row["width, m"], row["NLL"]) == ("1 of 2", "–", "3.750 ± 1.061")
 
 
 def test_scores_are_those_of_the_rows_they_are_given() -> None:
