@@ -62,13 +62,13 @@ def to_target(presets: Mapping[str, Sequence[Config]], release: Path, scratch: P
 def race(reference: Sequence[Record], fast: Sequence[Record]) -> dict[str, Any]:
     """One seed: the target, and for each preset its RMSE by epoch, all its seconds, and those to the target, or None.
 
-    A record has "rmse" in metres and "seconds".
+    A record has "rmse" in metres and "seconds".  A reference that diverged in every epoch sets no target: None.
     """
-    target = min((record["rmse"] for record in reference if math.isfinite(record["rmse"])), default=math.inf)
+    target = min((record["rmse"] for record in reference if math.isfinite(record["rmse"])), default=None)
 
     def of(records: Sequence[Record]) -> dict[str, Any]:
         passed = accumulate(record["seconds"] for record in records)
-        there = [seconds for seconds, record in zip(passed, records, strict=True) if record["rmse"] <= target]
+        there = [s for s, record in zip(passed, records, strict=True) if target and record["rmse"] <= target]
         return {
             "rmse_by_epoch": [record["rmse"] for record in records],
             "seconds": sum(record["seconds"] for record in records),
@@ -86,6 +86,9 @@ def target_table(races: Sequence[Mapping[str, Any]]) -> Table:
     times: list[float] = []
     for seed, found in enumerate(races):
         mine, theirs = found[FAST]["to_target"], found[REFERENCE]["to_target"]
+        if theirs is None:
+            table.add_row(str(seed), "diverged", *["–"] * 4)
+            continue
         if mine is None:
             cells = (f"over {found[FAST]['seconds']:,.1f}", "–")
         else:

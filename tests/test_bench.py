@@ -195,6 +195,9 @@ def test_a_race_is_won_at_the_first_epoch_that_is_good_enough() -> None:
 
     won = race(records(30, 20, 10, 15), records(12, 10, 9))
     assert (won["target_rmse"], won["reference"]["to_target"], won["fast"]["to_target"]) == (10, 6.0, 4.0)
+    diverged = race(records(np.nan, np.nan), records(12, 11))
+    assert diverged["target_rmse"] is None
+    assert as_plain(target_table([diverged]))["rows"] == [["0", "diverged", "–", "–", "–", "–"]]
     lost = race(records(30, 10), records(12, 11))
     assert lost["fast"]["to_target"] is None
     table = target_table([won, lost])
