@@ -355,4 +355,4 @@ def test_numbers_beyond_all_measure_neither_crash_nor_become_nan(
 def test_the_template_is_packaged() -> None:
     setup = configparser.ConfigParser()
     setup.read(Path(__file__).parent.parent / "setup.cfg")
-    assert "*.j2" in setup["options.package_data"]["dali_pipes"]
+    assert "*.j2" in setup["options.package_data"]["*"]

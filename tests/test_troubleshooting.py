@@ -103,7 +103,7 @@ def says(row: str, template: str) -> bool:
 
 
 def sources() -> list[Path]:
-    return [path for room in ("dali_pipes", "model", "train", "bench") for path in sorted((ROOT / room).glob("*.py"))]
+    return [path for room in ("dali_pipes", "model", "train", "bench") for path in sorted((ROOT / room).rglob("*.py"))]
 
 
 def test_every_error_can_be_read() -> None:
