@@ -57,7 +57,7 @@ def run(arguments: Arguments) -> None:
         cache=arguments.index_cache,
     )
     if arguments.html is not None:
-        from .inspection_page import write_page  # OpenCV and jinja2 only where pictures are wanted
+        from .inspection_page import write_page
 
         write_page(arguments.html, found)
     if arguments.json:

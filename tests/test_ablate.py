@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import bench.ablate
-from bench.ablate import Arguments, runs, scores_of
-from bench.ablation_tables import heights, markdown_of, uncertainty
-from bench.recipes import OPTIONS, OURS, REFERENCE, THIRD, changed, recipes
+import bench.ablate.__main__
+from bench.ablate.__main__ import Arguments, runs, scores_of
+from bench.ablate.recipes import OPTIONS, OURS, REFERENCE, THIRD, changed, recipes
+from bench.ablate.tables import heights, markdown_of, uncertainty
 from bench.timing import as_plain
 from dali_pipes.errors import InputError
 from train.config import Config, flattened
@@ -126,7 +126,7 @@ def test_a_quick_run_ends_with_tables_and_is_not_trained_again(
 ) -> None:
     files = ["--markdown", str(tmp_path / "table.md"), "--figure", str(tmp_path / "figure.svg")]
     argv = ["--release", str(release), "--out", str(tmp_path / "runs"), "--quick", "--splits", "scene", *files]
-    bench.ablate.main(argv)
+    bench.ablate.__main__.main(argv)
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [table["title"].split(" on ")[0] for table in first["tables"]] == ["Heights", "Uncertainty"]
     assert {(item["recipe"], item["seed"]) for item in first["results"]} == {(REFERENCE, 0), (OURS, 0)}
@@ -137,8 +137,8 @@ def test_a_quick_run_ends_with_tables_and_is_not_trained_again(
     assert "| ours | 1 |" in (tmp_path / "table.md").read_text()
     assert "<svg" in (tmp_path / "figure.svg").read_text()
 
-    monkeypatch.setattr(bench.ablate, "run", None)  # whoever trains now fails
-    bench.ablate.main(argv)
+    monkeypatch.setattr(bench.ablate.__main__, "run", None)  # whoever trains now fails
+    bench.ablate.__main__.main(argv)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["results"] == first["results"]
 
 

@@ -19,8 +19,7 @@ from dali_pipes.drawn import DrawnMasks, Paddings
 from dali_pipes.geometry import letterbox, window
 from dali_pipes.masks import padding_mask, polyline_frame
 from dali_pipes.view import WHOLE_TILE, Kind, View
-
-from .conftest import jpeg, via_label
+from tests.conftest import jpeg, via_label
 
 CPU = torch.device("cpu")
 

@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 
 from dali_pipes.geometry import polyline_length_px
 from model.calibration import Calibration
+from tests.reported import sample_table
+from tests.test_training import SMALL, Quiet
 from train import evaluate
 from train.calibrate import apply, conformal_quantile, correct, cross_fit, fit
 from train.loop import run
 from train.metrics import CALIBRATED, NETWORK, POOLED, score
 from train.predictions import Predictions
 from train.uncertainty import LEVELS, Uncertainty
-
-from .reported import sample_table
-from .test_training import SMALL, Quiet
 
 Float64 = NDArray[np.float64]
 

@@ -29,9 +29,8 @@ from dali_pipes.errors import InputError, UnreadableMember
 from dali_pipes.extent import Extent, Segment
 from dali_pipes.jpeg import read_header
 from dali_pipes.via import parse
-
-from .conftest import jpeg, via_label
-from .test_samples import with_exif
+from tests.conftest import jpeg, via_label
+from tests.test_samples import with_exif
 
 EXAMPLES = 300
 DEADLINE = timedelta(seconds=2)

@@ -22,8 +22,7 @@ import pytest
 from dali_pipes.archive import Archive
 from dali_pipes.errors import InputError, UnreadableMember
 from dali_pipes.release import open_split
-
-from .conftest import jpeg
+from tests.conftest import jpeg
 
 MEMORY = 8 << 20  # bytes that Python allocates, at most, while a hostile release is opened and read
 GOOD, BAD = jpeg(64, 64, seed=1), jpeg(64, 96, seed=2)

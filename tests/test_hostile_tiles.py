@@ -21,9 +21,8 @@ from dali_pipes import Loader, SampleTable
 from dali_pipes.geometry import letterbox
 from dali_pipes.release import open_split
 from dali_pipes.via import LARGEST_LABEL, TALLEST, Reason, parse
-
-from .conftest import jpeg, via_label
-from .test_samples import with_exif
+from tests.conftest import jpeg, via_label
+from tests.test_samples import with_exif
 
 MEMORY = 48 * LARGEST_LABEL  # bytes that Python allocates, at most, over any label
 LINE = [(10, 20), (30, 40)]

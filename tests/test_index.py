@@ -31,8 +31,7 @@ from dali_pipes.index import check_by_decoding, open_index, refuse_above
 from dali_pipes.jpeg import JpegHeader
 from dali_pipes.records import LeftOut
 from dali_pipes.via import Reason
-
-from .conftest import jpeg, via_label
+from tests.conftest import jpeg, via_label
 
 LINE = [(10, 20), (30, 40)]
 QUIET = Console(quiet=True)

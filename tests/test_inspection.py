@@ -20,8 +20,7 @@ from dali_pipes.inspection import BINS, histogram, plot_range
 from dali_pipes.inspection_console import bars
 from dali_pipes.inspection_json import plain
 from dali_pipes.via import Reason
-
-from .conftest import STEMS, jpeg, via_label
+from tests.conftest import STEMS, jpeg, via_label
 
 PICTURE = jpeg(512, 512)
 TILTED = {"img_resolution": "0.5", "img_roll_tilt": "30.0", "img_pitch_tilt": "0.0"}

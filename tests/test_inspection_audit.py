@@ -16,8 +16,7 @@ from bench.scene import draw_chimneys, draw_scenes, labelled_height
 from dali_pipes.audit import Labels, closed_form, scene_scales
 from dali_pipes.leakage import _Chimneys, first_alike, leakage
 from dali_pipes.samples import SampleTable
-
-from .conftest import jpeg, via_label
+from tests.conftest import jpeg, via_label
 
 PICTURE = jpeg(512, 512)
 

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from dali_pipes.comparison import checksum, compare
 from dali_pipes.errors import InputError
 from dali_pipes.samples import SampleTable
-
-from .conftest import jpeg
-from .test_inspection import line, told, told_machines
-from .test_inspection import tile as tile_of
-from .test_inspection_audit import table
+from tests.conftest import jpeg
+from tests.test_inspection import line, told, told_machines
+from tests.test_inspection import tile as tile_of
+from tests.test_inspection_audit import table
 
 BEFORE: dict[str, Any] = {
     "K3_A_1_1.jpg": tile_of("K3_A_1_1.jpg", (line(30, 40), 50), (line(60, 0), 60), (line(0, 70), 70)),

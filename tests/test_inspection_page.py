@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from dali_pipes.via import Reason
-
-from .reported import Page
-from .test_inspection import HOSTILE, PICTURE, TILTED, hostile_release, line, right, tile, told
+from tests.reported import Page
+from tests.test_inspection import HOSTILE, PICTURE, TILTED, hostile_release, line, right, tile, told
 
 
 def page_of(release: Path, capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[str, Page]:

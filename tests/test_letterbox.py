@@ -12,8 +12,7 @@ import torch
 
 from dali_pipes import Loader, SampleTable
 from dali_pipes.errors import InputError
-
-from .conftest import jpeg, via_label
+from tests.conftest import jpeg, via_label
 
 SIZES = {  # (height, width), with what it tries
     "square": (512, 512),

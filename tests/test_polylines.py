@@ -17,8 +17,7 @@ from dali_pipes.errors import InputError
 from dali_pipes.polylines import VIA_COLUMNS, Polylines, read_polylines, table_of
 from dali_pipes.release import open_images
 from dali_pipes.samples import SampleTable
-
-from .conftest import jpeg, via_label
+from tests.conftest import jpeg, via_label
 
 TILES = {"a_1.jpg": [[(3, 40), (30, 8)], [(1, 2), (3, 4), (5, 60)]], "b_2.jpg": [[(10, 10), (20, 30)]]}
 

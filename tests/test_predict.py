@@ -19,11 +19,10 @@ from dali_pipes import Loader
 from dali_pipes.geometry import letterbox, normalised_length
 from dali_pipes.samples import SampleTable
 from model import HeightRegressor, checkpoint
+from tests.conftest import jpeg, via_label
 from train import evaluate
 from train.predict import HeightModel, load
 from train.step import MEAN, STD, Forward
-
-from .conftest import jpeg, via_label
 
 STATS = (0.2, 0.1, 109.0, 49.0)
 CALIB: dict[str, Any] = {

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.reported import predict, sample_table
 from train.calibrate import apply, fit
 from train.console import score_table
 from train.metrics import Baselines
 from train.report import Predictions, score_rows, write_predictions
-
-from .reported import predict, sample_table
 
 
 @pytest.fixture

@@ -17,10 +17,9 @@ from dali_pipes import Loader, Statistics
 from dali_pipes.samples import SampleTable
 from model import BackboneError, CheckpointError, HeightRegressor, checkpoint
 from model.architecture import backbone_of
+from tests.test_model import reference_forward
 from train.predict import load
 from train.step import Forward
-
-from .test_model import reference_forward
 
 CALIB = {"a": 0.98, "b": 2.5, "tau": 1.3}
 

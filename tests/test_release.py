@@ -20,9 +20,8 @@ from dali_pipes.plan import TrainingPlan
 from dali_pipes.release import Members, open_split
 from dali_pipes.source import Source, SourceBatch
 from dali_pipes.view import WHOLE_TILE
-
-from .conftest import STEMS
-from .forms import FORMS, PART, add, loose_parts, one_tar, parts
+from tests.conftest import STEMS
+from tests.forms import FORMS, PART, add, loose_parts, one_tar, parts
 
 
 def first_batch(table: SampleTable) -> SourceBatch:

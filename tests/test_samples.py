@@ -17,8 +17,7 @@ from dali_pipes.errors import InputError
 from dali_pipes.geometry import closed_form_height, polyline_length_px
 from dali_pipes.jpeg import read_header
 from dali_pipes.via import Reason, parse
-
-from .conftest import jpeg, via_label
+from tests.conftest import jpeg, via_label
 
 LINE = [(10, 20), (30, 40)]
 

@@ -10,15 +10,14 @@ import pytest
 import torch
 
 from model.calibration import Calibration
+from tests.reported import Page, predict, sample_table, write
+from tests.test_calibrate import simulate
 from train.calibrate import apply, cross_fit, fit
 from train.metrics import CALIBRATED, NETWORK, POOLED
 from train.pooling import gain
 from train.predictions import Predictions
 from train.uncertainty import LEVELS
 from train.uncertainty_findings import CONSTANT, account, blocks, height_blocks, telling, verdicts
-
-from .reported import Page, predict, sample_table, write
-from .test_calibrate import simulate
 
 
 @pytest.fixture(scope="module")

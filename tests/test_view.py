@@ -22,15 +22,14 @@ from dali_pipes.geometry import letterbox, window
 from dali_pipes.masks import letterbox_mask, padding_mask, polyline_mask
 from dali_pipes.view import WHOLE_TILE, Kind, View, distinct
 from model import HeightRegressor
+from tests.conftest import jpeg, via_label
+from tests.test_promotion import run_folder
+from tests.test_training import SMALL, Quiet
 from train import evaluate
 from train.loop import run
 from train.predict import load
 from train.promotion import judge
 from train.step import Forward
-
-from .conftest import jpeg, via_label
-from .test_promotion import run_folder
-from .test_training import SMALL, Quiet
 
 CPU = torch.device("cpu")
 KINDS: list[Kind] = ["tile", "crop", "both"]

@@ -25,8 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dali_pipes.command import parse
-
-from .runs import SMALL, Run, faults_of, metrics, render
+from tests.chaos.runs import SMALL, Run, faults_of, metrics, render
 
 EPOCHS = ("--epochs", "4")
 WITHIN = 30  # seconds from a signal to the end, which is what schedulers grant

@@ -26,8 +26,7 @@ from typing import Any
 
 from dali_pipes.command import parse
 from model import checkpoint
-
-from .runs import Run, faults_of, metrics, render
+from tests.chaos.runs import Run, faults_of, metrics, render
 
 EPOCHS = ("--epochs", "5")
 

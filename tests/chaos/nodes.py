@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dali_pipes.command import parse
-
-from .runs import SMALL, faults_of, metrics, render
+from tests.chaos.runs import SMALL, faults_of, metrics, render
 
 EPOCHS = 8
 # A dead node is given up after 3 s; a round that could be larger waits 6 s for others.

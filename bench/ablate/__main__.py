@@ -4,11 +4,11 @@
 
 Every run trains the same small network from random weights, convnext_atto at 80², on the same samples, chooses its
 best epoch on scenes that are held out for it, and looks at the validation samples once: `--split scene`, a fold whose
-scenes it never saw, for every recipe of `bench/recipes.py`; `--split official`, on the scenes that training knows,
-for the reference's recipe and ours.  A seed draws the weights, the order of the samples, the fold and the held-out
-scenes; recipes are compared seed by seed, since folds differ more than recipes do.
+scenes it never saw, for every recipe of `bench/ablate/recipes.py`; `--split official`, on the scenes that training
+knows, for the reference's recipe and ours.  A seed draws the weights, the order of the samples, the fold and the
+held-out scenes; recipes are compared seed by seed, since folds differ more than recipes do.
 
-Two kinds of tables (`bench/ablation_tables.py`): heights by recipe, and what the uncertainty of both recipes is worth.
+Two kinds of tables (`bench/ablate/tables.py`): heights by recipe, and what the uncertainty of both recipes is worth.
 They tell of training from random weights on rendered tiles; of fine-tuning ImageNet weights on real ones they tell
 nothing.
 
@@ -34,8 +34,8 @@ from typing import Any, Literal
 import numpy as np
 from rich.console import Console
 
-from bench.ablation_tables import draw, markdown_of, tables_of
-from bench.recipes import OURS, REFERENCE, configuration, recipes
+from bench.ablate.recipes import OURS, REFERENCE, configuration, recipes
+from bench.ablate.tables import draw, markdown_of, tables_of
 from bench.timing import report
 from dali_pipes import SampleTable
 from dali_pipes.command import parse

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from bench.recipes import OURS, REFERENCE, recipes
+from bench.ablate.recipes import OURS, REFERENCE, recipes
 from bench.timing import as_plain
 from model.whole_file import write_whole
 from train.metrics import CALIBRATED, NETWORK, POOLED

@@ -1,0 +1,1 @@
+"""What each option of a recipe is worth: the runs, how they differ, and the tables of results."""
