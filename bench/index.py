@@ -38,7 +38,7 @@ from nvidia.dali import fn, pipeline_def, types
 from rich.table import Table
 from simplejpeg import decode_jpeg
 
-from bench.timing import at_least, report
+from bench.measure.timing import at_least, report
 from dali_pipes import SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence

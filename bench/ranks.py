@@ -28,8 +28,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from bench.measure.timing import Rate, Work, alternate, ratio, report
 from bench.step import random_batch
-from bench.timing import Rate, Work, alternate, ratio, report
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
 from model import HeightRegressor, checkpoint

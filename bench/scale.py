@@ -35,9 +35,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from bench.fresh import private_memory
+from bench.measure.fresh import private_memory
+from bench.measure.timing import Rate, Work, alternate, at_least, report
 from bench.render import given_or_rendered
-from bench.timing import Rate, Work, alternate, at_least, report
 from dali_pipes import Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence

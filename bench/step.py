@@ -22,8 +22,8 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.reference import ReferenceStep
-from bench.timing import Rate, Work, alternate, at_least, finish, ratio, report
+from bench.measure.peers import ReferenceStep
+from bench.measure.timing import Rate, Work, alternate, at_least, finish, ratio, report
 from dali_pipes import Batch
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence

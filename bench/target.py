@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.timing import Rate
+from bench.measure.timing import Rate
 from train.config import Config
 from train.console import RunConsole
 from train.loop import run

@@ -13,7 +13,7 @@ import bench.ablate.__main__
 from bench.ablate.__main__ import Arguments, runs, scores_of
 from bench.ablate.recipes import OPTIONS, OURS, REFERENCE, THIRD, changed, recipes
 from bench.ablate.tables import heights, markdown_of, uncertainty
-from bench.timing import as_plain
+from bench.measure.timing import as_plain
 from dali_pipes.errors import InputError
 from train.config import Config, flattened
 from train.metrics import CALIBRATED, NETWORK, POOLED, Baselines

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from bench import epoch, index, loader, scale, step
 from bench.epoch import Epochs
-from bench.reference import ReferenceDataset, ReferenceStep, unpack
+from bench.measure.peers import ReferenceDataset, ReferenceStep, unpack
+from bench.measure.timing import Rate, alternate, as_plain, ratio
 from bench.target import race, target_table
-from bench.timing import Rate, alternate, as_plain, ratio
 from dali_pipes import Loader, SampleTable
 from model import HeightRegressor
 from train.presets import PRESETS

@@ -15,7 +15,7 @@ import pytest
 from rich.table import Table
 
 from bench import fill
-from bench.timing import as_plain
+from bench.measure.timing import as_plain
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError
 

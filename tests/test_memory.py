@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.fresh import resident
+from bench.measure.fresh import resident
 
 
 def test_a_release_of_two_thousand_times_the_samples_streams_in_the_same_memory(release: Path) -> None:

@@ -36,7 +36,7 @@ from rich.console import Console
 
 from bench.ablate.recipes import OURS, REFERENCE, configuration, recipes
 from bench.ablate.tables import draw, markdown_of, tables_of
-from bench.timing import report
+from bench.measure.timing import report
 from dali_pipes import SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence

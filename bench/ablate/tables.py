@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from bench.ablate.recipes import OURS, REFERENCE, recipes
-from bench.timing import as_plain
+from bench.measure.timing import as_plain
 from model.whole_file import write_whole
 from train.metrics import CALIBRATED, NETWORK, POOLED
 

@@ -38,7 +38,7 @@ print(len(batch.sample.cpu()), flush=True)
 
 _RESIDENT = """
 import json, sys
-from bench.fresh import stream
+from bench.measure.fresh import stream
 print(json.dumps(stream(*json.loads(sys.argv[1]))), flush=True)
 """
 

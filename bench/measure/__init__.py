@@ -1,0 +1,1 @@
+"""What all benchmarks share: timing, cold-start measurements and the baselines."""
