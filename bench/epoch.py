@@ -35,7 +35,7 @@ from rich.table import Table
 from bench import target
 from bench.measure.peers import ReferenceDataset, ReferenceStep, data_loader, unpack
 from bench.measure.timing import Rate, alternate, at_least, finish, ratio, report
-from bench.render import given_or_rendered
+from bench.render.release import given_or_rendered
 from dali_pipes import Batch, Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence

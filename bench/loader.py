@@ -27,7 +27,7 @@ from bench.measure import fresh
 from bench.measure.fresh import resident
 from bench.measure.peers import ReferenceDataset, TunedDataset, data_loader, unpack
 from bench.measure.timing import Rate, Work, alternate, at_least, finish, ratio, report
-from bench.render import given_or_rendered
+from bench.render.release import given_or_rendered
 from dali_pipes import Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence

@@ -37,7 +37,7 @@ from rich.table import Table
 
 from bench.measure.fresh import private_memory
 from bench.measure.timing import Rate, Work, alternate, at_least, report
-from bench.render import given_or_rendered
+from bench.render.release import given_or_rendered
 from dali_pipes import Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence

@@ -12,7 +12,7 @@ and a chimney that two overlapping tiles cut out at different places keeps the v
 All vectors of one scene point the same way, hence two different chimneys of one height are near-duplicates, too.
 How many that makes is estimated, not left unsaid: the same search is made for chimneys a few pixels longer or
 shorter than the real ones, which can be nothing but coincidences.  The estimate is a little low: of 1,033 samples
-drawn as bench/scene.py does, without one chimney in two tiles, 257 were found and 224 expected.  A chimney
+drawn as bench/render/scene.py does, without one chimney in two tiles, 257 were found and 224 expected.  A chimney
 that was labelled twice by hand, to different heights, is not found.
 """
 

@@ -18,7 +18,7 @@ STEMS = {"train": ("TS_KS", "TL_KS_LINE"), "validation": ("VS_KS", "VL_KS_LINE")
 @pytest.fixture(scope="session")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered release of 96 + 40 tiles in 8 scenes."""
-    from bench.render import render_release
+    from bench.render.release import render_release
 
     folder = tmp_path_factory.mktemp("rendered") / "release"
     render_release(folder, train=96, val=40, scenes=8, seed=5)

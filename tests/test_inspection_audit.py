@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bench.scene import draw_chimneys, draw_scenes, labelled_height
+from bench.render.scene import draw_chimneys, draw_scenes, labelled_height
 from dali_pipes.audit import Labels, closed_form, scene_scales
 from dali_pipes.leakage import _Chimneys, first_alike, leakage
 from dali_pipes.samples import SampleTable

@@ -13,7 +13,7 @@ import torch
 
 import train.__main__
 import train.promotion
-from bench.render import render_release
+from bench.render.release import render_release
 from dali_pipes.samples import SampleTable
 from model import HeightRegressor, checkpoint
 from train.checkpointing import checkpoint_of

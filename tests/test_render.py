@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import pytest
 
-from bench.landscape import paint
-from bench.render import main, render_release
-from bench.scene import draw_chimneys, draw_scenes
-from bench.tile import Tile
+from bench.render.landscape import paint
+from bench.render.release import main, render_release
+from bench.render.scene import draw_chimneys, draw_scenes
+from bench.render.tile import Tile
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
 
@@ -296,7 +296,7 @@ def test_a_file_in_the_folders_place_is_refused_and_left_alone(tmp_path: Path) -
 
 
 def test_an_interrupted_render_leaves_no_archive_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench import render
+    from bench.render import release as render
 
     calls = iter(range(100))
 

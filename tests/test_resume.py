@@ -20,7 +20,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench.render import render_release
+from bench.render.release import render_release
 from dali_pipes.errors import InputError
 from model import CheckpointError
 from tests.test_training import SMALL, Quiet, learnt

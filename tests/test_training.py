@@ -239,7 +239,7 @@ def test_the_environment_tells_what_was_chosen(finished: tuple[Path, str]) -> No
 
 
 def test_a_changed_release_is_refused(finished: tuple[Path, str], tmp_path: Path) -> None:
-    from bench.render import render_release
+    from bench.render.release import render_release
 
     folder, _ = finished
     before = (folder / "samples.json").read_text()

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from bench.scene import TILE, Chimney, Scene
+from bench.render.scene import TILE, Chimney, Scene
 
 STOREY = 3.0  # metres
 STREET = 10.0  # metres

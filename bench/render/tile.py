@@ -17,8 +17,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from bench.landscape import paint
-from bench.scene import TILE, Chimney, Scene, draw_chimneys, labelled_height
+from bench.render.landscape import paint
+from bench.render.scene import TILE, Chimney, Scene, draw_chimneys, labelled_height
 
 JPEG_BYTES = (59_500, 69_500)
 

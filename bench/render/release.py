@@ -38,8 +38,8 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from bench.scene import draw_scenes
-from bench.tile import Tile, random_stream, render_tile, start_worker
+from bench.render.scene import draw_scenes
+from bench.render.tile import Tile, random_stream, render_tile, start_worker
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 
