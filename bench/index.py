@@ -43,7 +43,7 @@ from dali_pipes import SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.index import open_index
-from dali_pipes.release import open_split
+from dali_pipes.release.find import open_split
 from train.environment import choose_device
 
 BATCH = 64

@@ -40,7 +40,7 @@ from .errors import InputError
 from .jpeg import JpegHeader
 from .lock import alone
 from .records import Checksummed, Images, LeftOut, usable_header
-from .release import Members, open_split
+from .release.find import Members, open_split
 from .samples import SampleTable, Split
 from .via import Reason
 

@@ -24,7 +24,7 @@ from . import via
 from .errors import InputError
 from .geometry import length_in_sides, normalised_length
 from .records import Check, Images, LeftOut, check_headers, check_images, read_labels
-from .release import open_split
+from .release.find import open_split
 from .via import Reason
 
 FORMAT = 2  # of a saved table; raise it when a saved table would no longer be what is built from the same release

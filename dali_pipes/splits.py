@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .records import Images, fingerprint
-from .release import Members
+from .release.find import Members
 from .samples import SampleTable, scene_of
 
 FOLDS = 0xF01D  # the second word of the seed: folds and held-out scenes are drawn independently

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dali_pipes.archive import Archive
 from dali_pipes.errors import InputError, UnreadableMember
-from dali_pipes.extent import Extent, Segment
+from dali_pipes.release.archive import Archive
+from dali_pipes.release.byte_range import Extent, Segment
 
 
 @pytest.fixture(params=[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from dali_pipes.archive import Archive
 from dali_pipes.errors import InputError, UnreadableMember
-from dali_pipes.release import open_split
+from dali_pipes.release.archive import Archive
+from dali_pipes.release.find import open_split
 from tests.conftest import jpeg
 
 MEMORY = 8 << 20  # bytes that Python allocates, at most, while a hostile release is opened and read

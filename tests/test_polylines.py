@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dali_pipes.errors import InputError
 from dali_pipes.polylines import VIA_COLUMNS, Polylines, read_polylines, table_of
-from dali_pipes.release import open_images
+from dali_pipes.release.find import open_images
 from dali_pipes.samples import SampleTable
 from tests.conftest import jpeg, via_label
 

@@ -17,7 +17,7 @@ import torch
 from dali_pipes import Loader, SampleTable
 from dali_pipes.errors import InputError
 from dali_pipes.plan import TrainingPlan
-from dali_pipes.release import Members, open_split
+from dali_pipes.release.find import Members, open_split
 from dali_pipes.source import Source, SourceBatch
 from dali_pipes.view import WHOLE_TILE
 from tests.conftest import STEMS

@@ -9,7 +9,7 @@ import torch
 
 import dali_pipes.cache
 from dali_pipes.cache import choose
-from dali_pipes.room import free_disk, free_memory, in_words
+from dali_pipes.capacity import free_disk, free_memory, in_words
 
 MEMINFO = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n"}
 UNLIMITED = str((1 << 63) - 4096)

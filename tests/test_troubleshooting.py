@@ -32,7 +32,7 @@ TOLD_ELSEWHERE = {
         "InputError(next(iter(missing.values())))",
     ): "sentences of InputErrors caught above it",
     ("dali_pipes/loader.py", "InputError(str(error))"): "plan.py's ValueErrors, which REPEATED adds",
-    ("dali_pipes/zip_members.py", "CutShort(str(_damaged("): "_damaged makes an InputError, which has its row",
+    ("dali_pipes/release/zip_members.py", "CutShort(str(_damaged("): "_damaged makes an InputError, which has its row",
     (
         "train/checkpointing.py",
         "CheckpointError(f'{error}; {advice}')",

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dali_pipes.room import free_memory
+from dali_pipes.capacity import free_memory
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 DALI = "nvidia-dali-cuda"  # its wheels: nvidia-dali-cuda120, nvidia-dali-cuda130

@@ -21,10 +21,10 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import CutShort, InputError
 from . import tar_members, zip_members
 from .archive import Archive, Folder, LooseFile
-from .errors import CutShort, InputError
-from .extent import Extent, Segment
+from .byte_range import Extent, Segment
 
 ROLES = {
     ("train", "images"): "TS_KS",

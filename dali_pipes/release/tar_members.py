@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .errors import InputError
-from .extent import Extent
+from ..errors import InputError
+from .byte_range import Extent
 
 BLOCK = 512
 LONGEST_NAME = 1 << 16  # bytes of a long path or a pax header: the member's size is no licence to read gigabytes

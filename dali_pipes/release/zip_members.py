@@ -11,8 +11,8 @@ import struct
 from bisect import bisect_right
 from typing import NamedTuple
 
-from .errors import CutShort, InputError
-from .extent import Extent
+from ..errors import CutShort, InputError
+from .byte_range import Extent
 from .tar_members import decode
 
 STORED, DEFLATED = 0, 8

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError, UnreadableMember
 from . import zip_members
-from .errors import InputError, UnreadableMember
-from .extent import Extent, Segment
+from .byte_range import Extent, Segment
 
 LARGEST_MEMBER = 1 << 26  # bytes; a tile has 70 kB, and a lying header shall not claim the memory
 
