@@ -42,8 +42,8 @@ from bench.measure.timing import at_least, report
 from dali_pipes import SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
-from dali_pipes.index import open_index
 from dali_pipes.release.find import open_split
+from dali_pipes.samples.index import open_index
 from train.environment import choose_device
 
 BATCH = 64

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .samples import SampleTable, Statistics
+from .samples.table import SampleTable, Statistics
 
 if TYPE_CHECKING:
     from .loader import Batch, Loader

@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 from .audit import regions
 from .errors import InputError
-from .records import Checksummed, Images
-from .samples import SampleTable
+from .samples.labels import Checksummed, Images
+from .samples.table import SampleTable
 
 
 class Label(NamedTuple):

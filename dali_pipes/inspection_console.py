@@ -15,7 +15,7 @@ from . import inspection_findings as findings
 from .comparison import Comparison
 from .inspection import UNITS, Count, Inspection
 from .inspection_findings import metres, printable
-from .samples import Split
+from .samples.table import Split
 
 MOST = 10  # rows of a list on a terminal; --json has all of them
 BLOCKS, ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"

@@ -14,7 +14,7 @@ from .audit import HALF_DIGIT, VERTEX_PX
 from .comparison import Changed, Comparison, Label
 from .inspection import Inspection
 from .leakage import CRITERION
-from .samples import Split
+from .samples.table import Split
 
 EXAMPLES = 3
 LONGEST = 160  # characters of a name; a label's "filename" may be a megabyte

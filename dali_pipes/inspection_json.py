@@ -16,7 +16,7 @@ from .audit import PRINTED, VERTEX_PX
 from .comparison import Comparison
 from .inspection import Count, Inspection
 from .leakage import CRITERION
-from .samples import Split
+from .samples.table import Split
 
 
 def as_json(found: Inspection) -> dict[str, Any]:

@@ -29,10 +29,10 @@ from .drawn import Paddings
 from .errors import InputError
 from .graph import build
 from .plan import Plan, TrainingPlan, ValidationPlan
-from .samples import SampleTable, Statistics
+from .samples.table import SampleTable, Statistics
+from .samples.via import Reason
 from .source import Source
 from .tile_file import open_tiles, tile_path
-from .via import Reason
 from .view import WHOLE_TILE, View
 
 
@@ -220,7 +220,7 @@ class Loader:
 
     def _undecodable(self, step: int, error: RuntimeError) -> str:
         """DALI names no sample: ask the index's decoder which it was."""
-        from .index import check_by_decoding
+        from .samples.index import check_by_decoding
 
         images = np.unique(self.table.image[self.plan.ids(step)]).tolist()
         console = Console(quiet=True)

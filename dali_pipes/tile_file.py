@@ -28,7 +28,7 @@ from torch import Tensor
 from .capacity import in_words
 from .errors import InputError
 from .lock import alone
-from .records import fingerprint
+from .samples.labels import fingerprint
 from .view import Frames
 
 FORMAT = 2  # raise it when the same release would give other bytes

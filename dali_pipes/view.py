@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .geometry import Letterbox, letterbox, window
 from .masks import polyline_frame
-from .samples import SampleTable
+from .samples.table import SampleTable
 
 Kind = Literal["tile", "crop", "both"]
 

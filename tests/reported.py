@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipes.geometry import normalised_length
-from dali_pipes.samples import SampleTable
+from dali_pipes.samples.table import SampleTable
 from train.metrics import Baselines
 from train.report import Predictions, write_report
 

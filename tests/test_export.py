@@ -18,7 +18,7 @@ from torch import nn
 import train.export
 from dali_pipes import Loader, Statistics
 from dali_pipes.errors import InputError
-from dali_pipes.samples import SampleTable
+from dali_pipes.samples.table import SampleTable
 from dali_pipes.view import WHOLE_TILE, View
 from model import HeightRegressor, Target, checkpoint
 from model.calibration import Calibration

@@ -24,11 +24,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dali_pipes.errors import InputError, UnreadableMember
-from dali_pipes.jpeg import read_header
 from dali_pipes.release import tar_members, zip_members
 from dali_pipes.release.archive import Archive
 from dali_pipes.release.byte_range import Extent, Segment
-from dali_pipes.via import parse
+from dali_pipes.samples.jpeg import read_header
+from dali_pipes.samples.via import parse
 from tests.conftest import jpeg, via_label
 from tests.test_samples import with_exif
 

@@ -20,7 +20,7 @@ import pytest
 from dali_pipes import Loader, SampleTable
 from dali_pipes.geometry import letterbox
 from dali_pipes.release.find import open_split
-from dali_pipes.via import LARGEST_LABEL, TALLEST, Reason, parse
+from dali_pipes.samples.via import LARGEST_LABEL, TALLEST, Reason, parse
 from tests.conftest import jpeg, via_label
 from tests.test_samples import with_exif
 

@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def, types
 from rich.console import Console
 
-import dali_pipes.index
+import dali_pipes.samples.index
 import train.__main__
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
-from dali_pipes.index import check_by_decoding, open_index, refuse_above
-from dali_pipes.jpeg import JpegHeader
-from dali_pipes.records import LeftOut
-from dali_pipes.via import Reason
+from dali_pipes.samples.index import check_by_decoding, open_index, refuse_above
+from dali_pipes.samples.jpeg import JpegHeader
+from dali_pipes.samples.labels import LeftOut
+from dali_pipes.samples.via import Reason
 from tests.conftest import jpeg, via_label
 
 LINE = [(10, 20), (30, 40)]
@@ -158,8 +158,8 @@ def test_progress_is_shown_on_a_terminal_alone(release: Path) -> None:
 def built_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each time that an index is built."""
     calls: list[int] = []
-    build = dali_pipes.index._build
-    monkeypatch.setattr(dali_pipes.index, "_build", lambda *given: calls.append(os.getpid()) or build(*given))  # type: ignore[func-returns-value]
+    build = dali_pipes.samples.index._build
+    monkeypatch.setattr(dali_pipes.samples.index, "_build", lambda *given: calls.append(os.getpid()) or build(*given))  # type: ignore[func-returns-value]
     return calls
 
 
@@ -285,7 +285,7 @@ def test_of_processes_that_come_together_one_builds(small: Path, tmp_path: Path,
 
 
 def _die_building(release: Path, cache: Path) -> None:
-    dali_pipes.index._build = lambda *_: os._exit(9)
+    dali_pipes.samples.index._build = lambda *_: os._exit(9)
     open_index(release, "train", cache, console=QUIET)
 
 

@@ -19,7 +19,7 @@ from dali_pipes.__main__ import main
 from dali_pipes.inspection import BINS, histogram, plot_range
 from dali_pipes.inspection_console import bars
 from dali_pipes.inspection_json import plain
-from dali_pipes.via import Reason
+from dali_pipes.samples.via import Reason
 from tests.conftest import STEMS, jpeg, via_label
 
 PICTURE = jpeg(512, 512)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.render.scene import draw_chimneys, draw_scenes, labelled_height
 from dali_pipes.audit import Labels, closed_form, scene_scales
 from dali_pipes.leakage import _Chimneys, first_alike, leakage
-from dali_pipes.samples import SampleTable
+from dali_pipes.samples.table import SampleTable
 from tests.conftest import jpeg, via_label
 
 PICTURE = jpeg(512, 512)

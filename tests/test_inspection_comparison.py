@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dali_pipes.comparison import checksum, compare
 from dali_pipes.errors import InputError
-from dali_pipes.samples import SampleTable
+from dali_pipes.samples.table import SampleTable
 from tests.conftest import jpeg
 from tests.test_inspection import line, told, told_machines
 from tests.test_inspection import tile as tile_of

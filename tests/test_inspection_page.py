@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dali_pipes.via import Reason
+from dali_pipes.samples.via import Reason
 from tests.reported import Page
 from tests.test_inspection import HOSTILE, PICTURE, TILTED, hostile_release, line, right, tile, told
 

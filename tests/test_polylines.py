@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dali_pipes.errors import InputError
-from dali_pipes.polylines import VIA_COLUMNS, Polylines, read_polylines, table_of
 from dali_pipes.release.find import open_images
-from dali_pipes.samples import SampleTable
+from dali_pipes.samples.polylines import VIA_COLUMNS, Polylines, read_polylines, table_of
+from dali_pipes.samples.table import SampleTable
 from tests.conftest import jpeg, via_label
 
 TILES = {"a_1.jpg": [[(3, 40), (30, 8)], [(1, 2), (3, 4), (5, 60)]], "b_2.jpg": [[(10, 10), (20, 30)]]}

@@ -17,7 +17,7 @@ import torch
 import train.predict
 from dali_pipes import Loader
 from dali_pipes.geometry import letterbox, normalised_length
-from dali_pipes.samples import SampleTable
+from dali_pipes.samples.table import SampleTable
 from model import HeightRegressor, checkpoint
 from tests.conftest import jpeg, via_label
 from train import evaluate

@@ -14,7 +14,7 @@ import torch
 import train.__main__
 import train.promotion
 from bench.render.release import render_release
-from dali_pipes.samples import SampleTable
+from dali_pipes.samples.table import SampleTable
 from model import HeightRegressor, checkpoint
 from train.checkpointing import checkpoint_of
 from train.promotion import Comparison, compared, old_release_of, verdict

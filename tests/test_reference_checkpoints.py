@@ -14,7 +14,7 @@ import torch
 import train.__main__
 import train.evaluate
 from dali_pipes import Loader, Statistics
-from dali_pipes.samples import SampleTable
+from dali_pipes.samples.table import SampleTable
 from model import BackboneError, CheckpointError, HeightRegressor, checkpoint
 from model.architecture import backbone_of
 from tests.test_model import reference_forward

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dali_pipes.geometry import closed_form_height, polyline_length_px
-from dali_pipes.samples import SampleTable
+from dali_pipes.samples.table import SampleTable
 from tests.reported import Page, predict, sample_table, write
 from train.metrics import CLOSED_FORM, NETWORK
 from train.report import Predictions, write_predictions

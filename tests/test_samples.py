@@ -15,8 +15,8 @@ import pytest
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
 from dali_pipes.geometry import closed_form_height, polyline_length_px
-from dali_pipes.jpeg import read_header
-from dali_pipes.via import Reason, parse
+from dali_pipes.samples.jpeg import read_header
+from dali_pipes.samples.via import Reason, parse
 from tests.conftest import jpeg, via_label
 
 LINE = [(10, 20), (30, 40)]

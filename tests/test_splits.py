@@ -18,9 +18,9 @@ import train.__main__
 import train.evaluate
 from dali_pipes import Loader, SampleTable
 from dali_pipes.errors import InputError
-from dali_pipes.records import LeftOut
-from dali_pipes.splits import Division, assign_folds, pool
-from dali_pipes.via import Reason
+from dali_pipes.samples.labels import LeftOut
+from dali_pipes.samples.splits import Division, assign_folds, pool
+from dali_pipes.samples.via import Reason
 from train.tables import load_tables
 
 SIZES = st.lists(st.integers(1, 500), min_size=2, max_size=60).map(np.array)

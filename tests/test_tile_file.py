@@ -19,7 +19,7 @@ import torch
 
 from dali_pipes import Loader, SampleTable
 from dali_pipes.errors import InputError
-from dali_pipes.splits import pool
+from dali_pipes.samples.splits import pool
 from dali_pipes.tile_file import open_tiles, tile_path
 from dali_pipes.view import WHOLE_TILE, View
 

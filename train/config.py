@@ -15,7 +15,7 @@ import tyro
 
 from dali_pipes.augment import Augmentation
 from dali_pipes.errors import InputError
-from dali_pipes.splits import Division
+from dali_pipes.samples.splits import Division
 from dali_pipes.view import Kind as ViewKind
 from dali_pipes.view import View
 from model.target import Kind

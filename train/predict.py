@@ -26,8 +26,8 @@ from rich.progress import Progress
 
 from dali_pipes import Loader, command
 from dali_pipes.errors import exits_with_one_sentence
-from dali_pipes.polylines import read_polylines, table_of
 from dali_pipes.release.find import open_images
+from dali_pipes.samples.polylines import read_polylines, table_of
 from model import BackboneError, CheckpointError
 from model.calibration import Calibration
 

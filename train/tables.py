@@ -15,8 +15,8 @@ import numpy as np
 from rich.console import Console
 
 from dali_pipes import SampleTable
-from dali_pipes.index import open_index, refuse_above
-from dali_pipes.splits import Division
+from dali_pipes.samples.index import open_index, refuse_above
+from dali_pipes.samples.splits import Division
 
 VALIDATION, DEVELOPMENT = "validation", "development"
 HELD_OUT = "Tiles of the training side whose scenes were held out of training as a whole."

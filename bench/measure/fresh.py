@@ -29,7 +29,7 @@ _FIRST_BATCH = """
 import sys
 from pathlib import Path
 from dali_pipes import Loader
-from dali_pipes.index import open_index
+from dali_pipes.samples.index import open_index
 release, cache, device, batch_size = sys.argv[1:]
 table = open_index(Path(release), "train", Path(cache)).table
 batch = next(iter(Loader(table, int(batch_size), device=device, shuffle=True)))

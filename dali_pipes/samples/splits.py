@@ -22,10 +22,10 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
-from .records import Images, fingerprint
-from .release.find import Members
-from .samples import SampleTable, scene_of
+from ..errors import InputError
+from ..release.find import Members
+from .labels import Images, fingerprint
+from .table import SampleTable, scene_of
 
 FOLDS = 0xF01D  # the second word of the seed: folds and held-out scenes are drawn independently
 

@@ -36,12 +36,12 @@ from rich.console import Console
 from rich.progress import Progress
 from simplejpeg import decode_jpeg
 
-from .errors import InputError
+from ..errors import InputError
+from ..lock import alone
+from ..release.find import Members, open_split
 from .jpeg import JpegHeader
-from .lock import alone
-from .records import Checksummed, Images, LeftOut, usable_header
-from .release.find import Members, open_split
-from .samples import SampleTable, Split
+from .labels import Checksummed, Images, LeftOut, usable_header
+from .table import SampleTable, Split
 from .via import Reason
 
 PART = 32  # images a task: a task costs as much as a twentieth of a decode

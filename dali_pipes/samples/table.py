@@ -20,11 +20,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
+from ..geometry import length_in_sides, normalised_length
+from ..release.find import open_split
 from . import via
-from .errors import InputError
-from .geometry import length_in_sides, normalised_length
-from .records import Check, Images, LeftOut, check_headers, check_images, read_labels
-from .release.find import open_split
+from .labels import Check, Images, LeftOut, check_headers, check_images, read_labels
 from .via import Reason
 
 FORMAT = 2  # of a saved table; raise it when a saved table would no longer be what is built from the same release

@@ -32,11 +32,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from rich.console import Console
 
-from .errors import InputError
+from ..errors import InputError
 from .index import check_by_decoding
 from .jpeg import JpegHeader
-from .records import Images
-from .samples import SampleTable
+from .labels import Images
+from .table import SampleTable
 from .via import Reason, Region, read_tile, without_repeats
 
 VIA_COLUMNS = (

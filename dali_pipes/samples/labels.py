@@ -14,8 +14,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
 from . import via
-from .errors import InputError
 from .jpeg import JpegHeader, read_header
 from .via import Reason
 
