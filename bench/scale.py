@@ -39,11 +39,11 @@ from bench.measure.fresh import private_memory
 from bench.measure.timing import Rate, Work, alternate, at_least, report
 from bench.render.release import given_or_rendered
 from dali_pipes import Loader, SampleTable
+from dali_pipes.batches.plan import TrainingPlan
+from dali_pipes.batches.source import Source
+from dali_pipes.batches.view import WHOLE_TILE
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
-from dali_pipes.plan import TrainingPlan
-from dali_pipes.source import Source
-from dali_pipes.view import WHOLE_TILE
 from model.whole_file import write_whole
 from train.environment import choose_device
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dali_pipes import Loader, SampleTable
-from dali_pipes.augment import GOLDEN, Augmentation, Draws, shade, splitmix64, turn, uniform
+from dali_pipes.batches.augment import GOLDEN, Augmentation, Draws, shade, splitmix64, turn, uniform
+from dali_pipes.batches.view import WHOLE_TILE, View
 from dali_pipes.geometry import normalised_length
-from dali_pipes.view import WHOLE_TILE, View
 
 ALL = Augmentation(hflip=0.5, vflip=0.5, rot90=0.5, brightness=0.3, contrast=0.3)
 EIGHT = [(bool(i & 4), bool(i & 2), bool(i & 1)) for i in range(8)]

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dali_pipes.cache
+import dali_pipes.batches.tile_cache
 from dali_pipes import Batch, Loader, SampleTable
-from dali_pipes.cache import TileCache, bytes_needed, choose
-from dali_pipes.drawn import DrawnMasks, Paddings
+from dali_pipes.batches.mask_cache import DrawnMasks, Paddings
+from dali_pipes.batches.masks import padding_mask, polyline_frame
+from dali_pipes.batches.tile_cache import TileCache, bytes_needed, choose
+from dali_pipes.batches.view import WHOLE_TILE, Kind, View
 from dali_pipes.geometry import letterbox, window
-from dali_pipes.masks import padding_mask, polyline_frame
-from dali_pipes.view import WHOLE_TILE, Kind, View
 from tests.conftest import jpeg, via_label
 
 CPU = torch.device("cpu")
@@ -156,12 +156,12 @@ def test_the_bytes_that_are_told_are_those_that_are_taken(release: Path) -> None
 
 
 def test_the_cache_is_chosen_by_free_memory_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dali_pipes.cache, "free_memory", lambda: 4 << 30)
+    monkeypatch.setattr(dali_pipes.batches.tile_cache, "free_memory", lambda: 4 << 30)
     assert choose("auto", 2 << 30, CPU) == ("host", "the tiles take 2.0 GiB of 4.0 GiB free")
     assert choose("auto", 3 << 30, CPU).value == "none"
     assert choose("none", 0, CPU) == ("none", "as asked")
     assert choose("auto", 2 << 30, CPU, ranks=2).value == "none", "each rank keeps all tiles"
-    monkeypatch.setattr(dali_pipes.cache, "free_disk", lambda _: 40 << 30)
+    monkeypatch.setattr(dali_pipes.batches.tile_cache, "free_disk", lambda _: 40 << 30)
     chosen = choose("auto", 3 << 30, CPU, folder=Path("cache"))
     assert chosen.value == "disk"
     assert chosen.reason == (

@@ -100,7 +100,7 @@ def two(release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 DISTURBED = """
 import os, signal, sys, time
 import train.__main__, train.loop, train.training
-from dali_pipes.cache import CacheChoice
+from dali_pipes.batches.tile_cache import CacheChoice
 from train.checkpointing import RunFolder
 from train.console import RunConsole
 

@@ -17,9 +17,9 @@ from torch import nn
 
 import train.export
 from dali_pipes import Loader, Statistics
+from dali_pipes.batches.view import WHOLE_TILE, View
 from dali_pipes.errors import InputError
 from dali_pipes.samples.table import SampleTable
-from dali_pipes.view import WHOLE_TILE, View
 from model import HeightRegressor, Target, checkpoint
 from model.calibration import Calibration
 from tests.test_predict import CALIB, STATS, random_network

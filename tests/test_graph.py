@@ -13,10 +13,10 @@ import torch
 from nvidia.dali import backend
 
 from dali_pipes import Loader, SampleTable
-from dali_pipes.graph import build
-from dali_pipes.plan import ValidationPlan
-from dali_pipes.source import Source
-from dali_pipes.view import WHOLE_TILE, Kind, View
+from dali_pipes.batches.graph import build
+from dali_pipes.batches.plan import ValidationPlan
+from dali_pipes.batches.source import Source
+from dali_pipes.batches.view import WHOLE_TILE, Kind, View
 
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "mixed": "Mixed"}
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dali_pipes.plan import TrainingPlan, ValidationPlan, shuffled
+from dali_pipes.batches.plan import TrainingPlan, ValidationPlan, shuffled
 
 counts = st.integers(1, 400)
 

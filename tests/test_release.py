@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from dali_pipes import Loader, SampleTable
+from dali_pipes.batches.plan import TrainingPlan
+from dali_pipes.batches.source import Source, SourceBatch
+from dali_pipes.batches.view import WHOLE_TILE
 from dali_pipes.errors import InputError
-from dali_pipes.plan import TrainingPlan
 from dali_pipes.release.find import Members, open_split
-from dali_pipes.source import Source, SourceBatch
-from dali_pipes.view import WHOLE_TILE
 from tests.conftest import STEMS
 from tests.forms import FORMS, PART, add, loose_parts, one_tar, parts
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import dali_pipes.cache
-from dali_pipes.cache import choose
+import dali_pipes.batches.tile_cache
+from dali_pipes.batches.tile_cache import choose
 from dali_pipes.capacity import free_disk, free_memory, in_words
 
 MEMINFO = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n"}
@@ -69,7 +69,7 @@ def test_this_machine_tells_its_memory_and_its_disk(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_cannot_be_written_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dali_pipes.cache, "free_memory", lambda: 0)
+    monkeypatch.setattr(dali_pipes.batches.tile_cache, "free_memory", lambda: 0)
     file = tmp_path / "file"
     file.touch()
     assert choose("auto", 1 << 20, torch.device("cpu"), folder=tmp_path).value == "disk"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dali_pipes import Batch, Loader, SampleTable
-from dali_pipes.augment import Augmentation
+from dali_pipes.batches.augment import Augmentation
 from model import HeightRegressor
 from tests.test_step import network, random_batch
 from train.step import Forward, Step

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from dali_pipes import Loader, SampleTable
+from dali_pipes.batches.tile_file import open_tiles, tile_path
+from dali_pipes.batches.view import WHOLE_TILE, View
 from dali_pipes.errors import InputError
 from dali_pipes.samples.splits import pool
-from dali_pipes.tile_file import open_tiles, tile_path
-from dali_pipes.view import WHOLE_TILE, View
 
 SHAPE = (6, 8, 8, 3)
 TILES = torch.arange(6 * 8 * 8 * 3).remainder(251).to(torch.uint8).view(SHAPE)

@@ -31,7 +31,7 @@ TOLD_ELSEWHERE = {
         "dali_pipes/inspection.py",
         "InputError(next(iter(missing.values())))",
     ): "sentences of InputErrors caught above it",
-    ("dali_pipes/loader.py", "InputError(str(error))"): "plan.py's ValueErrors, which REPEATED adds",
+    ("dali_pipes/batches/loader.py", "InputError(str(error))"): "plan.py's ValueErrors, which REPEATED adds",
     ("dali_pipes/release/zip_members.py", "CutShort(str(_damaged("): "_damaged makes an InputError, which has its row",
     (
         "train/checkpointing.py",
@@ -40,7 +40,7 @@ TOLD_ELSEWHERE = {
 }
 """(file, what its call begins with): why no template can be read there."""
 
-REPEATED = ("dali_pipes/plan.py",)
+REPEATED = ("dali_pipes/batches/plan.py",)
 """Files whose ValueErrors reach the user as InputErrors with the same words."""
 
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dali_pipes import Batch, Loader, SampleTable
-from dali_pipes.augment import Draws, shade
+from dali_pipes.batches.augment import Draws, shade
+from dali_pipes.batches.masks import letterbox_mask, padding_mask, polyline_mask
+from dali_pipes.batches.view import WHOLE_TILE, Kind, View, distinct
 from dali_pipes.errors import InputError
 from dali_pipes.geometry import letterbox, window
-from dali_pipes.masks import letterbox_mask, padding_mask, polyline_mask
-from dali_pipes.view import WHOLE_TILE, Kind, View, distinct
 from model import HeightRegressor
 from tests.conftest import jpeg, via_label
 from tests.test_promotion import run_folder

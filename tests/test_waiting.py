@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dali_pipes import Loader, SampleTable
-from dali_pipes.augment import Augmentation
+from dali_pipes.batches.augment import Augmentation
 from tests.test_step import Syncs
 from tests.test_training import SMALL, Quiet
 from train.loop import Loop, run

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from dali_pipes.augment import Augmentation
+from dali_pipes.batches.augment import Augmentation
+from dali_pipes.batches.view import Kind as ViewKind
+from dali_pipes.batches.view import View
 from dali_pipes.errors import InputError
 from dali_pipes.samples.splits import Division
-from dali_pipes.view import Kind as ViewKind
-from dali_pipes.view import View
 from model.target import Kind
 
 AsPlainFlag = tyro.conf.arg(prefix_name=False)

@@ -16,9 +16,9 @@ import torch
 from rich.console import Console
 
 from dali_pipes import Batch, Loader, SampleTable, Statistics, command
+from dali_pipes.batches.view import WHOLE_TILE, View
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.samples.splits import Division
-from dali_pipes.view import WHOLE_TILE, View
 from model import BackboneError, CheckpointError, HeightRegressor, Target, checkpoint
 from model.architecture import backbone_of
 from model.calibration import Calibration

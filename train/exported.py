@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from dali_pipes import Loader, SampleTable
+from dali_pipes.batches.view import Kind
 from dali_pipes.geometry import MARGIN
-from dali_pipes.view import Kind
 from model import HeightRegressor
 from model.calibration import Calibration
 

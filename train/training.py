@@ -18,8 +18,8 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from dali_pipes import Batch, Loader, SampleTable
-from dali_pipes.cache import CacheChoice, bytes_needed
-from dali_pipes.cache import choose as choose_cache
+from dali_pipes.batches.tile_cache import CacheChoice, bytes_needed
+from dali_pipes.batches.tile_cache import choose as choose_cache
 from dali_pipes.errors import InputError
 from model import HeightRegressor, Target, checkpoint
 

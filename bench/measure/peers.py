@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dali_pipes import SampleTable
+from dali_pipes.batches.masks import letterbox_mask, padding_mask, polyline_mask
 from dali_pipes.geometry import letterbox
-from dali_pipes.masks import letterbox_mask, padding_mask, polyline_mask
 
 MEAN = torch.tensor([0.485, 0.456, 0.406, 0.5, 0.5])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225, 0.5, 0.5])[:, None, None]

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .capacity import free_disk, free_memory, in_words
-from .drawn import DrawnMasks
+from ..capacity import free_disk, free_memory, in_words
+from .mask_cache import DrawnMasks
 from .transfer import Arrivals, gather, to_device
 from .view import Frames
 

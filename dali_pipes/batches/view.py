@@ -17,9 +17,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import Letterbox, letterbox, window
+from ..geometry import Letterbox, letterbox, window
+from ..samples.table import SampleTable
 from .masks import polyline_frame
-from .samples.table import SampleTable
 
 Kind = Literal["tile", "crop", "both"]
 

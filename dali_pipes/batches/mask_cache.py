@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .geometry import Letterbox
+from ..geometry import Letterbox
 from .masks import padding_mask
 from .view import Frames, distinct
 

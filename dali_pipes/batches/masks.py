@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import Letterbox, letterbox
+from ..geometry import Letterbox, letterbox
 
 UInt8 = NDArray[np.uint8]
 

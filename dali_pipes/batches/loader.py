@@ -23,15 +23,15 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from ..errors import InputError
+from ..samples.table import SampleTable, Statistics
+from ..samples.via import Reason
 from .augment import Augmentation, shade, turn
-from .cache import TileCache
-from .drawn import Paddings
-from .errors import InputError
 from .graph import build
+from .mask_cache import Paddings
 from .plan import Plan, TrainingPlan, ValidationPlan
-from .samples.table import SampleTable, Statistics
-from .samples.via import Reason
 from .source import Source
+from .tile_cache import TileCache
 from .tile_file import open_tiles, tile_path
 from .view import WHOLE_TILE, View
 
@@ -220,7 +220,7 @@ class Loader:
 
     def _undecodable(self, step: int, error: RuntimeError) -> str:
         """DALI names no sample: ask the index's decoder which it was."""
-        from .samples.index import check_by_decoding
+        from ..samples.index import check_by_decoding
 
         images = np.unique(self.table.image[self.plan.ids(step)]).tolist()
         console = Console(quiet=True)

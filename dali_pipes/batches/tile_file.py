@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .capacity import in_words
-from .errors import InputError
-from .lock import alone
-from .samples.labels import fingerprint
+from ..capacity import in_words
+from ..errors import InputError
+from ..lock import alone
+from ..samples.labels import fingerprint
 from .view import Frames
 
 FORMAT = 2  # raise it when the same release would give other bytes
