@@ -15,7 +15,7 @@ from rich.console import Console
 
 from .command import parse
 from .errors import exits_with_one_sentence
-from .inspection import inspect
+from .inspect.inspection import inspect
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ def run(arguments: Arguments) -> None:
         cache=arguments.index_cache,
     )
     if arguments.html is not None:
-        from .inspection_page import write_page
+        from .inspect.page import write_page
 
         write_page(arguments.html, found)
     if arguments.json:
-        from .inspection_json import as_json
+        from .inspect.as_json import as_json
 
         print(json.dumps(as_json(found), allow_nan=False))
         return
-    from .inspection_console import show
+    from .inspect.console import show
 
     show(found, Console())
     if arguments.html is not None:

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from dali_pipes.__main__ import main
-from dali_pipes.inspection import BINS, histogram, plot_range
-from dali_pipes.inspection_console import bars
-from dali_pipes.inspection_json import plain
+from dali_pipes.inspect.as_json import plain
+from dali_pipes.inspect.console import bars
+from dali_pipes.inspect.inspection import BINS, histogram, plot_range
 from dali_pipes.samples.via import Reason
 from tests.conftest import STEMS, jpeg, via_label
 

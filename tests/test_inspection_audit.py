@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bench.render.scene import draw_chimneys, draw_scenes, labelled_height
-from dali_pipes.audit import Labels, closed_form, scene_scales
-from dali_pipes.leakage import _Chimneys, first_alike, leakage
+from dali_pipes.inspect.audit import Labels, closed_form, scene_scales
+from dali_pipes.inspect.leakage import _Chimneys, first_alike, leakage
 from dali_pipes.samples.table import SampleTable
 from tests.conftest import jpeg, via_label
 
@@ -184,7 +184,7 @@ def test_the_search_finds_what_two_loops_find(asked: Any, known: Any, at_once: i
 
     expected = [next((i for i, b in enumerate(known) if alike(a, b)), -1) for a in asked]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dali_pipes.leakage.PAIRS_AT_ONCE", at_once)
+        patch.setattr("dali_pipes.inspect.leakage.PAIRS_AT_ONCE", at_once)
         assert first_alike(chimneys(asked), chimneys(known)).tolist() == expected
 
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dali_pipes.comparison import checksum, compare
 from dali_pipes.errors import InputError
+from dali_pipes.inspect.comparison import checksum, compare
 from dali_pipes.samples.table import SampleTable
 from tests.conftest import jpeg
 from tests.test_inspection import line, told, told_machines

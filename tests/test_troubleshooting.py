@@ -28,7 +28,7 @@ def text(node: ast.expr) -> str | None:
 
 TOLD_ELSEWHERE = {
     (
-        "dali_pipes/inspection.py",
+        "dali_pipes/inspect/inspection.py",
         "InputError(next(iter(missing.values())))",
     ): "sentences of InputErrors caught above it",
     ("dali_pipes/batches/loader.py", "InputError(str(error))"): "plan.py's ValueErrors, which REPEATED adds",

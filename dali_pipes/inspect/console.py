@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import inspection_findings as findings
+from ..samples.table import Split
+from . import findings as findings
 from .comparison import Comparison
+from .findings import metres, printable
 from .inspection import UNITS, Count, Inspection
-from .inspection_findings import metres, printable
-from .samples.table import Split
 
 MOST = 10  # rows of a list on a terminal; --json has all of them
 BLOCKS, ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"

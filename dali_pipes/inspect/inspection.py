@@ -19,14 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import InputError
+from ..samples.index import open_index
+from ..samples.labels import LeftOut
+from ..samples.table import SampleTable, Split
+from ..samples.via import Reason
 from .audit import ClosedForm, Float64, Int64, Labels, SceneScale, closed_form, repeated, scene_scales
 from .comparison import Comparison, compare
-from .errors import InputError
 from .leakage import Leakage, leakage
-from .samples.index import open_index
-from .samples.labels import LeftOut
-from .samples.table import SampleTable, Split
-from .samples.via import Reason
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
 BINS = 24  # beside its names and figures a plot has to fit into 80 columns

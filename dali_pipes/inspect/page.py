@@ -21,8 +21,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from . import inspection_findings as findings
-from .errors import InputError
+from ..errors import InputError
+from . import findings as findings
 from .inspection import UNITS, Inspection
 
 PICTURES = 12  # a section

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ..samples.table import Split
 from .audit import PRINTED, VERTEX_PX
 from .comparison import Comparison
 from .inspection import Count, Inspection
 from .leakage import CRITERION
-from .samples.table import Split
 
 
 def as_json(found: Inspection) -> dict[str, Any]:

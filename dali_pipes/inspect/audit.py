@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import closed_form_height, polyline_length_px
-from .samples.table import SampleTable, Split
+from ..geometry import closed_form_height, polyline_length_px
+from ..samples.table import SampleTable, Split
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]

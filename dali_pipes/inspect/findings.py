@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..samples.table import Split
 from .audit import HALF_DIGIT, VERTEX_PX
 from .comparison import Changed, Comparison, Label
 from .inspection import Inspection
 from .leakage import CRITERION
-from .samples.table import Split
 
 EXAMPLES = 3
 LONGEST = 160  # characters of a name; a label's "filename" may be a megabyte

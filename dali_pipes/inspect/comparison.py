@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
+from ..errors import InputError
+from ..samples.labels import Checksummed, Images
+from ..samples.table import SampleTable
 from .audit import regions
-from .errors import InputError
-from .samples.labels import Checksummed, Images
-from .samples.table import SampleTable
 
 
 class Label(NamedTuple):
