@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from train import environment
-from train.hardware import GIB, Machine, advice, as_rows, blocks, dali_cuda, look
+from train.machine.hardware import GIB, Machine, advice, as_rows, blocks, dali_cuda, look
 
 GOOD = Machine(
     gpus=("NVIDIA H100 80GB HBM3",),

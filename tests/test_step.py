@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dali_pipes import Batch, SampleTable
 from model import HeightRegressor
 from tests.test_training import SMALL
-from train.compilation import CACHE, StochasticDepth, keep_compiled
 from train.environment import Choice
 from train.loop import run
+from train.machine.compilation import CACHE, StochasticDepth, keep_compiled
 from train.step import Forward, Step
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@
 
     python -m train.environment [--json]
 
-As a command it tells what was found (train/hardware.py) and what to change.  It exits with 0 where training can
+As a command it tells what was found (train/machine/hardware.py) and what to change.  It exits with 0 where training can
 begin, be it slower than it could be, and with 1 where a GPU is there that could not be used or DALI is missing.
 """
 
@@ -24,8 +24,8 @@ from rich.table import Table
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 
-from .compilation import compiler_fault, keep_compiled
-from .hardware import Machine, advice, as_json, as_rows, blocks, look, multiplies_bf16, versions
+from .machine.compilation import compiler_fault, keep_compiled
+from .machine.hardware import Machine, advice, as_json, as_rows, blocks, look, multiplies_bf16, versions
 
 
 class Choice(NamedTuple):
@@ -64,7 +64,7 @@ def choose_precision(wanted: str, device: torch.device) -> Choice:
 
 
 def choose_compilation(wanted: str, device: torch.device, world_size: int = 1) -> Choice:
-    """Resolve "auto", "on" or "off" to "off", "whole" or "regional": see train/compilation.py.
+    """Resolve "auto", "on" or "off" to "off", "whole" or "regional": see train/machine/compilation.py.
 
     On GPUs it is on, on CPUs off: measured on two cores with AVX512-BF16, it gained nothing over eager bf16.
     """

@@ -3,7 +3,7 @@
     write_page("release.html", inspect(release))
 
 The pictures are of what the audit flagged, the worst first, with the polyline outlined; only these are read and
-decoded.  All names come from other people's files, and the template (inspection.html.j2) escapes them.  The same
+decoded.  All names come from other people's files, and the template (page.html.j2) escapes them.  The same
 release gives the same bytes.
 """
 
@@ -63,7 +63,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["metres"] = lambda value: findings.metres(value).replace("-", "−")
-    return environment.get_template("inspection.html.j2")
+    return environment.get_template("page.html.j2")
 
 
 def _finalised(value: Any) -> Any:
