@@ -20,7 +20,7 @@ from bench.measure.timing import Rate, alternate, as_plain, ratio
 from bench.target import race, target_table
 from dali_pipes import Loader, SampleTable
 from model import HeightRegressor
-from train.presets import PRESETS
+from train.recipe.presets import PRESETS
 from train.step import Forward
 
 CPU = torch.device("cpu")

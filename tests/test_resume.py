@@ -25,12 +25,12 @@ from dali_pipes.errors import InputError
 from model import CheckpointError
 from tests.test_training import SMALL, Quiet, learnt
 from train.checkpointing import Due, RunFolder
-from train.config import Config
-from train.fingerprint import Fingerprint, changes, fingerprint
 from train.loop import run
+from train.recipe.config import Config
+from train.recipe.data import load_tables
+from train.recipe.fingerprint import Fingerprint, changes, fingerprint
 from train.signals import SAME, Signals, Stopped
 from train.step import Forward
-from train.tables import load_tables
 from train.writer import Snapshot, Writer
 
 STEPPED = replace(

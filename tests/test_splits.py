@@ -21,7 +21,7 @@ from dali_pipes.errors import InputError
 from dali_pipes.samples.labels import LeftOut
 from dali_pipes.samples.splits import Division, assign_folds, pool
 from dali_pipes.samples.via import Reason
-from train.tables import load_tables
+from train.recipe.data import load_tables
 
 SIZES = st.lists(st.integers(1, 500), min_size=2, max_size=60).map(np.array)
 

@@ -37,7 +37,7 @@ from model.calibration import Calibration
 from .metrics import Float64
 from .pooling import fit_shares, pool, to_log_scale
 from .predictions import Predictions
-from .tables import DEVELOPMENT
+from .recipe.data import DEVELOPMENT
 from .uncertainty import LEVELS, Forecast
 
 Pair = tuple[Float64, Float64]  # mu, sigma (N,) metres

@@ -30,7 +30,7 @@ from model.whole_file import write_whole
 
 from .figures import rmse_by_epoch
 from .metrics import Scores, score
-from .tables import VALIDATION
+from .recipe.data import VALIDATION
 
 HINT = "name run folders of python -m train"
 OPTIMISTIC = "‡ optimistic: the run's best epoch was chosen on these samples"

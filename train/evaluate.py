@@ -25,15 +25,15 @@ from model.calibration import Calibration
 
 from .calibrate import apply, cross_fit, development_of
 from .checkpointing import checkpoint_of
-from .config import Config, Data, Model
 from .console import score_table
 from .distributed import gather
 from .environment import choose_device, choose_precision, describe
 from .metrics import Baselines
 from .predictions import optimistic
+from .recipe.config import Config, Data, Model
+from .recipe.data import DEVELOPMENT, VALIDATION, Tables, beside, counts, load_tables
 from .report import Predictions, score_rows, write_predictions, write_report
 from .step import Forward
-from .tables import DEVELOPMENT, VALIDATION, Tables, beside, counts, load_tables
 
 SELECTED = "The best epoch was selected on these samples, so their figures are optimistic."
 

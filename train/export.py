@@ -36,7 +36,7 @@ from .card import model_card
 from .environment import choose_device
 from .evaluate import Trained, completed, evaluate, forward_of, load, refine
 from .exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles
-from .tables import VALIDATION, beside, load_tables
+from .recipe.data import VALIDATION, beside, load_tables
 
 Format = Literal["torch", "onnx", "aoti", "reference"]
 SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx", "aoti": ".pt2", "reference": ".pth"}

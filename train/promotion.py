@@ -43,8 +43,8 @@ from .evaluate import Trained, completed, evaluate, forward_of, load
 from .findings import FEWEST_SCENES
 from .metrics import Float64, bootstrap_rmse, score
 from .predictions import Predictions
+from .recipe.data import VALIDATION, Tables, beside, load_tables
 from .step import Forward
-from .tables import VALIDATION, Tables, beside, load_tables
 
 KEEP = 3  # exit status
 Verdict = Literal["promote", "keep"]

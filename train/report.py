@@ -29,11 +29,11 @@ import jinja2
 
 from model.whole_file import write_text
 
-from .config import flatten
 from .figures import curves, scatter, thumbnail, worst_tiles
 from .findings import count, duration, headline, history_in_words, honesty, number, recognition, scenes_seen, selection
 from .metrics import NETWORK, Baselines, ScoreRow
 from .predictions import Predictions, score_rows, write_predictions
+from .recipe.config import flatten
 from .uncertainty import LEVELS
 from .uncertainty_figures import uncertainty_figures
 from .uncertainty_findings import CONSTANT, account, height_blocks, telling, verdicts

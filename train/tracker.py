@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .config import flatten
 from .figures import rmse_by_epoch
+from .recipe.config import flatten
 
 History = Sequence[Mapping[str, Any]]
 

@@ -24,16 +24,16 @@ from dali_pipes.errors import InputError
 from model import HeightRegressor, Target, checkpoint
 
 from .checkpointing import History
-from .config import Config
 from .console import RunConsole
 from .distributed import Place, data_parallel, gather, shared
 from .environment import Choice, choose_compilation, choose_compile_mode, choose_precision, choose_threads, describe
 from .evaluate import about, load
-from .fingerprint import changes, fingerprint
 from .metrics import Baselines
+from .recipe.config import Config
+from .recipe.data import Tables
+from .recipe.fingerprint import changes, fingerprint
 from .schedule import Schedule
 from .step import Forward, Step
-from .tables import Tables
 
 PROGRESS = ("epoch", "step", "learning_rate", "seconds", "waited", "best_rmse")
 """Fields of `Training` that tell how far it is: plain numbers."""

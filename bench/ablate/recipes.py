@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass, replace
 from typing import Any
 
-from train.config import Config, Data, flattened
-from train.presets import fast
+from train.recipe.config import Config, Data, flattened
+from train.recipe.presets import fast
 
 Settings = Mapping[str, Any]
 """Fields of the configuration by their dotted names, such as {"optimizer.learning_rate": 1e-3}."""

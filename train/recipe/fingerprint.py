@@ -14,7 +14,7 @@ import numpy as np
 from dali_pipes import SampleTable
 from dali_pipes.release.find import Members
 
-from .tables import Tables
+from .data import Tables
 
 Fingerprint = dict[str, dict[str, Any]]
 
