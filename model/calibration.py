@@ -3,8 +3,8 @@
     mu', sigma' = a·mu + b, tau·|a|·sigma                     linear mean correction, variance temperature
     interval    = mu' ± quantiles[level]·sigma'               what split-conformal prediction promises
 
-`train/calibrate.py` fits it on development scenes; here it is applied, written and read.  `a`, `b` and `tau` are the
-reference's names, and a checkpoint of the reference, which knows no more than these, loads, too.
+`train/scores/calibrate.py` fits it on development scenes; here it is applied, written and read.  `a`, `b` and `tau` are
+the reference's names, and a checkpoint of the reference, which knows no more than these, loads, too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Calibration:
     pooled_quantiles: Mapping[float, float] = field(default_factory=dict)
     """The same for predictions that were pooled by scene after the calibration."""
     within_tile: float = 1.0
-    """Share of the variance of polylines' errors that a tile's have in common, 0 to 1 (train/pooling.py)."""
+    """Share of the variance of polylines' errors that a tile's have in common, 0 to 1 (train/scores/pooling.py)."""
     between: float = 1.0
     """Share of the variance of tiles' errors that a scene's have in common: it does not average out within one.
     Both are 1 where they are not known, which makes pooled predictions no surer than their polylines are."""

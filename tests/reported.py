@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from dali_pipes.geometry import normalised_length
 from dali_pipes.samples.table import SampleTable
-from train.metrics import Baselines
 from train.report import Predictions, write_report
+from train.scores.metrics import Baselines
 
 SIZE = 64  # px: small tiles keep the tests fast
 VOID = {"meta", "br", "img", "link", "input", "hr"}

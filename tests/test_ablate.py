@@ -15,9 +15,9 @@ from bench.ablate.recipes import OPTIONS, OURS, REFERENCE, THIRD, changed, recip
 from bench.ablate.tables import heights, markdown_of, uncertainty
 from bench.measure.timing import as_plain
 from dali_pipes.errors import InputError
-from train.metrics import CALIBRATED, NETWORK, POOLED, Baselines
 from train.recipe.config import Config, flattened
 from train.recipe.presets import fast, reference
+from train.scores.metrics import CALIBRATED, NETWORK, POOLED, Baselines
 
 
 def differing(a: Config, b: Config) -> set[str]:

@@ -19,11 +19,11 @@ from model.calibration import Calibration
 from tests.reported import sample_table
 from tests.test_training import SMALL, Quiet
 from train import evaluate
-from train.calibrate import apply, conformal_quantile, correct, cross_fit, fit
 from train.loop import run
-from train.metrics import CALIBRATED, NETWORK, POOLED, score
-from train.predictions import Predictions
-from train.uncertainty import LEVELS, Uncertainty
+from train.scores.calibrate import apply, conformal_quantile, correct, cross_fit, fit
+from train.scores.metrics import CALIBRATED, NETWORK, POOLED, score
+from train.scores.predictions import Predictions
+from train.scores.uncertainty import LEVELS, Uncertainty
 
 Float64 = NDArray[np.float64]
 

@@ -26,7 +26,7 @@ from tests.test_predict import CALIB, STATS, random_network
 from train import evaluate
 from train.export import Format, write_checked
 from train.exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles
-from train.metrics import CALIBRATED, score
+from train.scores.metrics import CALIBRATED, score
 from train.step import Forward
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from train.metrics import (
+from train.scores.metrics import (
     CLOSED_FORM,
     LINEAR,
     MEAN,

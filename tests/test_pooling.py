@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.pooling import fit_shares, pool, pool_log_scale, to_log_scale
+from train.scores.pooling import fit_shares, pool, pool_log_scale, to_log_scale
 
 Float64 = NDArray[np.float64]
 Names = NDArray[np.str_]

@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from tests.reported import predict, sample_table
-from train.calibrate import apply, fit
 from train.console import score_table
-from train.metrics import Baselines
 from train.report import Predictions, score_rows, write_predictions
+from train.scores.calibrate import apply, fit
+from train.scores.metrics import Baselines
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from dali_pipes.geometry import closed_form_height, polyline_length_px
 from dali_pipes.samples.table import SampleTable
 from tests.reported import Page, predict, sample_table, write
-from train.metrics import CLOSED_FORM, NETWORK
 from train.report import Predictions, write_predictions
+from train.scores.metrics import CLOSED_FORM, NETWORK
 
 HOSTILE = "<script>alert(1)</script>.jpg"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.uncertainty import (
+from train.scores.uncertainty import (
     LEVELS,
     REMOVED,
     Forecast,

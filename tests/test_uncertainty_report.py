@@ -12,11 +12,11 @@ import torch
 from model.calibration import Calibration
 from tests.reported import Page, predict, sample_table, write
 from tests.test_calibrate import simulate
-from train.calibrate import apply, cross_fit, fit
-from train.metrics import CALIBRATED, NETWORK, POOLED
-from train.pooling import gain
-from train.predictions import Predictions
-from train.uncertainty import LEVELS
+from train.scores.calibrate import apply, cross_fit, fit
+from train.scores.metrics import CALIBRATED, NETWORK, POOLED
+from train.scores.pooling import gain
+from train.scores.predictions import Predictions
+from train.scores.uncertainty import LEVELS
 from train.uncertainty_findings import CONSTANT, account, blocks, height_blocks, telling, verdicts
 
 

@@ -14,8 +14,8 @@ from model.architecture import backbone_of
 from .evaluate import Trained
 from .exported import SHOWN, contract
 from .findings import count, honesty, scenes_seen
-from .metrics import CLOSED_FORM, Baselines
-from .predictions import Predictions, optimistic, score_rows
+from .scores.metrics import CLOSED_FORM, Baselines
+from .scores.predictions import Predictions, optimistic, score_rows
 
 USE = """\
 Intended use: the height of a chimney, and how sure it is of it, from an RGB tile of KOMPSAT-3 or -3A and a polyline

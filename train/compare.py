@@ -29,8 +29,8 @@ from dali_pipes.errors import InputError, exits_with_one_sentence
 from model.whole_file import write_whole
 
 from .figures import rmse_by_epoch
-from .metrics import Scores, score
 from .recipe.data import VALIDATION
+from .scores.metrics import Scores, score
 
 HINT = "name run folders of python -m train"
 OPTIMISTIC = "‡ optimistic: the run's best epoch was chosen on these samples"

@@ -23,16 +23,16 @@ from model import BackboneError, CheckpointError, HeightRegressor, Target, check
 from model.architecture import backbone_of
 from model.calibration import Calibration
 
-from .calibrate import apply, cross_fit, development_of
 from .checkpointing import checkpoint_of
 from .console import score_table
 from .distributed import gather
 from .environment import choose_device, choose_precision, describe
-from .metrics import Baselines
-from .predictions import optimistic
 from .recipe.config import Config, Data, Model
 from .recipe.data import DEVELOPMENT, VALIDATION, Tables, beside, counts, load_tables
 from .report import Predictions, score_rows, write_predictions, write_report
+from .scores.calibrate import apply, cross_fit, development_of
+from .scores.metrics import Baselines
+from .scores.predictions import optimistic
 from .step import Forward
 
 SELECTED = "The best epoch was selected on these samples, so their figures are optimistic."

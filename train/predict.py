@@ -35,9 +35,9 @@ from . import evaluate
 from .environment import choose_device
 from .findings import count
 from .heights import Float64, Heights, check_suffix
-from .predictions import Predictions
+from .scores.predictions import Predictions
+from .scores.uncertainty import LEVEL, Forecast
 from .step import Forward
-from .uncertainty import LEVEL, Forecast
 
 Images = str | Path | Sequence[str | Path]
 Polylines = str | Path | Mapping[str, Sequence[ArrayLike]]

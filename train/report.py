@@ -31,10 +31,10 @@ from model.whole_file import write_text
 
 from .figures import curves, scatter, thumbnail, worst_tiles
 from .findings import count, duration, headline, history_in_words, honesty, number, recognition, scenes_seen, selection
-from .metrics import NETWORK, Baselines, ScoreRow
-from .predictions import Predictions, score_rows, write_predictions
 from .recipe.config import flatten
-from .uncertainty import LEVELS
+from .scores.metrics import NETWORK, Baselines, ScoreRow
+from .scores.predictions import Predictions, score_rows, write_predictions
+from .scores.uncertainty import LEVELS
 from .uncertainty_figures import uncertainty_figures
 from .uncertainty_findings import CONSTANT, account, height_blocks, telling, verdicts
 from .uncertainty_findings import blocks as uncertainty_blocks

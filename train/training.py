@@ -28,11 +28,11 @@ from .console import RunConsole
 from .distributed import Place, data_parallel, gather, shared
 from .environment import Choice, choose_compilation, choose_compile_mode, choose_precision, choose_threads, describe
 from .evaluate import about, load
-from .metrics import Baselines
 from .recipe.config import Config
 from .recipe.data import Tables
 from .recipe.fingerprint import changes, fingerprint
 from .schedule import Schedule
+from .scores.metrics import Baselines
 from .step import Forward, Step
 
 PROGRESS = ("epoch", "step", "learning_rate", "seconds", "waited", "best_rmse")

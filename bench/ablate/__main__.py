@@ -45,9 +45,9 @@ from model.whole_file import write_text
 from train.console import RunConsole
 from train.environment import choose_device
 from train.loop import run
-from train.metrics import CALIBRATED, NETWORK, POOLED, Baselines, score
 from train.recipe.config import MAY_CHANGE, Config, flattened
-from train.uncertainty import LEVEL, Forecast, Uncertainty
+from train.scores.metrics import CALIBRATED, NETWORK, POOLED, Baselines, score
+from train.scores.uncertainty import LEVEL, Forecast, Uncertainty
 
 COLUMNS = {NETWORK: "", CALIBRATED: "calibrated_", POOLED: "pooled_"}
 """How the columns of predictions.csv begin, by what they hold."""

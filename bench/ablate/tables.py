@@ -14,7 +14,7 @@ from rich.table import Table
 from bench.ablate.recipes import OURS, REFERENCE, recipes
 from bench.measure.timing import as_plain
 from model.whole_file import write_whole
-from train.metrics import CALIBRATED, NETWORK, POOLED
+from train.scores.metrics import CALIBRATED, NETWORK, POOLED
 
 LINE = "linear in length"
 WHERE = {"scene": "unseen scenes (--split scene)", "official": "seen scenes (--split official)"}

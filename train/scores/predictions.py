@@ -53,9 +53,9 @@ class Predictions:
     selection: bool = False
     """Whether the best epoch was chosen on these samples, which makes their figures optimistic."""
     calibrated: Forecast | None = None
-    """`mu` and `sigma` calibrated by development scenes (train/calibrate.py), where there were such."""
+    """`mu` and `sigma` calibrated by development scenes (train/scores/calibrate.py), where there were such."""
     pooled: Forecast | None = None
-    """The calibrated forecast, pooled by scene (train/pooling.py), where that was asked for."""
+    """The calibrated forecast, pooled by scene (train/scores/pooling.py), where that was asked for."""
     shares: tuple[float, float] = (1.0, 1.0)
     """`within_tile` and `between`, by which it was pooled."""
 

@@ -34,10 +34,10 @@ from dali_pipes.geometry import polyline_length_px
 from model import checkpoint
 from model.calibration import Calibration
 
+from ..recipe.data import DEVELOPMENT
 from .metrics import Float64
 from .pooling import fit_shares, pool, to_log_scale
 from .predictions import Predictions
-from .recipe.data import DEVELOPMENT
 from .uncertainty import LEVELS, Forecast
 
 Pair = tuple[Float64, Float64]  # mu, sigma (N,) metres

@@ -35,8 +35,8 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 class Forecast:
     """Predicted heights of N samples: `mu`, `sigma` (N,) float64 metres; `intervals`: level → low, high, (N,) each.
 
-    `conformal`: whether the intervals promise their level on scenes never seen (train/calibrate.py); if not, they are
-    those of the Gaussian.
+    `conformal`: whether the intervals promise their level on scenes never seen (train/scores/calibrate.py); if not,
+    they are those of the Gaussian.
     """
 
     mu: Float64
