@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dali_pipes.geometry import normalised_length
 from dali_pipes.samples.table import SampleTable
-from train.report import Predictions, write_report
+from train.report.page import Predictions, write_report
 from train.scores.metrics import Baselines
 
 SIZE = 64  # px: small tiles keep the tests fast

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tests.reported import predict, sample_table
 from train.console import score_table
-from train.report import Predictions, score_rows, write_predictions
+from train.report.page import Predictions, score_rows, write_predictions
 from train.scores.calibrate import apply, fit
 from train.scores.metrics import Baselines
 

@@ -12,7 +12,7 @@ import pytest
 from dali_pipes.geometry import closed_form_height, polyline_length_px
 from dali_pipes.samples.table import SampleTable
 from tests.reported import Page, predict, sample_table, write
-from train.report import Predictions, write_predictions
+from train.report.page import Predictions, write_predictions
 from train.scores.metrics import CLOSED_FORM, NETWORK
 
 HOSTILE = "<script>alert(1)</script>.jpg"

@@ -12,12 +12,12 @@ import torch
 from model.calibration import Calibration
 from tests.reported import Page, predict, sample_table, write
 from tests.test_calibrate import simulate
+from train.report.uncertainty_findings import CONSTANT, account, blocks, height_blocks, telling, verdicts
 from train.scores.calibrate import apply, cross_fit, fit
 from train.scores.metrics import CALIBRATED, NETWORK, POOLED
 from train.scores.pooling import gain
 from train.scores.predictions import Predictions
 from train.scores.uncertainty import LEVELS
-from train.uncertainty_findings import CONSTANT, account, blocks, height_blocks, telling, verdicts
 
 
 @pytest.fixture(scope="module")

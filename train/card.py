@@ -13,7 +13,7 @@ from model.architecture import backbone_of
 
 from .evaluate import Trained
 from .exported import SHOWN, contract
-from .findings import count, honesty, scenes_seen
+from .report.findings import count, honesty, scenes_seen
 from .scores.metrics import CLOSED_FORM, Baselines
 from .scores.predictions import Predictions, optimistic, score_rows
 

@@ -28,8 +28,8 @@ from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model.whole_file import write_whole
 
-from .figures import rmse_by_epoch
 from .recipe.data import VALIDATION
+from .report.figures import rmse_by_epoch
 from .scores.metrics import Scores, score
 
 HINT = "name run folders of python -m train"

@@ -29,7 +29,7 @@ from .distributed import gather
 from .environment import choose_device, choose_precision, describe
 from .recipe.config import Config, Data, Model
 from .recipe.data import DEVELOPMENT, VALIDATION, Tables, beside, counts, load_tables
-from .report import Predictions, score_rows, write_predictions, write_report
+from .report.page import Predictions, score_rows, write_predictions, write_report
 from .scores.calibrate import apply, cross_fit, development_of
 from .scores.metrics import Baselines
 from .scores.predictions import optimistic

@@ -29,7 +29,7 @@ from .environment import choose_device
 from .evaluate import evaluate, load, predict, refine
 from .recipe.config import Config
 from .recipe.data import Tables, beside, counts, load_tables
-from .report import score_rows, write_predictions, write_report
+from .report.page import score_rows, write_predictions, write_report
 from .scores.calibrate import FEWEST_SCENES, calibrate_checkpoint
 from .scores.metrics import Scores, score
 from .scores.predictions import optimistic

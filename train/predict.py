@@ -33,8 +33,8 @@ from model.calibration import Calibration
 
 from . import evaluate
 from .environment import choose_device
-from .findings import count
 from .heights import Float64, Heights, check_suffix
+from .report.findings import count
 from .scores.predictions import Predictions
 from .scores.uncertainty import LEVEL, Forecast
 from .step import Forward

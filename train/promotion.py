@@ -40,8 +40,8 @@ from model import BackboneError, CheckpointError
 
 from .environment import choose_device
 from .evaluate import Trained, completed, evaluate, forward_of, load
-from .findings import FEWEST_SCENES
 from .recipe.data import VALIDATION, Tables, beside, load_tables
+from .report.findings import FEWEST_SCENES
 from .scores.metrics import Float64, bootstrap_rmse, score
 from .scores.predictions import Predictions
 from .step import Forward

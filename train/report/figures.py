@@ -27,9 +27,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from ..scores.metrics import LINEAR, MEAN, NETWORK, Baselines, score
+from ..scores.predictions import Predictions
 from .findings import count, series
-from .scores.metrics import LINEAR, MEAN, NETWORK, Baselines, score
-from .scores.predictions import Predictions
 
 TILES_SHOWN = 12
 TILE_PX = 448  # the longer side of a tile in the page: sharp at twice its printed size, about 30 kB each

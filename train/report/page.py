@@ -13,7 +13,7 @@ measured on those that selected the best epoch, whose figures are therefore opti
 and paths come from files of others, and the template escapes them.  The same input gives the same bytes.
 
 This file puts the page together.  Its data are in predictions.py, its sentences in findings.py, its figures in
-figures.py and its layout in report.html.j2; what it says and draws of uncertainty, in uncertainty_findings.py and
+figures.py and its layout in page.html.j2; what it says and draws of uncertainty, in uncertainty_findings.py and
 uncertainty_figures.py.
 """
 
@@ -29,12 +29,12 @@ import jinja2
 
 from model.whole_file import write_text
 
+from ..recipe.config import flatten
+from ..scores.metrics import NETWORK, Baselines, ScoreRow
+from ..scores.predictions import Predictions, score_rows, write_predictions
+from ..scores.uncertainty import LEVELS
 from .figures import curves, scatter, thumbnail, worst_tiles
 from .findings import count, duration, headline, history_in_words, honesty, number, recognition, scenes_seen, selection
-from .recipe.config import flatten
-from .scores.metrics import NETWORK, Baselines, ScoreRow
-from .scores.predictions import Predictions, score_rows, write_predictions
-from .scores.uncertainty import LEVELS
 from .uncertainty_figures import uncertainty_figures
 from .uncertainty_findings import CONSTANT, account, height_blocks, telling, verdicts
 from .uncertainty_findings import blocks as uncertainty_blocks
@@ -106,4 +106,4 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "duration": duration, "count": count, "percent": "{:.0%}".format}
-    return environment.get_template("report.html.j2")
+    return environment.get_template("page.html.j2")

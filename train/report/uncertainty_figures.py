@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from dali_pipes.geometry import polyline_length_px
 
+from ..scores.metrics import CALIBRATED, NETWORK, POOLED, score
+from ..scores.pooling import gain
+from ..scores.predictions import Predictions
+from ..scores.uncertainty import HEIGHT_EDGES, LEVEL, LEVELS, REMOVED, Forecast, bins, coverage_by_scene, sparsification
 from .figures import LINE_COLOUR, SEEN_COLOUR, UNSEEN_COLOUR, blank, svg
-from .scores.metrics import CALIBRATED, NETWORK, POOLED, score
-from .scores.pooling import gain
-from .scores.predictions import Predictions
-from .scores.uncertainty import HEIGHT_EDGES, LEVEL, LEVELS, REMOVED, Forecast, bins, coverage_by_scene, sparsification
 
 COLOURS = {NETWORK: LINE_COLOUR, CALIBRATED: SEEN_COLOUR, POOLED: UNSEEN_COLOUR}
 MARKERS = {NETWORK: "o", CALIBRATED: "s", POOLED: "D"}

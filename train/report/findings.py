@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from .scores.metrics import Baselines, Float64, bootstrap_rmse, constant_sigma_nll, coverage, score
-from .scores.predictions import Predictions
+from ..scores.metrics import Baselines, Float64, bootstrap_rmse, constant_sigma_nll, coverage, score
+from ..scores.predictions import Predictions
 
 FEWEST_SCENES = 10  # below this a bootstrap over scenes gives an interval that is too narrow to print
 
