@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure.timing import Rate
-from train.console import RunConsole
 from train.loop import run
 from train.recipe.config import Config
+from train.run.console import RunConsole
 
 REFERENCE, FAST = "reference", "fast"
 Record = Mapping[str, Any]

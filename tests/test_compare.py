@@ -10,7 +10,7 @@ from rich.console import Console
 
 import train.compare
 from train.compare import comparison_table, read_run, read_runs
-from train.tracker import Tracker, open_tracker
+from train.run.tracker import Tracker, open_tracker
 
 HEADER = "tile,scene,group,polyline,length,height_m,mu_m,sigma_m,scene_seen,closed_form_m\n"
 
@@ -108,7 +108,7 @@ def test_bad_input_is_one_sentence(
 
 
 def test_without_the_extra_nothing_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.tracker.find_spec", lambda name: None)
+    monkeypatch.setattr("train.run.tracker.find_spec", lambda name: None)
     tracker = open_tracker(tmp_path)
     assert type(tracker) is Tracker
     tracker.scalars(1, {"rmse": 3.0})

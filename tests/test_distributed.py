@@ -29,10 +29,10 @@ from dali_pipes import Batch
 from dali_pipes.errors import InputError
 from model import HeightRegressor
 from tests.test_training import Quiet, learnt
-from train import distributed
 from train.__main__ import parse
-from train.distributed import LostRank, Place, data_parallel, joined, mean, one_voice, settle
 from train.loop import run
+from train.run import ranks
+from train.run.ranks import LostRank, Place, data_parallel, joined, mean, one_voice, settle
 from train.step import Forward, Step
 
 ROOT = Path(__file__).parent.parent
@@ -101,8 +101,8 @@ DISTURBED = """
 import os, signal, sys, time
 import train.__main__, train.loop, train.training
 from dali_pipes.batches.tile_cache import CacheChoice
-from train.checkpointing import RunFolder
-from train.console import RunConsole
+from train.run.folder import RunFolder
+from train.run.console import RunConsole
 
 rank, start = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
 at = {"0": ((2, 3), signal.SIGKILL), "1": ((2, 4), signal.SIGTERM)}[start]
@@ -257,7 +257,7 @@ def on_each_way(rank: int, folder: Path, ports: tuple[int, int]) -> None:
 
 def falls_silent(rank: int, said: Path) -> None:
     """Ranks 1 and 2 keep their connections open and say nothing, until rank 0 has told what it makes of it."""
-    distributed.SETTLED = timedelta(seconds=1)
+    ranks.SETTLED = timedelta(seconds=1)
     settle()
     if rank:
         deadline = time.monotonic() + 30
@@ -309,7 +309,7 @@ def test_three_ranks_that_resume_are_to_the_bit_those_that_went_on(ways: Path) -
 
 def test_a_settled_rank_waits_for_a_silent_one_no_longer_than_it_must(ways: Path) -> None:
     assert "rank 0 lost another rank, whose own error tells why (" in (ways / "lost").read_text()
-    assert distributed.SETTLED < distributed.TIMEOUT
+    assert ranks.SETTLED < ranks.TIMEOUT
 
 
 def test_a_failing_rank_ends_all_with_its_own_sentence(release: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from tests.reported import predict, sample_table
-from train.console import score_table
 from train.report.page import Predictions, score_rows, write_predictions
+from train.run.console import score_table
 from train.scores.calibrate import apply, fit
 from train.scores.metrics import Baselines
 

@@ -16,8 +16,8 @@ import train.promotion
 from bench.render.release import render_release
 from dali_pipes.samples.table import SampleTable
 from model import HeightRegressor, checkpoint
-from train.checkpointing import checkpoint_of
 from train.promotion import Comparison, compared, old_release_of, verdict
+from train.run.folder import checkpoint_of
 
 NAN = math.nan
 

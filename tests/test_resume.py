@@ -24,14 +24,14 @@ from bench.render.release import render_release
 from dali_pipes.errors import InputError
 from model import CheckpointError
 from tests.test_training import SMALL, Quiet, learnt
-from train.checkpointing import Due, RunFolder
 from train.loop import run
 from train.recipe.config import Config
 from train.recipe.data import load_tables
 from train.recipe.fingerprint import Fingerprint, changes, fingerprint
-from train.signals import SAME, Signals, Stopped
+from train.run.folder import Due, RunFolder
+from train.run.signals import SAME, Signals, Stopped
+from train.run.writer import Snapshot, Writer
 from train.step import Forward
-from train.writer import Snapshot, Writer
 
 STEPPED = replace(
     SMALL,
@@ -315,7 +315,7 @@ def test_a_second_signal_ends_at_once_but_an_echo_of_the_first_does_not(monkeypa
 
 ORPHANED = """
 import os, signal, time
-from train.signals import Signals, Stopped, end_with_parent
+from train.run.signals import Signals, Stopped, end_with_parent
 
 ready, tell = os.pipe()
 if os.fork():

@@ -34,7 +34,7 @@ TOLD_ELSEWHERE = {
     ("dali_pipes/batches/loader.py", "InputError(str(error))"): "plan.py's ValueErrors, which REPEATED adds",
     ("dali_pipes/release/zip_members.py", "CutShort(str(_damaged("): "_damaged makes an InputError, which has its row",
     (
-        "train/checkpointing.py",
+        "train/run/folder.py",
         "CheckpointError(f'{error}; {advice}')",
     ): "a CheckpointError's sentence, and where to go on",
 }

@@ -20,12 +20,12 @@ from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError, CheckpointError
 
-from .distributed import LostRank, Place, one_voice
 from .loop import run
 from .promotion import KEEP, judge
 from .recipe.config import Config
 from .recipe.presets import PRESETS, Preset
-from .signals import Signals, Stopped, ignore_echoes
+from .run.ranks import LostRank, Place, one_voice
+from .run.signals import Signals, Stopped, ignore_echoes
 
 
 @dataclass(frozen=True)

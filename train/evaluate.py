@@ -23,13 +23,13 @@ from model import BackboneError, CheckpointError, HeightRegressor, Target, check
 from model.architecture import backbone_of
 from model.calibration import Calibration
 
-from .checkpointing import checkpoint_of
-from .console import score_table
-from .distributed import gather
 from .environment import choose_device, choose_precision, describe
 from .recipe.config import Config, Data, Model
 from .recipe.data import DEVELOPMENT, VALIDATION, Tables, beside, counts, load_tables
 from .report.page import Predictions, score_rows, write_predictions, write_report
+from .run.console import score_table
+from .run.folder import checkpoint_of
+from .run.ranks import gather
 from .scores.calibrate import apply, cross_fit, development_of
 from .scores.metrics import Baselines
 from .scores.predictions import optimistic

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .scores.metrics import NETWORK, ScoreRow
+from ..scores.metrics import NETWORK, ScoreRow
 
 
 @dataclass(frozen=True)

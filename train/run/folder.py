@@ -28,7 +28,7 @@ from dali_pipes.errors import InputError
 from model import checkpoint
 from model.whole_file import write_text, write_whole
 
-from .recipe.config import Config, differences
+from ..recipe.config import Config, differences
 
 History = list[dict[str, Any]]
 

@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .recipe.config import flatten
-from .report.figures import rmse_by_epoch
+from ..recipe.config import flatten
+from ..report.figures import rmse_by_epoch
 
 History = Sequence[Mapping[str, Any]]
 
