@@ -40,10 +40,10 @@ from dali_pipes import Batch, Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import BackboneError, HeightRegressor
+from train.engine.step import Forward, Step
 from train.environment import choose_compilation, choose_device, choose_precision, choose_threads
 from train.recipe.config import Config
 from train.recipe.presets import PRESETS
-from train.step import Forward, Step
 
 REFERENCE, STREAMED, CACHED = "the reference's way", "ours, streamed", "ours, cached"
 THEIR_STEP, OUR_STEP = "the reference's step alone", "our step alone"

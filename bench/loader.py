@@ -31,8 +31,8 @@ from bench.render.release import given_or_rendered
 from dali_pipes import Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
+from train.engine.step import Forward
 from train.environment import choose_device
-from train.step import Forward
 
 REFERENCE, TUNED, CEILING = "reference DataLoader", "tuned DataLoader", "decode alone"
 NORMALISED, FLOOR = "ours, cached and normalised", "plain gather and normalise"

@@ -33,10 +33,10 @@ from bench.step import random_batch
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
 from model import HeightRegressor, checkpoint
+from train.engine.step import Forward, Step
 from train.environment import choose_device
 from train.run.ranks import Place, joined
 from train.run.writer import Snapshot
-from train.step import Forward, Step
 
 AS_TRAINED = "as in training"
 KNOBS: dict[str, dict[str, Any]] = {

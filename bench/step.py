@@ -28,8 +28,8 @@ from dali_pipes import Batch
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError, HeightRegressor
+from train.engine.step import Forward, Step
 from train.environment import choose_compilation, choose_device, choose_precision
-from train.step import Forward, Step
 
 REFERENCE = "the reference's step"
 PEAKS = {

@@ -20,8 +20,8 @@ from bench.measure.timing import Rate, alternate, as_plain, ratio
 from bench.target import race, target_table
 from dali_pipes import Loader, SampleTable
 from model import HeightRegressor
+from train.engine.step import Forward
 from train.recipe.presets import PRESETS
-from train.step import Forward
 
 CPU = torch.device("cpu")
 

@@ -30,10 +30,10 @@ from dali_pipes.errors import InputError
 from model import HeightRegressor
 from tests.test_training import Quiet, learnt
 from train.__main__ import parse
-from train.loop import run
+from train.engine.loop import run
+from train.engine.step import Forward, Step
 from train.run import ranks
 from train.run.ranks import LostRank, Place, data_parallel, joined, mean, one_voice, settle
-from train.step import Forward, Step
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--preset", "demo", "--data.size", "32", "--batch-size", "16", "--epochs", "2", "--model.drop-path", "0"]
@@ -99,7 +99,9 @@ def two(release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 DISTURBED = """
 import os, signal, sys, time
-import train.__main__, train.loop, train.training
+import train.__main__
+import train.engine.loop
+import train.engine.state
 from dali_pipes.batches.tile_cache import CacheChoice
 from train.run.folder import RunFolder
 from train.run.console import RunConsole
@@ -120,18 +122,19 @@ def slowly(self, state, **options):
         print("rank 0 has written", flush=True)
 RunFolder.save = slowly
 
-leave = train.loop.leave
+leave = train.engine.loop.leave
 def leaving():
     print(f"rank {rank} leaves\\n", end="", flush=True)
     leave()
-train.loop.leave = leaving
+train.engine.loop.leave = leaving
 
-Loader = train.training.Loader
+Loader = train.engine.state.Loader
 def told(*arguments, cache, **options):
     print(f"rank {rank} caches: {cache}\\n", end="", flush=True)
     return Loader(*arguments, cache=cache, **options)
-train.training.Loader = told
-train.training.choose_cache = lambda *arguments, **options: CacheChoice({"0": "host", "1": "none"}[rank], "its room")
+train.engine.state.Loader = told
+chosen = {"0": "host", "1": "none"}[rank]
+train.engine.state.choose_cache = lambda *arguments, **options: CacheChoice(chosen, "its room")
 
 train.__main__.main(sys.argv[1:])
 """
@@ -322,17 +325,18 @@ def test_a_failing_rank_ends_all_with_its_own_sentence(release: Path, tmp_path: 
 
 FAILING = """
 import os, sys
-import train.__main__, train.step
+import train.__main__
+import train.engine.step
 from dali_pipes.errors import InputError
 
-called, step = 0, train.step.Step.__call__
+called, step = 0, train.engine.step.Step.__call__
 def breaking(self, *arguments):
     global called
     called += 1
     if called == 2 and os.environ["RANK"] == "1":
         raise InputError("rank 1 broke in step 2")
     return step(self, *arguments)
-train.step.Step.__call__ = breaking
+train.engine.step.Step.__call__ = breaking
 train.__main__.main(sys.argv[1:])
 """
 

@@ -24,10 +24,10 @@ from model import HeightRegressor, Target, checkpoint
 from model.calibration import Calibration
 from tests.test_predict import CALIB, STATS, random_network
 from train import evaluate
+from train.engine.step import Forward
 from train.export import Format, write_checked
 from train.exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles
 from train.scores.metrics import CALIBRATED, score
-from train.step import Forward
 
 CPU = torch.device("cpu")
 WITH_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))

@@ -21,8 +21,8 @@ from dali_pipes.samples.table import SampleTable
 from model import HeightRegressor, checkpoint
 from tests.conftest import jpeg, via_label
 from train import evaluate
+from train.engine.step import MEAN, STD, Forward
 from train.predict import HeightModel, load
-from train.step import MEAN, STD, Forward
 
 STATS = (0.2, 0.1, 109.0, 49.0)
 CALIB: dict[str, Any] = {

@@ -18,8 +18,8 @@ from dali_pipes.samples.table import SampleTable
 from model import BackboneError, CheckpointError, HeightRegressor, checkpoint
 from model.architecture import backbone_of
 from tests.test_model import reference_forward
+from train.engine.step import Forward
 from train.predict import load
-from train.step import Forward
 
 CALIB = {"a": 0.98, "b": 2.5, "tau": 1.3}
 

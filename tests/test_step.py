@@ -19,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dali_pipes import Batch, SampleTable
 from model import HeightRegressor
 from tests.test_training import SMALL
+from train.engine.loop import run
+from train.engine.step import Forward, Step
 from train.environment import Choice
-from train.loop import run
 from train.machine.compilation import CACHE, StochasticDepth, keep_compiled
-from train.step import Forward, Step
 
 CPU = torch.device("cpu")
 
@@ -234,7 +234,7 @@ def test_without_a_working_compiler_the_step_runs_eager_and_says_so(compiler: st
 def test_graphs_of_a_run_with_warm_up_average_augmentation_and_both_looks_at_validation(
     graphs: list[Any], compilation: str, in_all: int, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.training.choose_compilation", lambda *_: Choice(compilation, "to count its graphs"))
+    monkeypatch.setattr("train.engine.state.choose_compilation", lambda *_: Choice(compilation, "to count its graphs"))
     # Not 32², where the last stage's maps are 1×1, of any memory format, and its blocks would be two graphs.
     config = replace(SMALL, epochs=2, data=replace(SMALL.data, size=64, holdout=0.0, select_on="validation"))
     assert config.data.augmentation()

@@ -11,7 +11,7 @@ from dali_pipes import Batch, Loader, SampleTable
 from dali_pipes.batches.augment import Augmentation
 from model import HeightRegressor
 from tests.test_step import network, random_batch
-from train.step import Forward, Step
+from train.engine.step import Forward, Step
 
 pytestmark = [
     pytest.mark.gpu,

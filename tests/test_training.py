@@ -25,13 +25,13 @@ import train.evaluate
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
 from model import checkpoint
+from train.engine.loop import run
+from train.engine.schedule import Schedule, cosine
 from train.environment import choose_compilation, choose_compile_mode, choose_device, choose_precision
-from train.loop import run
 from train.recipe.config import Config, Data, Model, Optimizer, Runtime, differences
 from train.recipe.data import load_tables
 from train.recipe.presets import demo, fast, reference
 from train.run.console import RunConsole
-from train.schedule import Schedule, cosine
 
 SMALL = Config(
     epochs=3,

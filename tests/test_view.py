@@ -26,10 +26,10 @@ from tests.conftest import jpeg, via_label
 from tests.test_promotion import run_folder
 from tests.test_training import SMALL, Quiet
 from train import evaluate
-from train.loop import run
+from train.engine.loop import run
+from train.engine.step import Forward
 from train.predict import load
 from train.promotion import judge
-from train.step import Forward
 
 CPU = torch.device("cpu")
 KINDS: list[Kind] = ["tile", "crop", "both"]

@@ -20,7 +20,7 @@ from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError, CheckpointError
 
-from .loop import run
+from .engine.loop import run
 from .promotion import KEEP, judge
 from .recipe.config import Config
 from .recipe.presets import PRESETS, Preset

@@ -23,6 +23,7 @@ from model import BackboneError, CheckpointError, HeightRegressor, Target, check
 from model.architecture import backbone_of
 from model.calibration import Calibration
 
+from .engine.step import Forward
 from .environment import choose_device, choose_precision, describe
 from .recipe.config import Config, Data, Model
 from .recipe.data import DEVELOPMENT, VALIDATION, Tables, beside, counts, load_tables
@@ -33,7 +34,6 @@ from .run.ranks import gather
 from .scores.calibrate import apply, cross_fit, development_of
 from .scores.metrics import Baselines
 from .scores.predictions import optimistic
-from .step import Forward
 
 SELECTED = "The best epoch was selected on these samples, so their figures are optimistic."
 

@@ -38,13 +38,13 @@ from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import BackboneError, CheckpointError
 
+from .engine.step import Forward
 from .environment import choose_device
 from .evaluate import Trained, completed, evaluate, forward_of, load
 from .recipe.data import VALIDATION, Tables, beside, load_tables
 from .report.findings import FEWEST_SCENES
 from .scores.metrics import Float64, bootstrap_rmse, score
 from .scores.predictions import Predictions
-from .step import Forward
 
 KEEP = 3  # exit status
 Verdict = Literal["promote", "keep"]

@@ -42,8 +42,8 @@ from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import checkpoint
 from model.whole_file import write_text
+from train.engine.loop import run
 from train.environment import choose_device
-from train.loop import run
 from train.recipe.config import MAY_CHANGE, Config, flattened
 from train.run.console import RunConsole
 from train.scores.metrics import CALIBRATED, NETWORK, POOLED, Baselines, score

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dali_pipes import Batch
 from model import gaussian_nll
 
-from .machine.compilation import compile_blocks, compile_whole
+from ..machine.compilation import compile_blocks, compile_whole
 
 MEAN = (0.485, 0.456, 0.406, 0.5, 0.5)  # ImageNet's for RGB, the reference's for the two masks
 STD = (0.229, 0.224, 0.225, 0.5, 0.5)

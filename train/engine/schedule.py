@@ -8,7 +8,7 @@ from typing import Any
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from .recipe.config import Config
+from ..recipe.config import Config
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:

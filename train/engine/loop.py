@@ -22,21 +22,21 @@ from dali_pipes import Batch
 from dali_pipes.errors import InputError
 from model import checkpoint
 
-from .environment import choose_device
-from .evaluate import evaluate, load, predict, refine
-from .recipe.config import Config
-from .recipe.data import Tables, beside, counts, load_tables
-from .report.page import score_rows, write_predictions, write_report
-from .run.console import Moment, RunConsole, score_table
-from .run.folder import Due, RunFolder, checkpoint_of
-from .run.ranks import Agreement, Place, begin, begun, first_on_each_node, gather, joined, leave, mean, settle, shared
-from .run.signals import Signals, Stopped, end_with_parent
-from .run.tracker import Tracker, open_tracker
-from .run.writer import Snapshot, Writer
-from .scores.calibrate import FEWEST_SCENES, calibrate_checkpoint
-from .scores.metrics import Scores, score
-from .scores.predictions import optimistic
-from .training import Clock, Training
+from ..environment import choose_device
+from ..evaluate import evaluate, load, predict, refine
+from ..recipe.config import Config
+from ..recipe.data import Tables, beside, counts, load_tables
+from ..report.page import score_rows, write_predictions, write_report
+from ..run.console import Moment, RunConsole, score_table
+from ..run.folder import Due, RunFolder, checkpoint_of
+from ..run.ranks import Agreement, Place, begin, begun, first_on_each_node, gather, joined, leave, mean, settle, shared
+from ..run.signals import Signals, Stopped, end_with_parent
+from ..run.tracker import Tracker, open_tracker
+from ..run.writer import Snapshot, Writer
+from ..scores.calibrate import FEWEST_SCENES, calibrate_checkpoint
+from ..scores.metrics import Scores, score
+from ..scores.predictions import optimistic
+from .state import Clock, Training
 
 
 def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunConsole | None = None) -> None:

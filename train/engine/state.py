@@ -23,16 +23,16 @@ from dali_pipes.batches.tile_cache import choose as choose_cache
 from dali_pipes.errors import InputError
 from model import HeightRegressor, Target, checkpoint
 
-from .environment import Choice, choose_compilation, choose_compile_mode, choose_precision, choose_threads, describe
-from .evaluate import about, load
-from .recipe.config import Config
-from .recipe.data import Tables
-from .recipe.fingerprint import changes, fingerprint
-from .run.console import RunConsole
-from .run.folder import History
-from .run.ranks import Place, data_parallel, gather, shared
+from ..environment import Choice, choose_compilation, choose_compile_mode, choose_precision, choose_threads, describe
+from ..evaluate import about, load
+from ..recipe.config import Config
+from ..recipe.data import Tables
+from ..recipe.fingerprint import changes, fingerprint
+from ..run.console import RunConsole
+from ..run.folder import History
+from ..run.ranks import Place, data_parallel, gather, shared
+from ..scores.metrics import Baselines
 from .schedule import Schedule
-from .scores.metrics import Baselines
 from .step import Forward, Step
 
 PROGRESS = ("epoch", "step", "learning_rate", "seconds", "waited", "best_rmse")
