@@ -24,9 +24,9 @@ from model import HeightRegressor, Target, checkpoint
 from model.calibration import Calibration
 from tests.test_predict import CALIB, STATS, random_network
 from train import evaluate
+from train.deploy.exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles
 from train.engine.step import Forward
 from train.export import Format, write_checked
-from train.exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles
 from train.scores.metrics import CALIBRATED, score
 
 CPU = torch.device("cpu")

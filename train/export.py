@@ -32,10 +32,10 @@ from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import BackboneError, CheckpointError, checkpoint
 from model.whole_file import write_text
 
-from .card import model_card
+from .deploy.card import model_card
+from .deploy.exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles
 from .environment import choose_device
 from .evaluate import Trained, completed, evaluate, forward_of, load, refine
-from .exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles
 from .recipe.data import VALIDATION, beside, load_tables
 
 Format = Literal["torch", "onnx", "aoti", "reference"]

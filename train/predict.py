@@ -32,9 +32,9 @@ from model import BackboneError, CheckpointError
 from model.calibration import Calibration
 
 from . import evaluate
+from .deploy.heights import Float64, Heights, check_suffix
 from .engine.step import Forward
 from .environment import choose_device
-from .heights import Float64, Heights, check_suffix
 from .report.findings import count
 from .scores.predictions import Predictions
 from .scores.uncertainty import LEVEL, Forecast

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from model.architecture import backbone_of
 
-from .evaluate import Trained
+from ..evaluate import Trained
+from ..report.findings import count, honesty, scenes_seen
+from ..scores.metrics import CLOSED_FORM, Baselines
+from ..scores.predictions import Predictions, optimistic, score_rows
 from .exported import SHOWN, contract
-from .report.findings import count, honesty, scenes_seen
-from .scores.metrics import CLOSED_FORM, Baselines
-from .scores.predictions import Predictions, optimistic, score_rows
 
 USE = """\
 Intended use: the height of a chimney, and how sure it is of it, from an RGB tile of KOMPSAT-3 or -3A and a polyline

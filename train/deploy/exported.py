@@ -21,8 +21,8 @@ from dali_pipes.geometry import MARGIN
 from model import HeightRegressor
 from model.calibration import Calibration
 
-from .engine.step import MEAN, STD, five_channels
-from .evaluate import Trained
+from ..engine.step import MEAN, STD, five_channels
+from ..evaluate import Trained
 
 OUTPUTS = ("mu", "sigma")
 SHOWN: dict[Kind, str] = {
