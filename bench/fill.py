@@ -27,7 +27,7 @@ import tyro
 
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
-from model.whole_file import write_text
+from dali_pipes.files import write_text
 
 NAMED = re.compile(r"torch|nvidia-dali-cuda\d+")  # packages whose versions a reader of the README is told
 

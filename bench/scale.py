@@ -44,7 +44,7 @@ from dali_pipes.batches.source import Source
 from dali_pipes.batches.view import WHOLE_TILE
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
-from model.whole_file import write_whole
+from dali_pipes.files import write_whole
 from train.environment import choose_device
 
 PLAN, SOURCE, PEER = "plan", "source", "sorted epoch"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .whole_file import write_whole
+from dali_pipes.files import write_whole
 
 Stats = tuple[float, float, float, float]
 

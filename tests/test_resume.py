@@ -449,6 +449,6 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
                 return open_whole(Path("/dev/full"), mode, *arguments, **options)
             return open_whole(path, mode, *arguments, **options)
 
-        monkeypatch.setattr("model.whole_file.Path.open", limited)
+        monkeypatch.setattr("dali_pipes.files.Path.open", limited)
 
     return fill

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from model.whole_file import write_whole
+from dali_pipes.files import write_whole
 
 
 def test_a_write_that_fails_half_way_leaves_the_file_before_and_nothing_beside_it(tmp_path: Path) -> None:

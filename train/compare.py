@@ -26,7 +26,7 @@ from rich.text import Text
 
 from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
-from model.whole_file import write_whole
+from dali_pipes.files import write_whole
 
 from .recipe.data import VALIDATION
 from .report.figures import rmse_by_epoch

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
+from dali_pipes.files import write_text
 from model import BackboneError, CheckpointError, checkpoint
-from model.whole_file import write_text
 
 from .deploy.card import model_card
 from .deploy.exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles

@@ -40,8 +40,8 @@ from bench.measure.timing import report
 from dali_pipes import SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
+from dali_pipes.files import write_text
 from model import checkpoint
-from model.whole_file import write_text
 from train.engine.loop import run
 from train.environment import choose_device
 from train.recipe.config import MAY_CHANGE, Config, flattened

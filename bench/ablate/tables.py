@@ -13,7 +13,7 @@ from rich.table import Table
 
 from bench.ablate.recipes import OURS, REFERENCE, recipes
 from bench.measure.timing import as_plain
-from model.whole_file import write_whole
+from dali_pipes.files import write_whole
 from train.scores.metrics import CALIBRATED, NETWORK, POOLED
 
 LINE = "linear in length"

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..capacity import in_words
 from ..errors import InputError
-from ..lock import alone
+from ..files import alone
 from ..samples.labels import fingerprint
 from .view import Frames
 

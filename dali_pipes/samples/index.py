@@ -37,7 +37,7 @@ from rich.progress import Progress
 from simplejpeg import decode_jpeg
 
 from ..errors import InputError
-from ..lock import alone
+from ..files import alone
 from ..release.find import Members, open_split
 from .jpeg import JpegHeader
 from .labels import Checksummed, Images, LeftOut, usable_header

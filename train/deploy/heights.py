@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipes.errors import InputError
+from dali_pipes.files import write_text
 from dali_pipes.samples.polylines import Polylines
 from dali_pipes.samples.table import SampleTable
-from model.whole_file import write_text
 
 Float64 = NDArray[np.float64]
 

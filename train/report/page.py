@@ -27,7 +27,7 @@ from typing import Any
 
 import jinja2
 
-from model.whole_file import write_text
+from dali_pipes.files import write_text
 
 from ..recipe.config import flatten
 from ..scores.metrics import NETWORK, Baselines, ScoreRow

@@ -9,7 +9,7 @@
 `last.pt` is the truth: it holds the metrics of all epochs, too, and metrics.jsonl is written from it, also when a run
 goes on, so that no line is lost or doubled wherever it was stopped.  `best.pt` is made from the `last.pt` of the
 epoch's end that was the best, and written after it: a run that was stopped in between makes it when it goes on, and
-the two always agree.  Every file is written whole or not at all (model/whole_file.py).
+the two always agree.  Every file is written whole or not at all (dali_pipes/files.py).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from dali_pipes.errors import InputError
+from dali_pipes.files import write_text, write_whole
 from model import checkpoint
-from model.whole_file import write_text, write_whole
 
 from ..recipe.config import Config, differences
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dali_pipes.files import write_text
 from dali_pipes.geometry import closed_form_height, polyline_length_px
 from dali_pipes.samples.table import SampleTable
-from model.whole_file import write_text
 
 from .metrics import CALIBRATED, NETWORK, POOLED, Baselines, Float64, ScoreRow, rows, score
 from .uncertainty import LEVEL, Forecast
