@@ -123,3 +123,11 @@ class Extent:
         files = dict.fromkeys(segment.file for segment in self.segments)
         stats = [file.stat() for file in files]
         return b"".join(struct.pack("<Qqq", status.st_size, status.st_mtime_ns, status.st_ctime_ns) for status in stats)
+
+
+def decode(name: bytes) -> str:
+    """A name in an archive: UTF-8 where its bytes allow it, else a Korean Windows' cp949."""
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        return name.decode("cp949", "backslashreplace")

@@ -16,14 +16,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal, NamedTuple
 
 from ..errors import CutShort, InputError
 from . import tar_members, zip_members
-from .archive import Archive, Folder, LooseFile
+from .archive import Archive, Folder, LooseFile, Members
 from .byte_range import Extent, Segment
 
 ROLES = {
@@ -35,28 +32,6 @@ ROLES = {
 SUFFIXES = {"images": (".jpg", ".jpeg"), "labels": (".json",)}  # of loose files
 
 _PART = re.compile(r"(.+\.zip)\.part([0-9]{1,19})", re.IGNORECASE)
-
-
-class Members(Protocol):
-    """What `archive.Archive` and `archive.Folder` have in common; that module's docstring tells what each means."""
-
-    names: list[str]
-    where: str
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of member `index` → (n,) uint8, read-only."""
-
-    def fault(self, index: int) -> str:
-        """Why it cannot be read, or ""."""
-
-    def crc(self, index: int) -> int | None:
-        """Its recorded CRC-32, or None."""
-
-    def size(self, index: int) -> int:
-        """How many bytes it has, as it is listed."""
-
-    def fingerprint(self) -> str:
-        """Hex; changes when the data do."""
 
 
 def open_split(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import InputError
-from .byte_range import Extent
+from .byte_range import Extent, decode
 
 BLOCK = 512
 LONGEST_NAME = 1 << 16  # bytes of a long path or a pax header: the member's size is no licence to read gigabytes
@@ -71,14 +71,6 @@ def plain_files(tar: Extent) -> Iterator[TarMember]:
                 yield TarMember(path, data, size)
             named = {}
         position = data + -(-size // BLOCK) * BLOCK
-
-
-def decode(name: bytes) -> str:
-    """A name in an archive: UTF-8 where its bytes allow it, else a Korean Windows' cp949."""
-    try:
-        return name.decode("utf-8")
-    except UnicodeDecodeError:
-        return name.decode("cp949", "backslashreplace")
 
 
 def _path(block: bytes, named: dict[str, str]) -> str:

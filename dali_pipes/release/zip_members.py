@@ -12,8 +12,7 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 from ..errors import CutShort, InputError
-from .byte_range import Extent
-from .tar_members import decode
+from .byte_range import Extent, decode
 
 STORED, DEFLATED = 0, 8
 ENCRYPTED = 0x1

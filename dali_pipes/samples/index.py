@@ -38,7 +38,8 @@ from simplejpeg import decode_jpeg
 
 from ..errors import InputError
 from ..files import alone
-from ..release.find import Members, open_split
+from ..release.archive import Members
+from ..release.find import open_split
 from .jpeg import JpegHeader
 from .labels import Checksummed, Images, LeftOut, usable_header
 from .table import SampleTable, Split

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..release.find import Members
+from ..release.archive import Members
 from .labels import Images, fingerprint
 from .table import SampleTable, scene_of
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from dali_pipes import SampleTable
-from dali_pipes.release.find import Members
+from dali_pipes.release.archive import Members
 
 from .data import Tables
 
