@@ -33,7 +33,7 @@ import torch
 from rich.table import Table
 
 from bench import target
-from bench.measure.peers import ReferenceDataset, ReferenceStep, data_loader, unpack
+from bench.measure.baselines import ReferenceDataset, ReferenceStep, data_loader, unpack
 from bench.measure.timing import Rate, alternate, at_least, finish, ratio, report
 from bench.render.release import given_or_rendered
 from dali_pipes import Batch, Loader, SampleTable
@@ -41,7 +41,7 @@ from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import BackboneError, HeightRegressor
 from train.engine.step import Forward, Step
-from train.environment import choose_compilation, choose_device, choose_precision, choose_threads
+from train.machine.choices import choose_compilation, choose_device, choose_precision, choose_threads
 from train.recipe.config import Config
 from train.recipe.presets import PRESETS
 

@@ -15,7 +15,6 @@ Three tables, and one JSON object as the last line:
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import sys
@@ -44,7 +43,9 @@ from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.release.find import open_split
 from dali_pipes.samples.index import open_index
-from train.environment import choose_device
+from train.machine.choices import choose_device
+
+from .measure.fresh import LABEL
 
 BATCH = 64
 WARM_TILES = 10_000
@@ -255,34 +256,6 @@ def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-LABEL = json.dumps(
-    {
-        "NAME.jpg58854": {
-            "filename": "NAME.jpg",
-            "size": 58854,
-            "regions": [
-                {
-                    "shape_attributes": {"name": "polyline", "all_points_x": [202, 232], "all_points_y": [384, 408]},
-                    "region_attributes": {"chi_id": "1", "chi_height_m": "62.41"},
-                }
-            ],
-            "file_attributes": {
-                "img_id": "NAME",
-                "img_height": "512",
-                "img_width": "512",
-                "img_resolution": "0.7",
-                "img_time": "21051805",
-                "img_roll_tilt": "-16.71936769",
-                "img_pitch_tilt": "-17.167585",
-                "img_provided": "한국항공우주연구원",
-                "provided_nm": "한국지능정보사회진흥원",
-            },
-        }
-    },
-    ensure_ascii=False,
-).encode()
 
 
 def main(argv: Sequence[str]) -> None:

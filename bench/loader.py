@@ -24,15 +24,15 @@ from nvidia.dali import fn, pipeline_def, types
 from rich.table import Table
 
 from bench.measure import fresh
+from bench.measure.baselines import ReferenceDataset, TunedDataset, data_loader, unpack
 from bench.measure.fresh import resident
-from bench.measure.peers import ReferenceDataset, TunedDataset, data_loader, unpack
 from bench.measure.timing import Rate, Work, alternate, at_least, finish, ratio, report
 from bench.render.release import given_or_rendered
 from dali_pipes import Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from train.engine.step import Forward
-from train.environment import choose_device
+from train.machine.choices import choose_device
 
 REFERENCE, TUNED, CEILING = "reference DataLoader", "tuned DataLoader", "decode alone"
 NORMALISED, FLOOR = "ours, cached and normalised", "plain gather and normalise"

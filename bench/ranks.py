@@ -28,13 +28,14 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from bench.measure.baselines import random_batch
 from bench.measure.timing import Rate, Work, alternate, ratio, report
-from bench.step import random_batch
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
-from model import HeightRegressor, checkpoint
+from model import HeightRegressor
 from train.engine.step import Forward, Step
-from train.environment import choose_device
+from train.machine.choices import choose_device
+from train.run.folder import save_checkpoint
 from train.run.ranks import Place, joined
 from train.run.writer import Snapshot
 
@@ -130,7 +131,7 @@ def saving(arguments: Arguments) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "last.pt"
         seconds = {"copy": [_seconds(copy) for _ in range(arguments.repeats + 1)][1:]}  # the first makes room
-        seconds["write"] = [_seconds(lambda: checkpoint.save(path, copied)) for _ in range(arguments.repeats)]
+        seconds["write"] = [_seconds(lambda: save_checkpoint(path, copied)) for _ in range(arguments.repeats)]
         size = path.stat().st_size / 1e6
     return {"MB": size, **{name: Rate.of(each) for name, each in seconds.items()}}
 

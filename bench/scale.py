@@ -45,7 +45,7 @@ from dali_pipes.batches.view import WHOLE_TILE
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
-from train.environment import choose_device
+from train.machine.choices import choose_device
 
 PLAN, SOURCE, PEER = "plan", "source", "sorted epoch"
 FEWEST = 1_000  # samples of the smallest table

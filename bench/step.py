@@ -22,14 +22,16 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.measure.peers import ReferenceStep
+from bench.measure.baselines import ReferenceStep
 from bench.measure.timing import Rate, Work, alternate, at_least, finish, ratio, report
 from dali_pipes import Batch
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError, HeightRegressor
 from train.engine.step import Forward, Step
-from train.environment import choose_compilation, choose_device, choose_precision
+from train.machine.choices import choose_compilation, choose_device, choose_precision
+
+from .measure.baselines import random_batch
 
 REFERENCE = "the reference's step"
 PEAKS = {
@@ -212,19 +214,6 @@ def milliseconds(way: Way, repeats: int, device: torch.device) -> dict[str, Rate
         for part, begin, end in zip(taken.values(), marks, marks[1:], strict=False):
             part.append(1000 * (end - begin))
     return {name: Rate.of(values) for name, values in taken.items()}
-
-
-def random_batch(count: int, size: int, device: torch.device) -> Batch:
-    """A batch of noise."""
-    random = torch.Generator().manual_seed(0)
-
-    def pixels(channels: int) -> torch.Tensor:
-        return torch.randint(0, 256, (count, size, size, channels), generator=random, dtype=torch.uint8).to(device)
-
-    length, height = torch.randn(count, 1, generator=random), torch.randn(count, generator=random)
-    return Batch(
-        pixels(3), pixels(1), pixels(1), length.to(device), height.to(device), torch.arange(count, device=device)
-    )
 
 
 def flops_per_sample(backbone: str, size: int) -> int:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure.timing import Rate
-from train.engine.loop import run
+from train.engine.run import run
 from train.recipe.config import Config
 from train.run.console import RunConsole
 

@@ -12,18 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dali_pipes.files import write_whole
-
 Stats = tuple[float, float, float, float]
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message is a sentence for the user."""
-
-
-def save(path: Path, contents: dict[str, Any]) -> None:
-    """Write `contents` (tensors and plain values) to `path`, whole or not at all."""
-    write_whole(path, lambda file: torch.save(contents, file))
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from bench import epoch, index, loader, scale, step
 from bench.epoch import Epochs
-from bench.measure.peers import ReferenceDataset, ReferenceStep, unpack
+from bench.measure.baselines import ReferenceDataset, ReferenceStep, random_batch, unpack
 from bench.measure.timing import Rate, alternate, as_plain, ratio
 from bench.target import race, target_table
 from dali_pipes import Loader, SampleTable
@@ -254,7 +254,7 @@ def test_the_peak_of_a_gpu_whose_name_only_resembles_another_is_unknown(gpu: str
 def test_the_parts_of_the_references_step_begin_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     model = HeightRegressor("convnext_atto").eval()
     monkeypatch.setattr(step, "network", lambda backbone, device: model)
-    batch, arguments = step.random_batch(2, 32, CPU), step.Arguments(batch_size=2, size=32)
+    batch, arguments = random_batch(2, 32, CPU), step.Arguments(batch_size=2, size=32)
     reference, rung = next(step.ladder(arguments, "convnext_atto", batch, CPU))
     assert reference == step.REFERENCE
     norms = []

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from model import checkpoint
 from model.calibration import Calibration
+from train.run.folder import save_checkpoint
 
 FITTED = Calibration(a=1.1, b=-3.0, tau=1.5, quantiles={0.5: 0.7, 0.9: 1.8}, within_tile=0.8, between=0.25, scenes=14)
 
@@ -47,7 +47,7 @@ def test_pooled_predictions_have_quantiles_of_their_own_and_a_level_may_be_out_o
 
 def test_it_survives_a_checkpoint_that_is_read_as_untrusted(tmp_path: Path) -> None:
     path = tmp_path / "best.pt"
-    checkpoint.save(path, {"model": {}, "stats": (0.2, 0.1, 109.0, 49.0), "calib": FITTED.to_dict()})
+    save_checkpoint(path, {"model": {}, "stats": (0.2, 0.1, 109.0, 49.0), "calib": FITTED.to_dict()})
     assert Calibration.from_dict(torch.load(path, weights_only=True)["calib"]) == FITTED
     assert Calibration.from_dict(json.loads(json.dumps(FITTED.to_dict()))) == FITTED  # keys of JSON are text
 

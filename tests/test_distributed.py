@@ -30,7 +30,7 @@ from dali_pipes.errors import InputError
 from model import HeightRegressor
 from tests.test_training import Quiet, learnt
 from train.__main__ import parse
-from train.engine.loop import run
+from train.engine.run import run
 from train.engine.step import Forward, Step
 from train.run import ranks
 from train.run.ranks import LostRank, Place, data_parallel, joined, mean, one_voice, settle

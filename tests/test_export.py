@@ -15,18 +15,20 @@ import pytest
 import torch
 from torch import nn
 
+import train.deploy.formats
 import train.export
 from dali_pipes import Loader, Statistics
 from dali_pipes.batches.view import WHOLE_TILE, View
 from dali_pipes.errors import InputError
 from dali_pipes.samples.table import SampleTable
-from model import HeightRegressor, Target, checkpoint
+from model import HeightRegressor, Target
 from model.calibration import Calibration
 from tests.test_predict import CALIB, STATS, random_network
-from train import evaluate
 from train.deploy.exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles
+from train.deploy.formats import Format, write_checked
 from train.engine.step import Forward
-from train.export import Format, write_checked
+from train.engine.trained import Trained, load_trained, predict
+from train.run.folder import save_checkpoint
 from train.scores.metrics import CALIBRATED, score
 
 CPU = torch.device("cpu")
@@ -49,22 +51,20 @@ class Dot(nn.Module):
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> evaluate.Trained:
+def small(monkeypatch: pytest.MonkeyPatch) -> Trained:
     monkeypatch.setattr("model.regressor.create_backbone", lambda *_: Dot())
     torch.manual_seed(0)
     network = HeightRegressor("one convolution")
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     calibration = Calibration.from_dict(CALIB)
-    return evaluate.Trained(
-        network, Target("height", 109.0, 49.0), Statistics(*STATS), size=32, calibration=calibration
-    )
+    return Trained(network, Target("height", 109.0, 49.0), Statistics(*STATS), size=32, calibration=calibration)
 
 
-def said(trained: evaluate.Trained, table: SampleTable) -> tuple[np.ndarray, np.ndarray]:
+def said(trained: Trained, table: SampleTable) -> tuple[np.ndarray, np.ndarray]:
     """What this project's own way through gives, calibrated, in fp32."""
     loader = Loader(table, 4, size=trained.size, view=trained.view, statistics=trained.statistics)
-    mu, sigma = evaluate.predict(Forward(trained.model, CPU, 4, "fp32"), loader, trained.target)
+    mu, sigma = predict(Forward(trained.model, CPU, 4, "fp32"), loader, trained.target)
     assert trained.calibration is not None
     return trained.calibration(mu, sigma)
 
@@ -90,9 +90,7 @@ BOTH = View("both", 128)
 
 @pytest.mark.parametrize("target", [Target("height", 109.0, 49.0), Target("log_scale", 6.0, 0.3)])
 @pytest.mark.parametrize("view", [WHOLE_TILE, View("crop", 128), BOTH])
-def test_the_function_is_what_evaluation_does(
-    view: View, target: Target, small: evaluate.Trained, release: Path
-) -> None:
+def test_the_function_is_what_evaluation_does(view: View, target: Target, small: Trained, release: Path) -> None:
     trained = replace(small, target=target, view=view)
     table = SampleTable.from_release(release, "validation").select(np.arange(6))
     mu, sigma = HeightFunction(trained)(*real_tiles(trained, table, CPU))
@@ -116,7 +114,7 @@ def test_a_file_says_what_eager_says_for_any_batch(
     name: str,
     runs: Callable[[Path], Any],
     view: View,
-    small: evaluate.Trained,
+    small: Trained,
     release: Path,
     tmp_path: Path,
 ) -> None:
@@ -134,13 +132,13 @@ def test_a_file_says_what_eager_says_for_any_batch(
 
 
 def test_a_file_that_differs_is_not_kept(
-    small: evaluate.Trained, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Trained, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(*arguments: Any) -> Any:
-        run = train.export.as_torch(*arguments)
+        run = train.deploy.formats.as_torch(*arguments)
         return lambda inputs: [value + 0.02 for value in run(inputs)]
 
-    monkeypatch.setitem(train.export.WRITERS, "torch", wrong)
+    monkeypatch.setitem(train.deploy.formats.WRITERS, "torch", wrong)
     table = SampleTable.from_release(release, "validation").select(np.arange(2))
     with pytest.raises(InputError, match=r"up to 0\.02 m from the checkpoint's, more than 0\.01 m"):
         write_checked(tmp_path / "a.pt2", "torch", small, real_tiles(small, table, CPU))
@@ -151,7 +149,7 @@ def test_a_file_that_differs_is_not_kept(
 def best(tmp_path: Path) -> Path:
     about = {"backbone": "convnext_atto", "size": 32}
     contents = {"model": random_network().state_dict(), "stats": STATS, "about": about, "calib": CALIB}
-    checkpoint.save(tmp_path / "best.pt", contents)
+    save_checkpoint(tmp_path / "best.pt", contents)
     return tmp_path / "best.pt"
 
 
@@ -167,7 +165,7 @@ def test_the_command_writes_an_onnx_file_with_its_contract_and_card(best: Path, 
     out = tmp_path / "heights.onnx"
     command(best, release, "onnx", out)
     about = onnxruntime.InferenceSession(out).get_modelmeta().custom_metadata_map
-    trained = evaluate.load(best)
+    trained = load_trained(best)
     for name, value in contract(trained).items():
         assert about[name] == value
     assert json.loads(about["statistics"])["height_std"] == 49.0
@@ -194,7 +192,7 @@ def test_the_command_writes_an_onnx_file_with_its_contract_and_card(best: Path, 
     assert f"are {training.min():.1f} to {training.max():.1f} m high" in card
 
 
-def test_the_contract_is_strict_json(small: evaluate.Trained) -> None:
+def test_the_contract_is_strict_json(small: Trained) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
@@ -214,7 +212,7 @@ def test_the_reference_layout_is_the_references(best: Path, release: Path, tmp_p
     assert Path(f"{out}.md").exists()
 
 
-def test_every_input_is_in_the_contract(small: evaluate.Trained) -> None:
+def test_every_input_is_in_the_contract(small: Trained) -> None:
     for target, view in ((small.target, WHOLE_TILE), (Target("log_scale", 6.0, 0.3), BOTH)):
         trained = replace(small, target=target, view=view)
         assert list(json.loads(contract(trained)["inputs"])) == list(inputs_of(trained))
@@ -222,7 +220,7 @@ def test_every_input_is_in_the_contract(small: evaluate.Trained) -> None:
         assert tuple(json.loads(contract(trained)["outputs"])) == OUTPUTS
 
 
-def test_a_caller_is_told_how_to_cut_the_window(small: evaluate.Trained) -> None:
+def test_a_caller_is_told_how_to_cut_the_window(small: Trained) -> None:
     assert contract(small)["window"] == "none"
     told = contract(replace(small, view=BOTH))
     assert "uint8 (B, 32, 32, 6)" in told["inputs"]
@@ -236,9 +234,9 @@ def test_what_cannot_be_exported_is_one_sentence(
 ) -> None:
     contents = torch.load(best, weights_only=True)
     crop = {"about": contents["about"] | {"view": "crop", "crop": 128}}
-    checkpoint.save(tmp_path / "crop.pt", contents | crop)
+    save_checkpoint(tmp_path / "crop.pt", contents | crop)
     contents["about"] |= {"target": "log_scale", "target_moments": [6.0, 0.3]}
-    checkpoint.save(tmp_path / "scale.pt", contents)
+    save_checkpoint(tmp_path / "scale.pt", contents)
     monkeypatch.setattr(train.export, "find_spec", lambda name: None)
     for checkpoint_file, kind, out, sentence in (
         (best, "torch", "a.onnx", "--format torch writes a .pt2 file"),

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dali_pipes.errors import InputError, UnreadableMember
-from dali_pipes.release import tar_members, zip_members
+from dali_pipes.release import byte_range, tar_members, zip_members
 from dali_pipes.release.archive import Archive
 from dali_pipes.release.byte_range import Extent, Segment
 from dali_pipes.samples.jpeg import read_header
@@ -190,7 +190,7 @@ def test_a_mutated_zip_reads_as_zipfile_reads_it_or_not_at_all(data: bytes, cut:
 def zip_name(info: zipfile.ZipInfo) -> str:
     """As an `Archive` has it, which reads names without the UTF-8 flag as what they look like."""
     raw = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437", "surrogateescape")
-    return tar_members.decode(raw).replace("\\", "/").rsplit("/", 1)[-1]
+    return byte_range.decode(raw).replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def test_the_unmutated_zip_is_read_by_both() -> None:
@@ -225,7 +225,7 @@ def test_a_mutated_tar_lists_what_tarfile_lists_or_nothing(data: bytes) -> None:
                 assert info.pax_headers.get("path", info.name).endswith("/")
                 continue
             assert member.length == info.size
-            name = tar_members.decode(info.name.encode("utf-8", "surrogateescape"))
+            name = byte_range.decode(info.name.encode("utf-8", "surrogateescape"))
             # It takes for a prefix what GNU keeps there, and reads a name that no NUL ends to the end of its block.
             assert name.startswith(member.path) or name.endswith(f"/{member.path}")
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from train import environment
+from train.machine.choices import describe
 from train.machine.hardware import GIB, Machine, advice, as_rows, blocks, dali_cuda, look
 
 GOOD = Machine(
@@ -79,7 +80,7 @@ def test_the_command_tells_what_was_found(monkeypatch: pytest.MonkeyPatch, capsy
     machine = look()
     assert machine.cores >= 1
     [wheel] = machine.dali_wheels
-    assert environment.describe(torch.device("cpu"))[wheel] == nvidia.dali.__version__
+    assert describe(torch.device("cpu"))[wheel] == nvidia.dali.__version__
     monkeypatch.setattr(environment, "look", lambda: replace(GOOD, compiler=None))
     environment.main(["--json"])
     told = json.loads(capsys.readouterr().out)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from model import BackboneError, CheckpointError, HeightRegressor, gaussian_nll
-from model.checkpoint import load, load_into, save
+from model.checkpoint import load, load_into
+from train.run.folder import save_checkpoint
 
 STATS = (0.2, 0.1, 109.0, 49.0)
 
@@ -156,7 +157,7 @@ def test_missing_and_foreign_weights_are_told_in_a_sentence(tmp_path: Path, monk
 def test_a_checkpoint_returns_what_was_saved(network: HeightRegressor, tmp_path: Path) -> None:
     path = tmp_path / "best.pt"
     network.to(memory_format=torch.channels_last)  # as it is trained
-    save(path, {"model": network.state_dict(), "stats": STATS})
+    save_checkpoint(path, {"model": network.state_dict(), "stats": STATS})
     assert [item.name for item in tmp_path.iterdir()] == ["best.pt"]
     contents = load(path)
     assert contents["stats"] == STATS
@@ -168,9 +169,9 @@ def test_a_checkpoint_returns_what_was_saved(network: HeightRegressor, tmp_path:
 
 def test_a_failed_write_leaves_the_old_checkpoint(network: HeightRegressor, tmp_path: Path) -> None:
     path = tmp_path / "best.pt"
-    save(path, {"model": network.state_dict(), "stats": STATS})
+    save_checkpoint(path, {"model": network.state_dict(), "stats": STATS})
     with pytest.raises(Exception, match=r"pickle|local object"):
-        save(path, {"model": {}, "stats": lambda: None})
+        save_checkpoint(path, {"model": {}, "stats": lambda: None})
     assert load(path)["stats"] == STATS
     assert [item.name for item in tmp_path.iterdir()] == ["best.pt"]
 
@@ -215,7 +216,7 @@ def test_a_damaged_state_is_refused_by_name(
 ) -> None:
     state = dict(network.state_dict())
     damage(state)
-    save(tmp_path / "x.pt", {"model": state, "stats": STATS})
+    save_checkpoint(tmp_path / "x.pt", {"model": state, "stats": STATS})
     with pytest.raises(CheckpointError, match=sentence):
         load_into(network, load(tmp_path / "x.pt")["model"], tmp_path / "x.pt")
 

@@ -18,11 +18,12 @@ import train.predict
 from dali_pipes import Loader
 from dali_pipes.geometry import letterbox, normalised_length
 from dali_pipes.samples.table import SampleTable
-from model import HeightRegressor, checkpoint
+from model import HeightRegressor
 from tests.conftest import jpeg, via_label
-from train import evaluate
+from train.deploy.height_model import HeightModel, load
 from train.engine.step import MEAN, STD, Forward
-from train.predict import HeightModel, load
+from train.engine.trained import load_trained, predict
+from train.run.folder import save_checkpoint
 
 STATS = (0.2, 0.1, 109.0, 49.0)
 CALIB: dict[str, Any] = {
@@ -49,12 +50,12 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a network that answers differently to each picture and length, with a calibration."""
     path = tmp_path_factory.mktemp("model") / "best.pt"
     about = {"backbone": "convnext_atto", "size": 64}
-    checkpoint.save(path, {"model": random_network().state_dict(), "stats": STATS, "about": about, "calib": CALIB})
+    save_checkpoint(path, {"model": random_network().state_dict(), "stats": STATS, "about": about, "calib": CALIB})
     return path
 
 
 def in_fp32(best: Path) -> HeightModel:
-    trained = evaluate.load(best)
+    trained = load_trained(best)
     return HeightModel(trained, Forward(trained.model, torch.device("cpu"), 4, "fp32"))
 
 
@@ -64,7 +65,7 @@ def test_it_says_what_evaluation_says(best: Path, release: Path, tmp_path: Path)
     model = in_fp32(best)
     heights = model.predict(release / "VS_KS.zip", drawn)
     loader = Loader(table, 16, size=64, statistics=model.trained.statistics)
-    mu, sigma = evaluate.predict(model.forward, loader, model.trained.target)
+    mu, sigma = predict(model.forward, loader, model.trained.target)
     np.testing.assert_allclose(heights.raw_mu, mu, rtol=1e-5)
     np.testing.assert_allclose(heights.raw_sigma, sigma, rtol=1e-5)
     assert np.ptp(mu) > 0.1, "the samples are told apart"
@@ -200,7 +201,7 @@ def test_a_checkpoint_without_a_calibration_says_so(
 ) -> None:
     contents = torch.load(best, weights_only=True)
     del contents["calib"]
-    checkpoint.save(drawn / "plain.pt", contents)
+    save_checkpoint(drawn / "plain.pt", contents)
     with run(drawn / "plain.pt", drawn, "heights.csv").open() as file:
         row = next(csv.DictReader(file))
     assert (row["height_m"], row["low_m"], row["high_m"]) == (row["raw_height_m"], row["raw_low_m"], row["raw_high_m"])
@@ -221,7 +222,7 @@ def test_a_checkpoint_without_a_calibration_says_so(
 def test_an_interval_that_promises_nothing_is_said_to(
     calibration: dict[str, Any], caveat: str, best: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint.save(drawn / "other.pt", {**torch.load(best, weights_only=True), "calib": calibration})
+    save_checkpoint(drawn / "other.pt", {**torch.load(best, weights_only=True), "calib": calibration})
     with run(drawn / "other.pt", drawn, "heights.csv").open() as file:
         row = next(csv.DictReader(file))
     assert (row["high_m"] == "") == ("7 scenes" in caveat)

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import train.__main__
+import train.deploy.verdict
 import train.promotion
 from bench.render.release import render_release
 from dali_pipes.samples.table import SampleTable
-from model import HeightRegressor, checkpoint
-from train.promotion import Comparison, compared, old_release_of, verdict
-from train.run.folder import checkpoint_of
+from model import HeightRegressor
+from train.deploy.verdict import Comparison, compared, old_release_of, verdict
+from train.run.folder import checkpoint_of, save_checkpoint
 
 NAN = math.nan
 
@@ -87,7 +88,7 @@ def run_folder(folder: Path, release: Path, shift: float, **more: Any) -> Path:
     folder.mkdir()
     stats = tuple(SampleTable.from_release(release).statistics())
     about = {"backbone": "convnext_atto", "size": 32, **more}
-    checkpoint.save(folder / "best.pt", {"model": network.state_dict(), "stats": stats, "about": about})
+    save_checkpoint(folder / "best.pt", {"model": network.state_dict(), "stats": stats, "about": about})
     return folder
 
 
@@ -100,7 +101,7 @@ def test_the_command_exits_by_its_verdict(
     assert "promote: RMSE(new)" in capsys.readouterr().out
     with pytest.raises(SystemExit) as exit_status:
         train.promotion.main(["--old", str(good), "--new", str(bad), *flags])
-    assert exit_status.value.code == train.promotion.KEEP
+    assert exit_status.value.code == train.deploy.verdict.KEEP
     assert "keep: " in capsys.readouterr().out
     with pytest.raises(SystemExit) as exit_status:
         train.promotion.main(["--old", str(tmp_path / "none"), "--new", str(bad), *flags])
@@ -193,6 +194,6 @@ def test_training_from_an_old_run_ends_with_a_verdict(
     assert "statistics of this release" in said
     assert Path(json.loads((tmp_path / "new/samples.json").read_text())["release"]).is_absolute()
     assert ("promote: " in said) == (status == 0)
-    assert ("keep: " in said) == (status == train.promotion.KEEP)
+    assert ("keep: " in said) == (status == train.deploy.verdict.KEEP)
     ended = torch.load(tmp_path / "new/best.pt", weights_only=True)["model"]["backbone.stem.0.weight"]
     assert 0 < float((ended - began).abs().max()) < 1e-2, "it began where the old network ended"

@@ -12,14 +12,15 @@ import timm
 import torch
 
 import train.__main__
+import train.engine.trained
 import train.evaluate
 from dali_pipes import Loader, Statistics
 from dali_pipes.samples.table import SampleTable
 from model import BackboneError, CheckpointError, HeightRegressor, checkpoint
 from model.architecture import backbone_of
 from tests.test_model import reference_forward
+from train.deploy.height_model import load
 from train.engine.step import Forward
-from train.predict import load
 
 CALIB = {"a": 0.98, "b": 2.5, "tau": 1.3}
 
@@ -39,7 +40,7 @@ def reference_pth(path: Path, release: Path, backbone: str, **more: Any) -> dict
 @pytest.mark.parametrize("backbone", ["convnext_atto", "convnextv2_femto"])
 def test_its_outputs_are_the_plain_forward_passes(backbone: str, release: Path, tmp_path: Path) -> None:
     contents = reference_pth(tmp_path / "best.pth", release, backbone, calib=CALIB)
-    trained = train.evaluate.load(tmp_path / "best.pth")
+    trained = train.engine.trained.load_trained(tmp_path / "best.pth")
     table = SampleTable.from_release(release, "validation").select(np.arange(6))
     batch = next(iter(Loader(table, 6, size=trained.size, statistics=Statistics(*contents["stats"]))))
     trained.model.eval()
@@ -99,11 +100,11 @@ def test_another_network_is_told_by_the_tensor_that_differs(release: Path, tmp_p
     torch.save(contents, tmp_path / "three.pth")
     sentence = r"nearest, convnext_atto, differs in backbone\.stem\.0\.weight: expected \(40, 5, 4, 4\), found \(40, 3"
     with pytest.raises(CheckpointError, match=sentence):
-        train.evaluate.load(tmp_path / "three.pth")
+        train.engine.trained.load_trained(tmp_path / "three.pth")
     with pytest.raises(BackboneError, match=r"under backbone\., found none"):
         backbone_of({"fc.weight": torch.zeros(1)})
     del contents["model"]["head.4.bias"]
     contents["model"]["backbone.stem.0.weight"] = torch.zeros(40, 5, 4, 4)
     torch.save(contents, tmp_path / "headless.pth")
     with pytest.raises(CheckpointError, match=r"no parameter head\.4\.bias"):
-        train.evaluate.load(tmp_path / "headless.pth")
+        train.engine.trained.load_trained(tmp_path / "headless.pth")

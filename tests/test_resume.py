@@ -24,7 +24,7 @@ from bench.render.release import render_release
 from dali_pipes.errors import InputError
 from model import CheckpointError
 from tests.test_training import SMALL, Quiet, learnt
-from train.engine.loop import run
+from train.engine.run import run
 from train.engine.step import Forward
 from train.recipe.config import Config
 from train.recipe.data import load_tables
@@ -57,7 +57,7 @@ class Signalling(Quiet):
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written after the last epoch is another test's."""
-    monkeypatch.setattr("train.engine.loop._report", lambda *arguments: None)
+    monkeypatch.setattr("train.engine.run._report", lambda *arguments: None)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_a_signal_that_comes_where_there_is_nothing_to_save_ends_at_once(
         os.kill(os.getpid(), signal.SIGUSR1)
         pytest.fail("it went on")
 
-    monkeypatch.setattr(f"train.engine.loop.{where}", interrupted)
+    monkeypatch.setattr(f"train.engine.run.{where}", interrupted)
     shutil.copytree(whole, tmp_path / "run")
     with pytest.raises(Stopped, match="stopped by SIGUSR1; what was saved is whole: add --resume") as stopped:
         run(STEPPED, release, tmp_path / "run", resume=True, console=Quiet())

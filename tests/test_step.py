@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dali_pipes import Batch, SampleTable
 from model import HeightRegressor
 from tests.test_training import SMALL
-from train.engine.loop import run
+from train.engine.run import run
 from train.engine.step import Forward, Step
-from train.environment import Choice
+from train.machine.choices import Choice
 from train.machine.compilation import CACHE, StochasticDepth, keep_compiled
 
 CPU = torch.device("cpu")
@@ -207,7 +207,7 @@ def test_where_compiled_code_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 CHOOSE = """
 import torch
-from train.environment import choose_compilation
+from train.machine.choices import choose_compilation
 print(*choose_compilation("on", torch.device("cpu")), sep=": ")
 """
 BROKEN = "#!/bin/sh\n[ $1 = --version ] && echo g++ 13 && exit 0\necho no cc1plus >&2; exit 1\n"

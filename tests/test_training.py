@@ -21,17 +21,19 @@ from rich.console import Console
 
 import dali_pipes.__main__
 import train.__main__
+import train.engine.trained
 import train.evaluate
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
 from model import checkpoint
-from train.engine.loop import run
+from train.engine.run import run
 from train.engine.schedule import Schedule, cosine
-from train.environment import choose_compilation, choose_compile_mode, choose_device, choose_precision
+from train.machine.choices import choose_compilation, choose_compile_mode, choose_device, choose_precision
 from train.recipe.config import Config, Data, Model, Optimizer, Runtime, differences
 from train.recipe.data import load_tables
 from train.recipe.presets import demo, fast, reference
 from train.run.console import RunConsole
+from train.run.folder import save_checkpoint
 
 SMALL = Config(
     epochs=3,
@@ -134,13 +136,13 @@ def test_validation_is_looked_at_once_unless_it_selects_which_is_said(
 def test_samples_of_a_release_that_was_not_trained_on_chose_nothing(
     finished: tuple[Path, str], release: Path, tmp_path: Path
 ) -> None:
-    network = replace(train.evaluate.load(finished[0]), select_on="validation")
-    forward = train.evaluate.forward_of(network, torch.device("cpu"), 16)
+    network = replace(train.engine.trained.load_trained(finished[0]), select_on="validation")
+    forward = train.engine.trained.forward_of(network, torch.device("cpu"), 16)
     quiet = Console(quiet=True)
     tables = load_tables(release, network.division, select_on="validation", cache=tmp_path, console=quiet)
     elsewhere = replace(network, scenes=frozenset({"K3_XXX_20990101000000"}))
     for trained, chose in ((network, True), (elsewhere, False)):
-        (group,) = train.evaluate.evaluate(trained, tables, forward)
+        (group,) = train.engine.trained.evaluate(trained, tables, forward)
         assert (group.selection, "figures are optimistic" in group.about) == (chose, chose)
 
 
@@ -211,7 +213,7 @@ def test_a_missing_best_checkpoint_is_made_of_the_last_one_only_if_that_is_the_b
     state = checkpoint.load(folder / "last.pt")
     best = state["history"][-1 if is_last else 0]
     best["rmse"] = state["best_rmse"] = min(record["rmse"] for record in state["history"]) - 1
-    checkpoint.save(folder / "last.pt", state)
+    save_checkpoint(folder / "last.pt", state)
     (folder / "best.pt").unlink()
     if is_last:
         run(SMALL, release, folder, resume=True, console=Quiet())
@@ -415,7 +417,7 @@ def test_choices_are_made_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_is_compiled_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("train.environment.compiler_fault", lambda device: None)
+    monkeypatch.setattr("train.machine.choices.compiler_fault", lambda device: None)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert choose_compilation("auto", cuda).value == "whole"
     assert str(tmp_path) in choose_compilation("auto", cuda).reason
@@ -424,7 +426,7 @@ def test_what_is_compiled_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert choose_compilation("on", cpu).value == "regional"
     assert choose_compile_mode("max-autotune", "whole").value == "max-autotune"
     assert choose_compile_mode("max-autotune", "regional").value == "max-autotune-no-cudagraphs"
-    monkeypatch.setattr("train.environment.compiler_fault", lambda device: "no cc1plus")
+    monkeypatch.setattr("train.machine.choices.compiler_fault", lambda device: "no cc1plus")
     for device in (cpu, cuda):
         fallback = choose_compilation("on", device)
         assert fallback.value == "off"

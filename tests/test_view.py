@@ -25,11 +25,11 @@ from model import HeightRegressor
 from tests.conftest import jpeg, via_label
 from tests.test_promotion import run_folder
 from tests.test_training import SMALL, Quiet
-from train import evaluate
-from train.engine.loop import run
+from train.deploy.height_model import load
+from train.deploy.verdict import judge
+from train.engine.run import run
 from train.engine.step import Forward
-from train.predict import load
-from train.promotion import judge
+from train.engine.trained import load_trained, predict
 
 CPU = torch.device("cpu")
 KINDS: list[Kind] = ["tile", "crop", "both"]
@@ -193,7 +193,7 @@ def test_there_are_three_views() -> None:
 def test_a_run_keeps_its_view_and_whoever_uses_it_shows_the_same(release: Path, tmp_path: Path) -> None:
     config = replace(SMALL, epochs=1, data=replace(SMALL.data, view="both", crop=100))
     run(config, release, tmp_path / "run", resume=False, console=Quiet())
-    trained = evaluate.load(tmp_path / "run")
+    trained = load_trained(tmp_path / "run")
     assert trained.view == View("both", 100)
     table = SampleTable.from_release(release, "validation")
     model = load(tmp_path / "run", device="cpu", batch_size=16)
@@ -201,7 +201,7 @@ def test_a_run_keeps_its_view_and_whoever_uses_it_shows_the_same(release: Path, 
     mine = model.predict(release / "VS_KS.zip", drawn).raw_mu
     for view in (trained.view, View("both", 101)):
         loader = Loader(table, 16, size=32, view=view, statistics=trained.statistics)
-        mu, _ = evaluate.predict(model.forward, loader, trained.target)
+        mu, _ = predict(model.forward, loader, trained.target)
         assert np.allclose(sorted(mu), sorted(mine), rtol=1e-6) == (view == trained.view)
     for other in ({"view": "tile"}, {"crop": 101}):
         data: Any = replace(config.data, **other)
@@ -224,6 +224,6 @@ def test_old_and_new_networks_are_each_shown_their_own_view(
             super().__init__(*arguments, **options)
             shown.append(self.view)
 
-    monkeypatch.setattr(evaluate, "Loader", Seen)
+    monkeypatch.setattr("train.engine.trained.Loader", Seen)
     judge(old, new, release, device="cpu", console=Console(quiet=True))
     assert shown == [WHOLE_TILE, View("crop", 90)], "a checkpoint that names no view was shown tiles"

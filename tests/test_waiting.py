@@ -16,7 +16,8 @@ from dali_pipes import Loader, SampleTable
 from dali_pipes.batches.augment import Augmentation
 from tests.test_step import Syncs
 from tests.test_training import SMALL, Quiet
-from train.engine.loop import Loop, run
+from train.engine.loop import Loop
+from train.engine.run import run
 
 META = torch.device("meta")
 

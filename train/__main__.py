@@ -20,8 +20,8 @@ from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError, CheckpointError
 
-from .engine.loop import run
-from .promotion import KEEP, judge
+from .deploy.verdict import KEEP, judge
+from .engine.run import run
 from .recipe.config import Config
 from .recipe.presets import PRESETS, Preset
 from .run.ranks import LostRank, Place, one_voice

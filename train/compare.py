@@ -27,8 +27,8 @@ from rich.text import Text
 from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
+from dali_pipes.samples.splits import VALIDATION
 
-from .recipe.data import VALIDATION
 from .report.figures import rmse_by_epoch
 from .scores.metrics import Scores, score
 

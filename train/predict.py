@@ -13,95 +13,22 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-from numpy.typing import ArrayLike
 from rich.console import Console
-from rich.progress import Progress
 
-from dali_pipes import Loader, command
+from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
-from dali_pipes.release.find import open_images
-from dali_pipes.samples.polylines import read_polylines, table_of
+from dali_pipes.units import count
 from model import BackboneError, CheckpointError
 from model.calibration import Calibration
 
-from . import evaluate
-from .deploy.heights import Float64, Heights, check_suffix
-from .engine.step import Forward
-from .environment import choose_device
-from .report.findings import count
-from .scores.predictions import Predictions
-from .scores.uncertainty import LEVEL, Forecast
+from .deploy.height_model import HeightModel, Pool, load
+from .deploy.heights import check_suffix
+from .scores.uncertainty import LEVEL
 
-Images = str | Path | Sequence[str | Path]
-Polylines = str | Path | Mapping[str, Sequence[ArrayLike]]
-Pool = Literal["none", "scene"]
-
-
-class HeightModel:
-    """A trained network, ready to predict; `load` makes one.
-
-    `trained` is what the checkpoint holds; the network runs on `forward.device` in `forward.dtype`.
-    """
-
-    def __init__(self, trained: evaluate.Trained, forward: Forward) -> None:
-        self.trained = trained
-        self.forward = forward
-
-    def predict(
-        self, images: Images, polylines: Polylines, *, pool: Pool = "none", console: Console | None = None
-    ) -> Heights:
-        """Predict all polylines, each on its image, through the same graph that trains.
-
-        `images`: a folder, a ZIP or tar, or JPEGs; any size, no metadata.  `polylines`: VIA's JSON or CSV, a CSV with
-        the columns tile and polyline, or {"tile.jpg": [[(x, y), (x, y)], …]} in pixels, base first.  `pool`: "scene"
-        lets the polylines of one scene, which share a scale, learn from each other; the scene is what stands before
-        the last underscore of a tile's name.  `console`: where progress is shown, by default nowhere.
-
-        Raises InputError if a polyline's image is missing or broken, or a polyline cannot be used.
-        """
-        console = console or Console(quiet=True)
-        paths = [Path(images)] if isinstance(images, (str, Path)) else [Path(path) for path in images]
-        wanted = read_polylines(Path(polylines) if isinstance(polylines, (str, Path)) else polylines)
-        table = table_of(wanted, open_images(paths), console=console)
-        loader = Loader(
-            table,
-            self.forward.batch_size,
-            device=self.forward.device,
-            size=self.trained.size,
-            view=self.trained.view,
-            statistics=self.trained.statistics,
-        )
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            shown = partial(progress.track, total=len(loader), description="predicting")
-            raw_mu, raw_sigma = evaluate.predict(self.forward, loader, self.trained.target, shown)
-        loader.close()
-        asked = Predictions("asked", "What was asked for.", table, raw_mu, raw_sigma, np.zeros(len(table), bool))
-        said = list(evaluate.refine(self.trained, [asked], pool)[0].forecasts().values())
-        return Heights(wanted, table, *_columns(said[-1]), *_columns(said[0]))  # the most refined, the network's own
-
-
-def _columns(forecast: Forecast) -> tuple[Float64, Float64, Float64, Float64]:
-    """mu, sigma and the ends of the 90 % interval, (N,) each; no height is below 0."""
-    low, high = forecast.intervals[LEVEL]
-    return forecast.mu, forecast.sigma, np.maximum(low, 0.0), high
-
-
-def load(checkpoint: str | Path, *, device: str = "auto", batch_size: int = 64) -> HeightModel:
-    """Read a checkpoint or a run folder of this project, or a checkpoint of the reference system.
-
-    `device`: "cpu", "cuda", "cuda:N", or "auto", a GPU if there is one.  Raises CheckpointError if the file cannot be
-    used, InputError if the device is not there.
-    """
-    where = choose_device(device)
-    trained = evaluate.load(Path(checkpoint))
-    return HeightModel(trained, evaluate.forward_of(trained, where, batch_size))
+__all__ = ["HeightModel", "load"]
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
 from model import checkpoint
-from train.engine.loop import run
-from train.environment import choose_device
+from train.engine.run import run
+from train.machine.choices import choose_device
 from train.recipe.config import MAY_CHANGE, Config, flattened
 from train.run.console import RunConsole
 from train.scores.metrics import CALIBRATED, NETWORK, POOLED, Baselines, score

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from bench.index import LABEL
 from dali_pipes import Loader, SampleTable
 
 TIMES = (1, 10, 100)
@@ -99,3 +98,31 @@ def private_memory() -> int:
     """Bytes of this process that are no file's."""
     status = Path("/proc/self/status").read_text().split()
     return int(status[status.index("RssAnon:") + 1]) * 1024
+
+
+LABEL = json.dumps(
+    {
+        "NAME.jpg58854": {
+            "filename": "NAME.jpg",
+            "size": 58854,
+            "regions": [
+                {
+                    "shape_attributes": {"name": "polyline", "all_points_x": [202, 232], "all_points_y": [384, 408]},
+                    "region_attributes": {"chi_id": "1", "chi_height_m": "62.41"},
+                }
+            ],
+            "file_attributes": {
+                "img_id": "NAME",
+                "img_height": "512",
+                "img_width": "512",
+                "img_resolution": "0.7",
+                "img_time": "21051805",
+                "img_roll_tilt": "-16.71936769",
+                "img_pitch_tilt": "-17.167585",
+                "img_provided": "한국항공우주연구원",
+                "provided_nm": "한국지능정보사회진흥원",
+            },
+        }
+    },
+    ensure_ascii=False,
+).encode()

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dali_pipes.errors import InputError
-from train.environment import describe
+from train.machine.choices import describe
 
 WIDTH = 140  # columns of what is not printed on a terminal
 

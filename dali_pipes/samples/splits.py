@@ -147,3 +147,6 @@ class PooledImages:
     def _part(self, index: int) -> tuple[Images, int]:
         part = bisect_right(self.first, index) - 1
         return self.parts[part], index - self.first[part]
+
+
+VALIDATION, DEVELOPMENT = "validation", "development"

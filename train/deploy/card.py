@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from dali_pipes.units import count
 from model.architecture import backbone_of
 
-from ..evaluate import Trained
-from ..report.findings import count, honesty, scenes_seen
+from ..engine.trained import Trained
+from ..report.findings import honesty, scenes_seen
 from ..scores.metrics import CLOSED_FORM, Baselines
 from ..scores.predictions import Predictions, optimistic, score_rows
 from .exported import SHOWN, contract

@@ -22,7 +22,7 @@ from model import HeightRegressor
 from model.calibration import Calibration
 
 from ..engine.step import MEAN, STD, five_channels
-from ..evaluate import Trained
+from ..engine.trained import Trained
 
 OUTPUTS = ("mu", "sigma")
 SHOWN: dict[Kind, str] = {

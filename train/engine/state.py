@@ -23,8 +23,14 @@ from dali_pipes.batches.tile_cache import choose as choose_cache
 from dali_pipes.errors import InputError
 from model import HeightRegressor, Target, checkpoint
 
-from ..environment import Choice, choose_compilation, choose_compile_mode, choose_precision, choose_threads, describe
-from ..evaluate import about, load
+from ..machine.choices import (
+    Choice,
+    choose_compilation,
+    choose_compile_mode,
+    choose_precision,
+    choose_threads,
+    describe,
+)
 from ..recipe.config import Config
 from ..recipe.data import Tables
 from ..recipe.fingerprint import changes, fingerprint
@@ -34,6 +40,7 @@ from ..run.ranks import Place, data_parallel, gather, shared
 from ..scores.metrics import Baselines
 from .schedule import Schedule
 from .step import Forward, Step
+from .trained import about, load_trained
 
 PROGRESS = ("epoch", "step", "learning_rate", "seconds", "waited", "best_rmse")
 """Fields of `Training` that tell how far it is: plain numbers."""
@@ -177,7 +184,7 @@ class Training:
 
         Raises CheckpointError if they do not fit, InputError if they were trained to say something else.
         """
-        before, data = shared(lambda: load(path)), self.config.data
+        before, data = shared(lambda: load_trained(path)), self.config.data
         for flag, theirs, mine in (
             ("--model.target", before.target.kind, self.config.model.target),
             ("--data.size", before.size, data.size),

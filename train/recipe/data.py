@@ -16,9 +16,8 @@ from rich.console import Console
 
 from dali_pipes import SampleTable
 from dali_pipes.samples.index import open_index, refuse_above
-from dali_pipes.samples.splits import Division
+from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division
 
-VALIDATION, DEVELOPMENT = "validation", "development"
 HELD_OUT = "Tiles of the training side whose scenes were held out of training as a whole."
 
 

@@ -27,9 +27,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from dali_pipes.units import count
+
 from ..scores.metrics import LINEAR, MEAN, NETWORK, Baselines, score
 from ..scores.predictions import Predictions
-from .findings import count, series
+from .findings import series
 
 TILES_SHOWN = 12
 TILE_PX = 448  # the longer side of a tile in the page: sharp at twice its printed size, about 30 kB each

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from dali_pipes.units import count, metres
+
 from ..scores.metrics import Baselines, Float64, bootstrap_rmse, constant_sigma_nll, coverage, score
 from ..scores.predictions import Predictions
 
@@ -176,27 +178,3 @@ def _against(network: float, line: float) -> str:
     if not line > 0:  # two samples, or none: a line fits them exactly
         return "against"
     return f"{1 - network / line:.0%} under" if network < line else f"{network / line - 1:.0%} above"
-
-
-def count(n: int, noun: str) -> str:
-    """`n` things by their noun: "1 scene", "2,000 scenes"."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
-def metres(value: float) -> str:
-    """`value` in metres with its unit."""
-    return f"{number(value)}\N{NO-BREAK SPACE}m"
-
-
-def number(value: float, digits: int = 2) -> str:
-    """`value` with its minus sign, a dash where it is not finite."""
-    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
-
-
-def duration(seconds: float | None) -> str:
-    """`seconds` in the two units that matter, a dash where they are unknown."""
-    if seconds is None or not math.isfinite(seconds):
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -28,13 +28,14 @@ from typing import Any
 import jinja2
 
 from dali_pipes.files import write_text
+from dali_pipes.units import count, duration, number
 
 from ..recipe.config import flatten
 from ..scores.metrics import NETWORK, Baselines, ScoreRow
 from ..scores.predictions import Predictions, score_rows, write_predictions
 from ..scores.uncertainty import LEVELS
 from .figures import curves, scatter, thumbnail, worst_tiles
-from .findings import count, duration, headline, history_in_words, honesty, number, recognition, scenes_seen, selection
+from .findings import headline, history_in_words, honesty, recognition, scenes_seen, selection
 from .uncertainty_figures import uncertainty_figures
 from .uncertainty_findings import CONSTANT, account, height_blocks, telling, verdicts
 from .uncertainty_findings import blocks as uncertainty_blocks

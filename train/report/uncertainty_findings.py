@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dali_pipes.units import count, metres, number
+
 from ..scores.calibrate import development_of
 from ..scores.predictions import Predictions
 from ..scores.uncertainty import HEIGHT_EDGES, LEVEL, LEVELS, Forecast, Uncertainty, bins, coverage_by_scene
-from .findings import count, metres, number
 
 CONSTANT = "with a constant σ"
 FEWEST_SCENES = 10  # below this their coverage tells nothing of the promise, which one missed scene shifts by a tenth

@@ -24,6 +24,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dali_pipes.errors import InputError
 from dali_pipes.files import write_text, write_whole
 from model import checkpoint
@@ -115,7 +117,7 @@ class RunFolder:
 
     def _write(self, path: Path, contents: dict[str, Any]) -> None:
         try:
-            checkpoint.save(path, contents)
+            save_checkpoint(path, contents)
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's own, where the file system refused a write
             raise InputError(
                 f"{path} cannot be written: {_cause(error)}; what was saved before is whole; see to it, and --resume"
@@ -203,3 +205,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def checkpoint_of(run: Path) -> Path:
     """The best checkpoint of a run folder, or `run` itself if it is a file."""
     return run / "best.pt" if run.is_dir() else run
+
+
+def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
+    """Write `contents` (tensors and plain values) to `path`, whole or not at all."""
+    write_whole(path, lambda file: torch.save(contents, file))

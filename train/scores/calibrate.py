@@ -25,16 +25,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipes.geometry import polyline_length_px
-from model import checkpoint
+from dali_pipes.samples.splits import DEVELOPMENT
 from model.calibration import Calibration
 
-from ..recipe.data import DEVELOPMENT
 from .metrics import Float64
 from .pooling import fit_shares, pool, to_log_scale
 from .predictions import Predictions
@@ -133,19 +131,6 @@ def development_of(predictions: Sequence[Predictions]) -> Predictions | None:
     """The development scenes among `predictions`, if there are at least `FEWEST_SCENES`."""
     groups = (group for group in predictions if group.name == DEVELOPMENT)
     return next((group for group in groups if len(np.unique(group.table.scene)) >= FEWEST_SCENES), None)
-
-
-def calibrate_checkpoint(path: Path, predictions: Sequence[Predictions]) -> Calibration | None:
-    """Fit on the development scenes among `predictions`, raw, and keep it in the checkpoint at `path`.
-
-    None where there are too few scenes: then nothing is written.
-    """
-    development = development_of(predictions)
-    if development is None:
-        return None
-    calibration = fit(development)
-    checkpoint.save(path, {**checkpoint.load(path), "calib": calibration.to_dict()})
-    return calibration
 
 
 def _gaussian(development: Predictions) -> Calibration:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dali_pipes import SampleTable
+from dali_pipes import Batch, SampleTable
 from dali_pipes.batches.masks import letterbox_mask, padding_mask, polyline_mask
 from dali_pipes.geometry import letterbox
 
@@ -136,3 +136,16 @@ class ReferenceStep:
         """What follows the backward."""
         nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimizer.step()
+
+
+def random_batch(count: int, size: int, device: torch.device) -> Batch:
+    """A batch of noise."""
+    random = torch.Generator().manual_seed(0)
+
+    def pixels(channels: int) -> torch.Tensor:
+        return torch.randint(0, 256, (count, size, size, channels), generator=random, dtype=torch.uint8).to(device)
+
+    length, height = torch.randn(count, 1, generator=random), torch.randn(count, generator=random)
+    return Batch(
+        pixels(3), pixels(1), pixels(1), length.to(device), height.to(device), torch.arange(count, device=device)
+    )

@@ -1,0 +1,29 @@
+"""Numbers in words, with their units: counts, metres and durations."""
+
+from __future__ import annotations
+
+import math
+
+
+def count(n: int, noun: str) -> str:
+    """`n` things by their noun: "1 scene", "2,000 scenes"."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def metres(value: float) -> str:
+    """`value` in metres with its unit."""
+    return f"{number(value)}\N{NO-BREAK SPACE}m"
+
+
+def number(value: float, digits: int = 2) -> str:
+    """`value` with its minus sign, a dash where it is not finite."""
+    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def duration(seconds: float | None) -> str:
+    """`seconds` in the two units that matter, a dash where they are unknown."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
