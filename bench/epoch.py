@@ -36,7 +36,7 @@ from bench import target
 from bench.measure.baselines import ReferenceDataset, ReferenceStep, data_loader, unpack
 from bench.measure.timing import Rate, alternate, at_least, finish, ratio, report
 from bench.render.release import given_or_rendered
-from dali_pipes import Batch, Loader, SampleTable
+from dali_pipes import Batch, CacheOptions, Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import BackboneError, HeightRegressor
@@ -179,7 +179,7 @@ def _ours(arguments: Arguments, table: SampleTable, device: torch.device) -> dic
             shuffle=True,
             size=arguments.size,
             statistics=table.statistics(),
-            cache=cache,
+            cache=CacheOptions(cache),
             threads=choose_threads(0, len(os.sched_getaffinity(0)), device),
         )
 

@@ -28,7 +28,7 @@ from bench.measure.baselines import ReferenceDataset, TunedDataset, data_loader,
 from bench.measure.fresh import resident
 from bench.measure.timing import Rate, Work, alternate, at_least, finish, ratio, report
 from bench.render.release import given_or_rendered
-from dali_pipes import Loader, SampleTable
+from dali_pipes import CacheOptions, Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from train.engine.step import Forward
@@ -79,7 +79,7 @@ def measure(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any
 
     def loader(cache: str) -> Loader:
         batch_size, size = arguments.batch_size, arguments.size
-        return Loader(table, batch_size, device=device, shuffle=True, size=size, cache=cache, folder=disk)
+        return Loader(table, batch_size, device=device, shuffle=True, size=size, cache=CacheOptions(cache, disk))
 
     cached = loader("device" if device.type == "cuda" else "host")
     reference = data_loader(ReferenceDataset(table, loose, arguments.size), arguments.batch_size, tuned=False)

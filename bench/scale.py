@@ -38,7 +38,7 @@ from rich.table import Table
 from bench.measure.fresh import private_memory
 from bench.measure.timing import Rate, Work, alternate, at_least, report
 from bench.render.release import given_or_rendered
-from dali_pipes import Loader, SampleTable
+from dali_pipes import Loader, SampleTable, Shard
 from dali_pipes.batches.plan import TrainingPlan
 from dali_pipes.batches.source import Source
 from dali_pipes.batches.view import WHOLE_TILE
@@ -125,7 +125,7 @@ def _costs(arguments: Arguments, cases: Mapping[int, tuple[SampleTable, int]]) -
     peers: dict[str, Work] = {}
     for case, (table, world) in cases.items():
         # A seed of its own: in one process the ranks would find each other's epochs in the plan's cache.
-        plan = TrainingPlan(len(table), world * arguments.batch_size, seed=world, rank=world - 1, world_size=world)
+        plan = TrainingPlan(len(table), world * arguments.batch_size, Shard(world - 1, world, seed=world))
         peers[f"{PLAN} {case}"] = _Plan(plan)
         peers[f"{SOURCE} {case}"] = _Source(Source(WHOLE_TILE.frames(table, arguments.size), plan))
         peers[f"{PEER} {case}"] = partial(_sort_an_epoch, plan)
@@ -165,7 +165,7 @@ class _Source:
 
 
 def _sort_an_epoch(plan: TrainingPlan) -> int:
-    np.argsort(np.random.PCG64(plan.seed).random_raw(plan.samples), kind="stable")
+    np.argsort(np.random.PCG64(plan.shard.seed).random_raw(plan.samples), kind="stable")
     return plan.steps_per_epoch * plan.largest_batch
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dali_pipes import Loader, SampleTable
+from dali_pipes import CacheOptions, Loader, SampleTable, Shard
 from dali_pipes.batches.augment import GOLDEN, Augmentation, Draws, shade, splitmix64, turn, uniform
 from dali_pipes.batches.view import WHOLE_TILE, View
 from dali_pipes.geometry import normalised_length
@@ -99,8 +99,8 @@ def test_shades_are_opencvs_and_padding_stays_black(brightness: float, contrast:
 
 def test_masks_turn_with_the_image_and_keep_their_values(release: Path) -> None:
     table = SampleTable.from_release(release)
-    plain = next(iter(Loader(table, 32, shuffle=True, seed=5, size=64)))
-    changed = next(iter(Loader(table, 32, shuffle=True, seed=5, size=64, augmentation=ALL)))
+    plain = next(iter(Loader(table, 32, shuffle=True, shard=Shard(seed=5), size=64)))
+    changed = next(iter(Loader(table, 32, shuffle=True, shard=Shard(seed=5), size=64, augmentation=ALL)))
     rows = plain.sample.numpy()
     draws = ALL.draw(5, 0, rows)
     assert torch.equal(changed.sample, plain.sample)
@@ -117,9 +117,11 @@ def test_masks_turn_with_the_image_and_keep_their_values(release: Path) -> None:
 def test_any_ranks_any_cache_and_any_entry_show_the_same_pictures(view: View, release: Path, tmp_path: Path) -> None:
     table = SampleTable.from_release(release)
 
-    def pictures(batch_size: int, first: int = 0, **how: object) -> dict[tuple[int, int], bytes]:
-        always = {"view": view, "size": 32, "augmentation": ALL, "folder": tmp_path}
-        loader = Loader(table, batch_size, shuffle=True, seed=6, **always, **how)  # type: ignore[arg-type]
+    def pictures(
+        batch_size: int, first: int = 0, place: str = "none", rank: int = 0, world_size: int = 1
+    ) -> dict[tuple[int, int], bytes]:
+        shard, cache = Shard(rank, world_size, seed=6), CacheOptions(place, tmp_path)
+        loader = Loader(table, batch_size, shuffle=True, shard=shard, size=32, view=view, cache=cache, augmentation=ALL)
         return {
             (epoch, row): batch.rgb[i].numpy().tobytes() + batch.polyline[i].numpy().tobytes()
             for epoch in range(2)
@@ -128,7 +130,7 @@ def test_any_ranks_any_cache_and_any_entry_show_the_same_pictures(view: View, re
         }
 
     alone = pictures(32)
-    assert pictures(32, cache="host") == pictures(32, cache="disk") == alone
+    assert pictures(32, place="host") == pictures(32, place="disk") == alone
     ranks = [pictures(32, rank=rank, world_size=2) for rank in range(2)]
     assert ranks[0] | ranks[1] == alone
     resumed = pictures(32, first=1)

@@ -102,7 +102,7 @@ import os, signal, sys, time
 import train.__main__
 import train.engine.loop
 import train.engine.state
-from dali_pipes.batches.tile_cache import CacheChoice
+from dali_pipes.choice import Choice
 from train.run.folder import RunFolder
 from train.run.console import RunConsole
 
@@ -130,11 +130,11 @@ train.engine.loop.leave = leaving
 
 Loader = train.engine.state.Loader
 def told(*arguments, cache, **options):
-    print(f"rank {rank} caches: {cache}\\n", end="", flush=True)
+    print(f"rank {rank} caches: {cache.place}\\n", end="", flush=True)
     return Loader(*arguments, cache=cache, **options)
 train.engine.state.Loader = told
 chosen = {"0": "host", "1": "none"}[rank]
-train.engine.state.choose_cache = lambda *arguments, **options: CacheChoice(chosen, "its room")
+train.engine.state.choose_cache = lambda *arguments, **options: Choice(chosen, "its room")
 
 train.__main__.main(sys.argv[1:])
 """

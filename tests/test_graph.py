@@ -33,7 +33,7 @@ def test_every_operator_of_the_gpu_graph_is_registered_for_its_device(
     if not square:
         table = replace(table, width=np.where(np.arange(len(table)), table.width, 128))
     source = Source(View(kind).frames(table, 224), ValidationPlan(len(table), 8))
-    pipeline = build(source, batch_size=8, device="gpu", device_id=None, threads=1)
+    pipeline = build(source, device="gpu", device_id=None, threads=1)
     assert pipeline.serialize()
     if not hasattr(pipeline, "_ops"):
         pytest.skip(f"DALI {nvidia.dali.__version__} does not show its operators")

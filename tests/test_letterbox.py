@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dali_pipes import Loader, SampleTable
+from dali_pipes import Loader, SampleTable, Shard
 from dali_pipes.errors import InputError
 from tests.conftest import jpeg, via_label
 
@@ -95,13 +95,13 @@ def test_batches_are_uint8_and_their_scalars_the_tables(release: Path) -> None:
 
 def test_epochs_follow_one_another_and_can_be_entered_anywhere(release: Path) -> None:
     table = SampleTable.from_release(release)
-    loader = Loader(table, 32, shuffle=True, seed=3, size=32)
+    loader = Loader(table, 32, shuffle=True, shard=Shard(seed=3), size=32)
     first, second = ([batch.sample.tolist() for batch in loader] for _ in range(2))
     assert len(first) == len(loader) == len(table) // 32
     assert first != second
     flat = [row for rows in first for row in rows]
     assert len(set(flat)) == len(flat)
-    entered = Loader(table, 32, shuffle=True, seed=3, size=32)
+    entered = Loader(table, 32, shuffle=True, shard=Shard(seed=3), size=32)
     assert [batch.sample.tolist() for batch in entered.epoch(1, first=1)] == second[1:]
     next(iter(entered))  # an epoch that is left early
     assert [batch.sample.tolist() for batch in entered.epoch(0)] == first
@@ -111,7 +111,7 @@ def test_two_ranks_share_what_one_sees(release: Path) -> None:
     table = SampleTable.from_release(release)
     one = [batch.sample.tolist() for batch in Loader(table, 32, shuffle=True, size=32)]
     two = [
-        [batch.sample.tolist() for batch in Loader(table, 32, shuffle=True, size=32, rank=rank, world_size=2)]
+        [batch.sample.tolist() for batch in Loader(table, 32, shuffle=True, shard=Shard(rank, 2), size=32)]
         for rank in range(2)
     ]
     assert one == [a + b for a, b in zip(*two, strict=True)]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dali_pipes.batches.plan import TrainingPlan, ValidationPlan, shuffled
+from dali_pipes.batches.plan import Shard, TrainingPlan, ValidationPlan, shuffled
 
 counts = st.integers(1, 400)
 
@@ -16,7 +16,7 @@ counts = st.integers(1, 400)
 def test_validation_shows_every_sample_exactly_once(samples: int, batch: int, world: int, epoch: int) -> None:
     seen = []
     for rank in range(world):
-        plan = ValidationPlan(samples, batch, rank, world)
+        plan = ValidationPlan(samples, batch, Shard(rank, world))
         for i in range(plan.steps_per_epoch):
             ids = plan.ids(epoch * plan.steps_per_epoch + i)
             assert 1 <= len(ids) <= plan.largest_batch, "an empty batch kills DALI"
@@ -37,14 +37,14 @@ def test_training_shows_none_twice_and_drops_less_than_a_batch(
     batch = per_rank * world
     if samples < batch:
         with pytest.raises(ValueError, match="at least one batch"):
-            TrainingPlan(samples, batch, seed, 0, world)
+            TrainingPlan(samples, batch, Shard(0, world, seed))
         return
-    plans = [TrainingPlan(samples, batch, seed, rank, world) for rank in range(world)]
+    plans = [TrainingPlan(samples, batch, Shard(rank, world, seed)) for rank in range(world)]
     steps = plans[0].steps_per_epoch
     ids = [[plan.ids(epoch * steps + i) for plan in plans] for i in range(steps)]
     flat = np.concatenate([part for step in ids for part in step])
     assert len(set(flat.tolist())) == len(flat) == samples // batch * batch
-    alone = TrainingPlan(samples, batch, seed)
+    alone = TrainingPlan(samples, batch, Shard(seed=seed))
     for i, parts in enumerate(ids):
         assert np.concatenate(parts).tolist() == alone.ids(epoch * steps + i).tolist(), "order depends on ranks"
 
@@ -101,4 +101,4 @@ def test_any_sample_stands_at_any_place_and_beside_any_other() -> None:
 
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of the 3 ranks"):
-        TrainingPlan(100, 16, world_size=3)
+        TrainingPlan(100, 16, Shard(world_size=3))

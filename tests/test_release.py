@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from dali_pipes import Loader, SampleTable
+from dali_pipes import Loader, SampleTable, Shard
 from dali_pipes.batches.plan import TrainingPlan
 from dali_pipes.batches.source import Source, SourceBatch
 from dali_pipes.batches.view import WHOLE_TILE
@@ -27,7 +27,7 @@ from tests.forms import FORMS, PART, add, loose_parts, one_tar, parts
 
 def first_batch(table: SampleTable) -> SourceBatch:
     """What DALI is given for the first step."""
-    return Source(WHOLE_TILE.frames(table, 224), TrainingPlan(len(table), 16, seed=4))(0)
+    return Source(WHOLE_TILE.frames(table, 224), TrainingPlan(len(table), 16, Shard(seed=4)))(0)
 
 
 @pytest.fixture(params=FORMS.values(), ids=list(FORMS))
@@ -52,7 +52,8 @@ def test_every_form_gives_the_same_table_and_the_same_first_batch(release: Path,
 
 def test_every_form_loads_the_same_tensors(release: Path, other_form: Path) -> None:
     batches = [
-        next(iter(Loader(SampleTable.from_release(form), 16, shuffle=True, seed=4))) for form in (release, other_form)
+        next(iter(Loader(SampleTable.from_release(form), 16, shuffle=True, shard=Shard(seed=4))))
+        for form in (release, other_form)
     ]
     for mine, theirs in zip(*(vars(batch).values() for batch in batches), strict=True):
         assert torch.equal(mine, theirs)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dali_pipes import Batch, Loader, SampleTable
+from dali_pipes import Batch, CacheOptions, Loader, SampleTable
 from dali_pipes.batches.augment import Augmentation
 from model import HeightRegressor
 from tests.test_step import network, random_batch
@@ -73,7 +73,8 @@ def test_no_step_waits_for_the_gpu(precision: str, compilation: str) -> None:
 def test_no_cached_and_augmented_batch_waits_for_the_gpu(cache: str, release: Path, tmp_path: Path) -> None:
     table = SampleTable.from_release(release)
     changes = Augmentation(hflip=0.5, vflip=0.5, rot90=0.5, brightness=0.2, contrast=0.2)
-    loader = Loader(table, 4, device=GPU, shuffle=True, size=64, cache=cache, folder=tmp_path, augmentation=changes)
+    cached = CacheOptions(cache, tmp_path)
+    loader = Loader(table, 4, device=GPU, shuffle=True, size=64, cache=cached, augmentation=changes)
     oracle = Loader(table, 4, shuffle=True, size=64, augmentation=changes)
     step, weight = step_on_gpu("fp32"), torch.ones((), device=GPU)
     for batch in (*loader, *loader):  # fills the cache, draws the masks, pins what is copied from
@@ -106,7 +107,7 @@ def test_the_scaler_leaves_out_a_step_whose_gradient_overflowed() -> None:
 
 def test_the_cache_on_the_device_gives_what_was_streamed(release: Path) -> None:
     table = SampleTable.from_release(release, split="validation")
-    loader = Loader(table, 8, device=GPU, cache="device")
+    loader = Loader(table, 8, device=GPU, cache=CacheOptions("device"))
     streamed, cached = list(loader), list(loader)
     for first, second in zip(streamed, cached, strict=True):
         assert second.rgb.is_cuda

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from dali_pipes import Loader, SampleTable
+from dali_pipes import CacheOptions, Loader, SampleTable
 from dali_pipes.batches.tile_file import open_tiles, tile_path
 from dali_pipes.batches.view import WHOLE_TILE, View
 from dali_pipes.errors import InputError
@@ -36,9 +36,9 @@ def test_epochs_from_disk_are_the_streamed_ones_in_this_process_and_in_the_next(
     release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = SampleTable.from_release(release)
-    streaming = Loader(table, 32, shuffle=True, size=48)
+    streaming, on_disk = Loader(table, 32, shuffle=True, size=48), CacheOptions("disk", tmp_path)
     streamed = [batch for _ in range(2) for batch in streaming]
-    for loader in (Loader(table, 32, shuffle=True, size=48, cache="disk", folder=tmp_path) for _ in range(2)):
+    for loader in (Loader(table, 32, shuffle=True, size=48, cache=on_disk) for _ in range(2)):
         found = [batch for _ in range(2) for batch in loader]
         for one, other in zip(streamed, found, strict=True):
             for name, value in vars(one).items():
@@ -151,12 +151,14 @@ def test_what_cannot_be_written_or_named_is_a_sentence(release: Path, tmp_path: 
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(InputError, match=r"cannot be written: .*choose another --index-cache or --cache"):
-        next(iter(Loader(table, 32, cache="disk", folder=file / "below")))
+        next(iter(Loader(table, 32, cache=CacheOptions("disk", file / "below"))))
     with pytest.raises(InputError, match=r"GiB free in .* for the disk cache, found .* [GM]iB; choose"):
         open_tiles(tmp_path / "tiles-a.u8", (1 << 40, 8, 8, 3), never())
     with pytest.raises(InputError, match="the tiles for the disk cache cannot be read: Input/output error; check"):
         open_tiles(tmp_path / "tiles-a.u8", SHAPE, (_ for _ in [TILES] if failing()))
     with pytest.raises(InputError, match="expected a folder"):
-        next(iter(Loader(table, 32, cache="disk")))
+        CacheOptions("disk")
+    with pytest.raises(ValueError, match="expected a cache of none, host, device, disk, found 'ram'"):
+        CacheOptions("ram")
     with pytest.raises(TypeError, match="with a fingerprint"):
         tile_path(WHOLE_TILE.frames(replace(table, images=object()), 64), tmp_path, "a")  # type: ignore[arg-type]

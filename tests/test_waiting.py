@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dali_pipes import Loader, SampleTable
+from dali_pipes import CacheOptions, Loader, SampleTable
 from dali_pipes.batches.augment import Augmentation
 from tests.test_step import Syncs
 from tests.test_training import SMALL, Quiet
@@ -49,11 +49,11 @@ class Copies(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("cache", ["host", "device", "disk"])
-def test_no_cached_and_augmented_batch_waits_for_a_copy(cache: str, release: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["host", "device", "disk"])
+def test_no_cached_and_augmented_batch_waits_for_a_copy(place: str, release: Path, tmp_path: Path) -> None:
     table = SampleTable.from_release(release)
     changes = Augmentation(hflip=0.5, vflip=0.5, rot90=0.5, brightness=0.2, contrast=0.2)
-    loader = Loader(table, 32, device=META, shuffle=True, size=32, cache=cache, folder=tmp_path)
+    loader = Loader(table, 32, device=META, shuffle=True, size=32, cache=CacheOptions(place, tmp_path))
     with Copies():  # fills the cache and draws the masks; DALI's own frames stay on the host and are not augmented
         list(loader)
         batches = iter(loader)

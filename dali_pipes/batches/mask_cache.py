@@ -1,9 +1,11 @@
-"""Masks that are drawn once and kept on a device, to be picked by sample.
+"""Masks that are drawn once, kept on a device, and picked by row.
 
-A padding mask depends on the letterbox alone: in a frame of S pixels one side is always full, so that a view has fewer
-than 2·S of them, however many images there are.  A polyline is thin: of the 50,176 pixels of a 224² frame 70 are not
-black, on the mean of the rendered release.  Kept as those pixels, masks take a hundredth of the bytes of whole frames
-and 3 µs a sample to pick; packed bits would lose the grey edge that the reference's resize gives the line.
+A padding mask depends on the letterbox alone.  One side of a letterboxed image always fills the frame, so a view has
+fewer than 2·S different padding masks for any number of images.
+
+A polyline is thin: of the 50,176 pixels of a 224² frame, 70 are not black on average (rendered release).  Kept as these
+pixels, masks take a hundredth of the memory of whole frames, and picking one takes 3 µs.  Packed bits would lose the
+grey edge that the reference's resize gives the line.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from .masks import padding_mask
 from .view import Frames, distinct
 
 
-class Paddings:
-    """The padding masks of all of `frames`, on `device`."""
+class PaddingMasks:
+    """The padding masks of all rows of `frames`, on `device`."""
 
     def __init__(self, frames: Frames, device: torch.device) -> None:
         first, size = distinct(frames.window[:, :, 2:].reshape(len(frames.window), -1))
@@ -38,42 +40,42 @@ class Paddings:
         return self._masks.index_select(0, self._box[sample])
 
 
-class _Pixels(NamedTuple):
-    """All pixels that are not black, row by row; what is (N,) has an entry for each row of the table."""
+class _NonzeroPixels(NamedTuple):
+    """The M pixels of all masks that are not black, mask by mask; N is the number of rows in the table."""
 
     host_counts: NDArray[np.int64]
-    """How many each row has, (N,) on the host, which must know the size of what it asks for."""
+    """Pixels of each row, (N,); on the host, which must know the size of a result before it asks for it."""
     counts: Tensor
-    """The same, (N,) int64 on the device, as all that follows."""
+    """The same on the device, (N,) int64, like all that follows."""
     start: Tensor
-    """Where those of each row begin, (N,) int64."""
-    place: Tensor
-    """Their places in their frames, (M,) int32."""
+    """Where the pixels of each row start, (N,) int64."""
+    offset: Tensor
+    """Their offsets in their flattened masks, (M,) int32."""
     value: Tensor
-    """(M,) uint8."""
+    """Their grey levels, (M,) uint8."""
 
 
-class DrawnMasks:
-    """The polyline masks of some `rows` (M,) of `frames`, on `device`; drawn when first asked for, at 40 µs each."""
+class PolylineMasks:
+    """The polyline masks of some `rows` (M,) of `frames`, on `device`.  The first call draws them, at 40 µs each."""
 
     def __init__(self, frames: Frames, rows: NDArray[np.int64], device: torch.device) -> None:
         self.frames, self.rows, self.device = frames, rows, device
         self._shape = (frames.size, frames.size, frames.views)
 
     @cached_property
-    def _pixels(self) -> _Pixels:
-        places, values = [np.empty(0, np.int32)], [np.empty(0, np.uint8)]
+    def _pixels(self) -> _NonzeroPixels:
+        offsets, values = [np.empty(0, np.int32)], [np.empty(0, np.uint8)]
         count = np.zeros(len(self.frames.window), np.int64)
         for row in self.rows.tolist():
-            frame = self.frames.polyline(row)
-            place = np.flatnonzero(frame).astype(np.int32)
-            places.append(place)
-            values.append(frame.reshape(-1)[place])
-            count[row] = len(place)
+            mask = self.frames.polyline(row)
+            offset = np.flatnonzero(mask).astype(np.int32)
+            offsets.append(offset)
+            values.append(mask.reshape(-1)[offset])
+            count[row] = len(offset)
         start = np.zeros_like(count)
         start[self.rows] = np.cumsum(count[self.rows]) - count[self.rows]
-        arrays = (count, start, np.concatenate(places), np.concatenate(values))
-        return _Pixels(count, *(torch.from_numpy(array).to(self.device) for array in arrays))
+        arrays = (count, start, np.concatenate(offsets), np.concatenate(values))
+        return _NonzeroPixels(count, *(torch.from_numpy(array).to(self.device) for array in arrays))
 
     @property
     def nbytes(self) -> int:
@@ -81,14 +83,15 @@ class DrawnMasks:
         return sum(tensor.nbytes for tensor in self._pixels[1:])
 
     def __call__(self, rows: NDArray[np.int64], sample: Tensor) -> Tensor:
-        """Masks (B, S, S, V) uint8 on the device, of `rows` (B,) int64, which are there, too, as `sample`."""
-        host_counts, counts, start, place, value = self._pixels
-        here = counts[sample]
+        """Masks (B, S, S, V) uint8 on the device; `rows` and `sample` (B,) int64 are the same on host and device."""
+        host_counts, counts, start, offset, value = self._pixels
+        counts_here = counts[sample]
         total = int(host_counts[rows].sum())
-        # pixel k of the batch belongs to frame `frame[k]`, and is pixel `wanted[k]` of all
-        frame = torch.repeat_interleave(here, output_size=total)  # without the size the host would wait for it
-        wanted = torch.arange(total, device=self.device) + (start[sample] - (here.cumsum(0) - here))[frame]
+        # Pixel k of this batch lies in mask `mask[k]`, and is pixel `source[k]` of all.
+        mask = torch.repeat_interleave(counts_here, output_size=total)  # without the size the host would wait for it
+        first = counts_here.cumsum(0) - counts_here
+        source = torch.arange(total, device=self.device) + (start[sample] - first)[mask]
         pixels = math.prod(self._shape)
         masks = torch.zeros(len(rows) * pixels, dtype=torch.uint8, device=self.device)
-        masks[frame * pixels + place[wanted]] = value[wanted]
+        masks[mask * pixels + offset[source]] = value[source]
         return masks.view(len(rows), *self._shape)

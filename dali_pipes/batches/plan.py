@@ -1,8 +1,8 @@
-"""Which samples at which step on which rank: a pure function of (seed, epoch, rank, world size).
+"""Which samples each rank sees at each step: a pure function of (seed, epoch, rank, world size).
 
-Steps are numbered without end: `epoch, i = divmod(step, steps_per_epoch)`, so that resuming is one integer.  The
-order of an epoch depends on seed and epoch alone; a global batch is a slice of it and a rank takes its part of
-the slice, so that the same samples meet in a step however many ranks there are.
+Steps are numbered without end: `epoch, i = divmod(step, steps_per_epoch)`.  So one integer is enough to resume.
+The order of an epoch depends on seed and epoch alone.  A global batch is a slice of that order, and each rank takes
+its part of the slice.  So a step sees the same samples for any number of ranks.
 """
 
 from __future__ import annotations
@@ -16,63 +16,41 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 
+ROUNDS = 6  # with fewer, the 720 orders of 6 samples are not equally frequent
 
-ROUNDS = 6  # below, the 720 orders of 6 samples are not yet equally frequent
 
+@dataclass(frozen=True)
+class Shard:
+    """One rank's share of the samples: `rank` of `world_size` ranks, all with the same `seed`.
 
-def shuffled(places: Ids, samples: int, seed: int, epoch: int) -> Ids:
-    """Which samples stand at `places` (n,) int64 of an epoch → (n,) int64; over all places a permutation.
-
-    Costs the same for each place however many samples or ranks there are.  Sorting random keys, or numpy's
-    permutation, would cost every rank the whole epoch: with 10⁶ samples on 1,024 ranks 100 µs for each sample that
-    a rank sees, twice as much as reading it and drawing its masks.
-
-    A place is a pair (row, column) of a table of about √samples rows.  Each round turns each column by a random
-    amount, then each row by one: a Feistel network in mixed radix, whose each round can be undone.  The table has a
-    few cells too many; a place that falls on one walks on until it meets a sample (Black & Rogaway, *Ciphers with
-    arbitrary finite domains*, CT-RSA 2002).  The amounts are raw PCG64 words, whose stream numpy promises (NEP 19).
+    The seed decides the order of each training epoch and its augmentation.
     """
-    columns, row_turns, column_turns = _turns(samples, seed, epoch)
-    row, column = np.divmod(places, columns)
-    for turn_row, turn_column in zip(row_turns, column_turns, strict=True):
-        row = (row + turn_row[column]) % column_turns.shape[1]
-        column = (column + turn_column[row]) % columns
-    found: Ids = row * columns + column
-    beyond = found >= samples
-    if beyond.any():
-        found[beyond] = shuffled(found[beyond], samples, seed, epoch)
-    return found
+
+    rank: int = 0
+    world_size: int = 1
+    seed: int = 0
 
 
-@lru_cache(maxsize=4)
-def _turns(samples: int, seed: int, epoch: int) -> tuple[int, Ids, Ids]:
-    """Columns of the table; by how much each round moves each column's row, (ROUNDS, columns), and each row's column,
-    (ROUNDS, rows), int64."""
-    rows = math.isqrt(samples - 1) + 1
-    columns = -(-samples // rows)
-    words = np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(ROUNDS * (rows + columns))
-    of_columns, of_rows = np.split(words.reshape(ROUNDS, -1), [columns], axis=1)
-    return columns, (of_columns % rows).astype(np.int64), (of_rows % columns).astype(np.int64)
+ONE_RANK = Shard()
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Shuffled epochs of equal steps on every rank; the remainder of a global batch is dropped, a new one each epoch.
+    """Shuffled epochs with equal steps on every rank; what does not fill a global batch is dropped.
 
-    `samples`: rows of the table; `batch_size`: samples a step over all ranks, a multiple of `world_size`.
+    `samples`: rows of the table; `batch_size`: samples per step over all ranks, a multiple of the world size.
     Raises ValueError if there is less than one global batch or the ranks cannot share it evenly.
     """
 
     samples: int
     batch_size: int
-    seed: int = 0
-    rank: int = 0
-    world_size: int = 1
+    shard: Shard = ONE_RANK
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.batch_size % self.world_size:
+        world_size = self.shard.world_size
+        if self.batch_size < 1 or self.batch_size % world_size:
             raise ValueError(
-                f"the batch size must be a positive multiple of the {self.world_size} ranks, found {self.batch_size}"
+                f"the batch size must be a positive multiple of the {world_size} ranks, found {self.batch_size}"
             )
         if self.samples < self.batch_size:
             raise ValueError(
@@ -82,43 +60,43 @@ class TrainingPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps a rank makes in one epoch, the same on each rank."""
+        """Steps of this rank in one epoch, the same on each rank."""
         return self.samples // self.batch_size
 
     @property
     def most_steps(self) -> int:
-        """Steps of the rank that makes most of them; here all are equal."""
+        """Largest `steps_per_epoch` of all ranks."""
         return self.steps_per_epoch
 
     @property
     def largest_batch(self) -> int:
-        """Samples of this rank's largest batch; here all are equal."""
-        return self.batch_size // self.world_size
+        """Samples in this rank's largest batch; all are equal."""
+        return self.batch_size // self.shard.world_size
 
     @property
     def rows(self) -> Ids:
-        """All rows that this rank may ever be shown: the shuffle crosses ranks."""
+        """All rows that this rank may ever see: each one, since every epoch is shuffled across the ranks."""
         return np.arange(self.samples, dtype=np.int64)
 
     def ids(self, step: int) -> Ids:
         """Rows of the table for this rank at `step` → (largest_batch,) int64."""
         epoch, i = divmod(step, self.steps_per_epoch)
-        first = i * self.batch_size + self.rank * self.largest_batch
-        return shuffled(np.arange(first, first + self.largest_batch), self.samples, self.seed, epoch)
+        first = i * self.batch_size + self.shard.rank * self.largest_batch
+        return shuffled(np.arange(first, first + self.largest_batch), self.samples, self.shard.seed, epoch)
 
 
 @dataclass(frozen=True)
 class ValidationPlan:
-    """Every sample exactly once an epoch, in the table's order, the last batch partial; all epochs are alike.
+    """Every sample exactly once per epoch, in the table's order; the last batch may be smaller.  All epochs are equal.
 
-    Rank r takes rows r, r + world_size, …: never an empty batch, and the steps of two ranks may differ by one.
-    `batch_size` counts samples a step over all ranks.  A rank without samples has no steps.
+    Rank r takes rows r, r + world_size, …  No batch is empty, and the steps of two ranks differ by at most one.
+    A rank without samples has no steps.  `batch_size`: samples per step over all ranks.  Raises ValueError if it is not
+    positive.
     """
 
     samples: int
     batch_size: int
-    rank: int = 0
-    world_size: int = 1
+    shard: Shard = ONE_RANK
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -126,29 +104,70 @@ class ValidationPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps this rank makes in one epoch."""
-        return -(-len(range(self.rank, self.samples, self.world_size)) // self.largest_batch)
+        """Steps of this rank in one epoch."""
+        return -(-len(self._rows) // self.largest_batch)
 
     @property
     def most_steps(self) -> int:
-        """Steps of the rank that makes most of them."""
-        return replace(self, rank=0).steps_per_epoch
+        """Largest `steps_per_epoch` of all ranks: that of rank 0."""
+        return replace(self, shard=replace(self.shard, rank=0)).steps_per_epoch
 
     @property
     def largest_batch(self) -> int:
-        """Samples of this rank's largest batch."""
-        return max(1, self.batch_size // self.world_size)
+        """Samples in this rank's largest batch."""
+        return max(1, self.batch_size // self.shard.world_size)
 
     @property
     def rows(self) -> Ids:
-        """All rows that this rank may ever be shown: its own, in every epoch."""
-        return np.arange(self.rank, self.samples, self.world_size, dtype=np.int64)
+        """All rows that this rank ever sees, the same in every epoch."""
+        return np.array(self._rows, np.int64)
 
     def ids(self, step: int) -> Ids:
         """Rows of the table for this rank at `step` → (≤ largest_batch,) int64."""
-        stride = self.largest_batch * self.world_size
-        first = self.rank + step % self.steps_per_epoch * stride
-        return np.arange(first, min(first + stride, self.samples), self.world_size, dtype=np.int64)
+        first = step % self.steps_per_epoch * self.largest_batch
+        return np.array(self._rows[first : first + self.largest_batch], np.int64)
+
+    @property
+    def _rows(self) -> range:
+        return range(self.shard.rank, self.samples, self.shard.world_size)
 
 
 Plan = TrainingPlan | ValidationPlan
+
+
+def shuffled(positions: Ids, samples: int, seed: int, epoch: int) -> Ids:
+    """The samples at `positions` (n,) int64 of an epoch's order → (n,) int64; over all positions a permutation.
+
+    A position costs the same for any number of samples and ranks.  Sorting random keys, or numpy's permutation, would
+    cost every rank the whole epoch.  With 10⁶ samples on 1,024 ranks that is 100 µs for each sample that a rank sees,
+    twice the cost of reading the sample and drawing its masks.
+
+    A position is a pair (row, column) of a grid with about √samples rows.  Each round rotates each column by a random
+    amount, then each row: a Feistel network in mixed radix, in which every round can be inverted.  The grid has a few
+    cells too many; a position that lands on one is permuted again until it lands on a sample (Black & Rogaway, *Ciphers
+    with arbitrary finite domains*, CT-RSA 2002).  The amounts are raw PCG64 words, a stream that numpy guarantees
+    (NEP 19).
+    """
+    columns, row_shifts, column_shifts = _shifts(samples, seed, epoch)
+    row, column = np.divmod(positions, columns)
+    for row_shift, column_shift in zip(row_shifts, column_shifts, strict=True):
+        row = (row + row_shift[column]) % column_shifts.shape[1]
+        column = (column + column_shift[row]) % columns
+    sample: Ids = row * columns + column
+    beyond = sample >= samples
+    if beyond.any():
+        sample[beyond] = shuffled(sample[beyond], samples, seed, epoch)
+    return sample
+
+
+@lru_cache(maxsize=4)
+def _shifts(samples: int, seed: int, epoch: int) -> tuple[int, Ids, Ids]:
+    """The grid's columns, and the amounts of each round, int64.
+
+    (ROUNDS, columns): how far rows shift within each column; (ROUNDS, rows): how far columns shift within each row.
+    """
+    rows = math.isqrt(samples - 1) + 1
+    columns = -(-samples // rows)
+    words = np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(ROUNDS * (rows + columns))
+    for_columns, for_rows = np.split(words.reshape(ROUNDS, -1), [columns], axis=1)
+    return columns, (for_columns % rows).astype(np.int64), (for_rows % columns).astype(np.int64)

@@ -1,7 +1,7 @@
-"""The external-source callback: step number → JPEG bytes, windows, polylines and row numbers of one batch.
+"""The callback that feeds the graph: step number → JPEG bytes, windows, polylines and rows of one batch.
 
-DALI calls `Source` once a batch, ahead of the training step.  It counts the calls itself; the plan knows no last
-step, so there is no StopIteration and nothing to reset.
+DALI calls `Source` once per batch, ahead of the training step, and counts the calls.  The plan has no last step, so
+there is no StopIteration and nothing to reset.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 from .plan import Plan
 from .view import Frames
 
+PREFETCH = 2  # batches that DALI prepares ahead of the training step
+
 
 class SourceBatch(NamedTuple):
     """B samples in V views.
 
-    `jpeg`: B arrays (n,) uint8; `polyline`: (B, S, S, V) uint8; `sample`: (B, 1) int64, rows of the table; `start` and
-    `shape`: (V, B, 2) int32, top and left, height and width of the windows in pixels of the image; `resized`: (V, B, 2)
-    float32, height and width in pixels of the frame.
+    `jpeg`: B arrays (n,) uint8.
+    `polyline`: (B, S, S, V) uint8.
+    `sample`: (B, 1) int64, rows of the table.
+    `start`, `shape`: (V, B, 2) int32, top and left, height and width of the windows, in pixels of the image.
+    `resized`: (V, B, 2) float32, height and width of the resized windows, in pixels of the frame.
     """
 
     jpeg: list[NDArray[np.uint8]]
@@ -33,17 +37,17 @@ class SourceBatch(NamedTuple):
 
 
 class Source:
-    """The callable that feeds the graph: `source(call)` is the batch of step `first_step + call`."""
+    """A callable: `source(call)` is the batch of step `first_step + call`."""
 
-    def __init__(self, frames: Frames, plan: Plan, first_step: int = 0, ahead: int = 8) -> None:
+    def __init__(self, frames: Frames, plan: Plan, first_step: int = 0) -> None:
         self.frames = frames
         self.plan = plan
         self.first_step = first_step
-        # DALI reads these arrays without a copy, up to its prefetch depth of batches after the call returned.
-        self._alive: deque[SourceBatch] = deque(maxlen=ahead)
+        # DALI reads these arrays without a copy, until the batches that it prefetches are done.
+        self._alive: deque[SourceBatch] = deque(maxlen=PREFETCH + 4)
 
     def __call__(self, call: int) -> SourceBatch:
-        """Read and draw one batch."""
+        """Read and draw the batch of step `first_step + call`."""
         batch = self.batch(self.plan.ids(self.first_step + call))
         self._alive.append(batch)
         return batch

@@ -17,9 +17,8 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from dali_pipes import Batch, Loader, SampleTable
-from dali_pipes.batches.tile_cache import CacheChoice, bytes_needed
-from dali_pipes.batches.tile_cache import choose as choose_cache
+from dali_pipes import Batch, CacheOptions, Loader, SampleTable, Shard
+from dali_pipes.batches.tile_cache import bytes_needed, choose_cache
 from dali_pipes.errors import InputError
 from model import HeightRegressor, Target, checkpoint
 
@@ -131,7 +130,7 @@ class Training:
         needed = sum(bytes_needed(view.frames(table, config.data.size)) for table in (training, selection))
         cache = choose_cache(config.data.cache, needed, device, folder=kept, ranks=self.place.local_world_size)
         cache = gather(cache)[self.place.rank - self.place.local_rank]  # what is free may differ from rank to rank
-        choices: dict[str, Choice | CacheChoice] = {"precision": precision, "compilation": compilation, "cache": cache}
+        choices: dict[str, Choice] = {"precision": precision, "compilation": compilation, "cache": cache}
         if compilation.value != "off" and mode.value != "default":
             choices["compile mode"] = mode
         told = {name: f"{choice.value}: {choice.reason}" for name, choice in choices.items()}
@@ -147,16 +146,13 @@ class Training:
                 config.batch_size if shuffle else config.batch_size // parts,
                 device=device,
                 shuffle=shuffle,
-                seed=config.seed,
+                shard=Shard(self.place.rank, ranks, config.seed),
                 size=config.data.size,
                 view=view,
                 statistics=self.statistics,
                 target=self.target.encode(table.height, table.length_in_sides),
-                rank=self.place.rank,
-                world_size=ranks,
                 threads=choose_threads(config.data.threads, self.place.threads, device),
-                cache=cache.value,
-                folder=kept,
+                cache=CacheOptions(cache.value, kept),
                 augmentation=config.data.augmentation() if shuffle else None,
             )
 

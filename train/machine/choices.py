@@ -5,21 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
+from dali_pipes.choice import Choice as Choice
 from dali_pipes.errors import InputError
 
 from .compilation import compiler_fault, keep_compiled
 from .hardware import multiplies_bf16, versions
-
-
-class Choice(NamedTuple):
-    """What was chosen, and why, in words for the console."""
-
-    value: str
-    reason: str
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import dali_pipes.batches.tile_cache
-from dali_pipes.batches.tile_cache import choose
-from dali_pipes.capacity import free_disk, free_memory, in_words
+from dali_pipes.batches.tile_cache import choose_cache
+from dali_pipes.capacity import free_disk, free_memory
+from dali_pipes.units import byte_size
 
 MEMINFO = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n"}
 UNLIMITED = str((1 << 63) - 4096)
@@ -72,8 +73,8 @@ def test_a_disk_that_cannot_be_written_is_not_chosen(tmp_path: Path, monkeypatch
     monkeypatch.setattr(dali_pipes.batches.tile_cache, "free_memory", lambda: 0)
     file = tmp_path / "file"
     file.touch()
-    assert choose("auto", 1 << 20, torch.device("cpu"), folder=tmp_path).value == "disk"
-    chosen = choose("auto", 1 << 20, torch.device("cpu"), folder=file)
+    assert choose_cache("auto", 1 << 20, torch.device("cpu"), folder=tmp_path).value == "disk"
+    chosen = choose_cache("auto", 1 << 20, torch.device("cpu"), folder=file)
     assert chosen == (
         "none",
         f"the tiles would take 1 MiB, more than half of the 0 MiB free, and {file} cannot be written: Not a directory",
@@ -81,4 +82,4 @@ def test_a_disk_that_cannot_be_written_is_not_chosen(tmp_path: Path, monkeypatch
 
 
 def test_small_rooms_are_told_in_mebibytes() -> None:
-    assert [in_words(count) for count in (3 << 20, 310 << 20, 2 << 30)] == ["3 MiB", "310 MiB", "2.0 GiB"]
+    assert [byte_size(count) for count in (3 << 20, 310 << 20, 2 << 30)] == ["3 MiB", "310 MiB", "2.0 GiB"]
