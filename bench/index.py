@@ -42,6 +42,7 @@ from dali_pipes import SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.release.find import open_split
+from dali_pipes.release.members import Members
 from dali_pipes.samples.index import open_index
 from train.machine.choices import choose_device
 
@@ -196,7 +197,7 @@ def _warm(repeats: int) -> tuple[Table, dict[str, Any]]:
 # --- Growth: a table of many labels.
 
 
-class _Labels:
+class _Labels(Members):
     """So many VIA labels, written when they are read."""
 
     def __init__(self, count: int) -> None:
@@ -206,7 +207,7 @@ class _Labels:
         return np.frombuffer(LABEL.replace(b"NAME", self.names[index][:-5].encode()), np.uint8)
 
 
-class _Heads:
+class _Heads(Members):
     """The images of these labels, as far as their headers go."""
 
     def __init__(self, count: int) -> None:

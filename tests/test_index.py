@@ -27,6 +27,7 @@ import dali_pipes.samples.index
 import train.__main__
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
+from dali_pipes.release.members import Members
 from dali_pipes.samples.index import check_by_decoding, open_index, refuse_above
 from dali_pipes.samples.jpeg import JpegHeader
 from dali_pipes.samples.labels import LeftOut
@@ -39,16 +40,13 @@ GOOD = jpeg(64, 96)
 HALF = GOOD[: len(GOOD) // 2] + GOOD[-2:]
 
 
-class InMemory:
+class InMemory(Members):
     def __init__(self, *images: bytes) -> None:
         self.names = [f"{i}.jpg" for i in range(len(images))]
         self._images = images
 
     def read(self, index: int) -> np.ndarray:
         return np.frombuffer(self._images[index], np.uint8)
-
-    def crc(self, index: int) -> None:
-        """None: it states no checksums."""
 
 
 def checked(*images: bytes) -> list[JpegHeader | Reason]:
@@ -336,14 +334,14 @@ def test_a_row_costs_words_and_not_objects() -> None:
 
     label = json.dumps(via_label("NAME.jpg", [LINE])).encode()
 
-    class Labels:
+    class Labels(Members):
         def __init__(self) -> None:
             self.names = [f"K3_CHN_{i // 40}_{i % 40}.json" for i in range(4000)]
 
         def read(self, index: int) -> np.ndarray:
             return np.frombuffer(label.replace(b"NAME", self.names[index][:-5].encode()), np.uint8)
 
-    class Pictures:
+    class Pictures(Members):
         def __init__(self) -> None:
             self.names = [name.replace("json", "jpg") for name in Labels().names]
 

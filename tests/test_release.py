@@ -19,8 +19,8 @@ from dali_pipes.batches.plan import TrainingPlan
 from dali_pipes.batches.source import Source, SourceBatch
 from dali_pipes.batches.view import WHOLE_TILE
 from dali_pipes.errors import InputError
-from dali_pipes.release.archive import Members
 from dali_pipes.release.find import open_split
+from dali_pipes.release.members import Members
 from tests.conftest import STEMS
 from tests.forms import FORMS, PART, add, loose_parts, one_tar, parts
 

@@ -18,6 +18,7 @@ import train.__main__
 import train.evaluate
 from dali_pipes import Loader, SampleTable
 from dali_pipes.errors import InputError
+from dali_pipes.release.members import Members
 from dali_pipes.samples.labels import LeftOut
 from dali_pipes.samples.splits import Division, assign_folds, pool
 from dali_pipes.samples.via import Reason
@@ -31,7 +32,7 @@ def table_of(scenes: list[str], points: int = 2) -> SampleTable:
     n = len(scenes)
     numbers = np.arange(1.0, n + 1)
 
-    class NoImages:
+    class NoImages(Members):
         def __init__(self) -> None:
             self.names = [f"{scene}_{i}.jpg" for i, scene in enumerate(scenes)]
 
@@ -141,7 +142,7 @@ def test_tiles_of_both_archives_are_known_and_loaded_from_a_pooled_table(release
             told = images.getinfo(str(both.tile[row]))
             image = int(both.image[row])
             assert both.images.read(image).tobytes() == images.read(told)
-            assert (both.images.crc(image), both.images.size(image)) == (told.CRC, told.file_size)  # type: ignore[attr-defined]
+            assert (both.images.crc(image), both.images.size(image)) == (told.CRC, told.file_size)
     rows = np.array([len(train) - 1, len(train)])
     (batch,) = Loader(both.select(rows), 2, size=32, threads=1)
     (first,), (second,) = (

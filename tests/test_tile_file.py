@@ -158,5 +158,3 @@ def test_what_cannot_be_written_or_named_is_a_sentence(release: Path, tmp_path: 
         open_tiles(tmp_path / "tiles-a.u8", SHAPE, (_ for _ in [TILES] if failing()))
     with pytest.raises(InputError, match="expected a folder"):
         next(iter(Loader(table, 32, cache="disk")))
-    with pytest.raises(TypeError, match="with a fingerprint"):
-        tile_path(WHOLE_TILE.frames(replace(table, images=object()), 64), tmp_path, "a")  # type: ignore[arg-type]

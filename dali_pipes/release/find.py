@@ -20,8 +20,9 @@ from typing import Literal, NamedTuple
 
 from ..errors import CutShort, InputError
 from . import tar_members, zip_members
-from .archive import Archive, Folder, LooseFile, Members
+from .archive import Archive, Folder, LooseFile
 from .byte_range import Extent, Segment
+from .members import Members
 
 ROLES = {
     ("train", "images"): "TS_KS",

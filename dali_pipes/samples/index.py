@@ -38,10 +38,10 @@ from simplejpeg import decode_jpeg
 
 from ..errors import InputError
 from ..files import alone
-from ..release.archive import Members
 from ..release.find import open_split
+from ..release.members import Members
 from .jpeg import JpegHeader
-from .labels import Checksummed, Images, LeftOut, usable_header
+from .labels import LeftOut, usable_header
 from .table import SampleTable, Split
 from .via import Reason
 
@@ -114,24 +114,24 @@ def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path |
     )
 
 
-class Verified:
-    """The members of an archive, their bytes compared with the checksums that it states."""
+class Verified(Members):
+    """The members of an archive; each read compares the bytes with the recorded checksum."""
 
-    def __init__(self, archive: Images) -> None:
-        self.names = archive.names
+    def __init__(self, archive: Members) -> None:
+        self.names, self.where = archive.names, archive.where
         self._archive = archive
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The bytes of member `index` → (n,) uint8.  Raises InputError if they are not those that were archived."""
         data = self._archive.read(index)
-        stated = self._archive.crc(index) if isinstance(self._archive, Checksummed) else None
+        stated = self._archive.crc(index)
         if stated is not None and zlib.crc32(data.data) != stated:
             raise InputError(f"member {self.names[index]!r} does not match its checksum; load the archive anew")
         return data
 
 
 def check_by_decoding(
-    images: Images, wanted: Sequence[int], *, title: str, console: Console, threads: int
+    images: Members, wanted: Sequence[int], *, title: str, console: Console, threads: int
 ) -> Iterator[JpegHeader | Reason]:
     """The `Check` that decodes each image, in `threads` threads (the decoder frees the interpreter's lock)."""
     parts = [wanted[i : i + PART] for i in range(0, len(wanted), PART)]
@@ -145,7 +145,7 @@ def check_by_decoding(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(images: Images, part: Sequence[int]) -> list[JpegHeader | Reason]:
+def _decode(images: Members, part: Sequence[int]) -> list[JpegHeader | Reason]:
     pixels = np.empty(0, np.uint8)  # one buffer for all: fresh memory for each image would cost half a decode
     found: list[JpegHeader | Reason] = []
     for image in part:
@@ -159,7 +159,7 @@ def _decode(images: Images, part: Sequence[int]) -> list[JpegHeader | Reason]:
     return found
 
 
-def _read(images: Images, image: int) -> tuple[JpegHeader | Reason, NDArray[np.uint8]]:
+def _read(images: Members, image: int) -> tuple[JpegHeader | Reason, NDArray[np.uint8]]:
     try:
         data = images.read(image)
     except InputError:
