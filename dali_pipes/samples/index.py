@@ -1,6 +1,6 @@
 """The index of a release: every image is decoded once, on all cores, and what passed is kept for the next time.
 
-    table, listing = open_index(Path("DIR"), "train", cache=Path("runs/index-cache"))
+    table, listing = open_index(ReleasePaths(Path("DIR"), index_cache=Path("runs/index-cache")), "train")
     refuse_above(0.01, "train", table, listing)
 
 Where training only decodes, here each image's checksum, headers and entropy-coded data are checked, so that no bad
@@ -40,9 +40,10 @@ from ..errors import InputError
 from ..files import alone
 from ..release.find import open_split
 from ..release.members import Members
+from ..release.paths import ReleasePaths, Split
 from .jpeg import JpegHeader
 from .labels import LeftOut, usable_header
-from .table import SampleTable, Split
+from .table import SampleTable
 from .via import Reason
 
 PART = 32  # images a task: a task costs as much as a twentieth of a decode
@@ -56,23 +57,17 @@ class Index(NamedTuple):
 
 
 def open_index(
-    release: Path,
-    split: Split,
-    cache: Path | None = None,
-    *,
-    images: Path | None = None,
-    labels: Path | None = None,
-    console: Console | None = None,
-    threads: int | None = None,
+    paths: ReleasePaths, split: Split, *, console: Console | None = None, threads: int | None = None
 ) -> Index:
-    """The checked samples of one split, from the folder `cache` if they are there, else built and kept there.
+    """Return the checked samples of one split, read from `paths.index_cache` if they are there, else built.
 
     Building takes `threads`, by default all cores this process may use, and shows its progress where `console` (by
     default stderr) is a terminal.  Raises InputError if an archive is missing or damaged, if no sample is left, or if
-    `cache` cannot be written.
+    the folder cannot be written.
     """
-    jpegs, texts = open_split(release, split, images=images, labels=labels)
+    jpegs, texts = open_split(paths, split)
     build = partial(_build, texts, jpegs, split, console or Console(stderr=True), threads or _cores())
+    cache = paths.index_cache
     if cache is None:
         return Index(build(), None)
     key = hashlib.sha256(f"{jpegs.fingerprint()} {texts.fingerprint()}".encode()).hexdigest()[:32]

@@ -77,6 +77,17 @@ class Division:
         )
 
 
+def refuse_shared_tiles(train: SampleTable, validation: SampleTable) -> None:
+    """Raise InputError if the release's splits were read from the same images and have tiles in common."""
+    shared = np.intersect1d(train.tile, validation.tile)
+    if len(shared) and train.images.fingerprint() == validation.images.fingerprint():
+        raise InputError(
+            f"expected training and validation to share no tile, found {len(shared)} tiles of {train.images.where} in"
+            f" both, such as {shared[0]}; give each split its own --train-images, --train-labels, --validation-images"
+            " and --validation-labels"
+        )
+
+
 def assign_folds(sizes: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
     """Give scenes of `sizes` (S,) samples to folds → fold of each scene (S,) int64, the same on every machine.
 
@@ -121,6 +132,7 @@ class PooledImages(Members):
 
     def __init__(self, *parts: Members) -> None:
         self.parts = parts
+        self.where = ", ".join(part.where for part in parts)
         self.names = [name for part in parts for name in part.names]
         self.first = list(accumulate((len(part.names) for part in parts[:-1]), initial=0))
 
@@ -128,6 +140,11 @@ class PooledImages(Members):
         """The bytes of image `index` → (n,) uint8."""
         images, its = self._part(index)
         return images.read(its)
+
+    def fault(self, index: int) -> str:
+        """Why image `index` cannot be read, or ""."""
+        images, its = self._part(index)
+        return images.fault(its)
 
     def crc(self, index: int) -> int | None:
         """CRC-32 of image `index`, or None where its archive states none."""

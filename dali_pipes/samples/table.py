@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +24,13 @@ from ..errors import InputError
 from ..geometry import length_in_sides, normalised_length
 from ..release.find import open_split
 from ..release.members import Members
+from ..release.paths import ReleasePaths
+from ..release.paths import Split as Split
 from . import via
 from .labels import Check, LeftOut, check_headers, check_images, read_labels
 from .via import Reason
 
 FORMAT = 2  # of a saved table; raise it when a saved table would no longer be what is built from the same release
-
-Split = Literal["train", "validation"]
 
 
 class Statistics(NamedTuple):
@@ -82,7 +82,7 @@ class SampleTable:
         """
         if split not in ("train", "validation"):
             raise InputError(f'a release has the splits "train" and "validation", found {split!r}')
-        jpegs, texts = open_split(Path(release), split, images=images, labels=labels)
+        jpegs, texts = open_split(ReleasePaths(Path(release), images=images, labels=labels), split)
         return cls.from_labels(texts, jpegs, where=texts.where)
 
     @classmethod
