@@ -42,6 +42,8 @@ from dali_pipes import SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.release.find import open_split
+from dali_pipes.release.members import Members
+from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.index import open_index
 from train.machine.choices import choose_device
 
@@ -85,7 +87,7 @@ def measure(arguments: Arguments) -> tuple[list[Table], dict[str, Any]]:
 
 
 def _cold(arguments: Arguments, threads: int) -> tuple[Table, dict[str, Any]]:
-    archive = open_split(arguments.release, "train")[0]
+    archive = open_split(ReleasePaths(arguments.release), "train")[0]
     jpegs = [archive.read(i) for i in range(len(archive.names))]
     pipeline = _decode_only(jpegs, batch_size=BATCH, num_threads=threads, device_id=None, exec_dynamic=True)
     steps = -(-len(jpegs) // BATCH)
@@ -167,7 +169,7 @@ def _verdict(decode: Callable[[Jpegs], None], good: NDArray[np.uint8]) -> str:
 
 def _index(release: Path, threads: int) -> None:
     with tempfile.TemporaryDirectory() as cache:
-        open_index(release, "train", Path(cache), threads=threads)
+        open_index(ReleasePaths(release, index_cache=Path(cache)), "train", threads=threads)
 
 
 # --- Warm: from the cache.
@@ -185,8 +187,9 @@ def _warm(repeats: int) -> tuple[Table, dict[str, Any]]:
             for name in names:
                 images.writestr(f"{name}.jpg", tile)
                 labels.writestr(f"{name}.json", LABEL.replace(b"NAME", name.encode()))
-        cold = _seconds(lambda: open_index(release, "train", release / "cache"))
-        warm = [_seconds(lambda: open_index(release, "train", release / "cache")) for _ in range(repeats)]
+        paths = ReleasePaths(release, index_cache=release / "cache")
+        cold = _seconds(lambda: open_index(paths, "train"))
+        warm = [_seconds(lambda: open_index(paths, "train")) for _ in range(repeats)]
     grid = Table("", "seconds", title=f"{WARM_TILES:,} tiles of 512 × 512, all black", title_justify="left")
     grid.add_row("cold", f"{cold:.2f}")
     grid.add_row("warm, median (least to most)", f"{median(warm):.3f} ({min(warm):.3f} to {max(warm):.3f})")
@@ -196,7 +199,7 @@ def _warm(repeats: int) -> tuple[Table, dict[str, Any]]:
 # --- Growth: a table of many labels.
 
 
-class _Labels:
+class _Labels(Members):
     """So many VIA labels, written when they are read."""
 
     def __init__(self, count: int) -> None:
@@ -206,7 +209,7 @@ class _Labels:
         return np.frombuffer(LABEL.replace(b"NAME", self.names[index][:-5].encode()), np.uint8)
 
 
-class _Heads:
+class _Heads(Members):
     """The images of these labels, as far as their headers go."""
 
     def __init__(self, count: int) -> None:

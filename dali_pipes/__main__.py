@@ -9,6 +9,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -16,21 +17,21 @@ from rich.console import Console
 from .command import parse
 from .errors import exits_with_one_sentence
 from .inspect.inspection import inspect
+from .release.paths import ReleasePaths
+
+
+@dataclass(frozen=True)
+class _Paths(ReleasePaths):
+    """The release to inspect."""
+
+    release: tyro.conf.Positional[Path]
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What to inspect."""
 
-    release: tyro.conf.Positional[Path]
-    """The release in any form: ZIPs, parts of them, tars or folders, below a folder; or one tar or ZIP."""
-    images: Path | None = None
-    """Where the images lie, if the release holds them twice or not at all: anything that would do as a release."""
-    labels: Path | None = None
-    """Where the labels lie, likewise."""
-    index_cache: Path | None = None
-    """Folder for the checked sample tables, so that a training or a second look need not decode again; if not given,
-    none is kept."""
+    paths: Annotated[_Paths, tyro.conf.arg(name="")]
     json: bool = False
     """Print one JSON object with all of it, and nothing else."""
     html: Path | None = None
@@ -49,13 +50,7 @@ def main(argv: list[str]) -> None:
 
 def run(arguments: Arguments) -> None:
     """Inspect, then show it in the ways that were asked for.  Raises InputError."""
-    found = inspect(
-        arguments.release,
-        arguments.against,
-        images=arguments.images,
-        labels=arguments.labels,
-        cache=arguments.index_cache,
-    )
+    found = inspect(arguments.paths, arguments.against)
     if arguments.html is not None:
         from .inspect.page import write_page
 

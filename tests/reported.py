@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipes.geometry import normalised_length
+from dali_pipes.release.members import Members
 from dali_pipes.samples.table import SampleTable
 from train.report.page import Predictions, write_report
 from train.scores.metrics import Baselines
@@ -25,7 +26,7 @@ HISTORY = [
 ]
 
 
-class Tiles:
+class Tiles(Members):
     """Images in memory: a grey tile an index."""
 
     def __init__(self, names: list[str]) -> None:

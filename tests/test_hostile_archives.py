@@ -22,6 +22,7 @@ import pytest
 from dali_pipes.errors import InputError, UnreadableMember
 from dali_pipes.release.archive import Archive
 from dali_pipes.release.find import open_split
+from dali_pipes.release.paths import ReleasePaths
 from tests.conftest import jpeg
 
 MEMORY = 8 << 20  # bytes that Python allocates, at most, while a hostile release is opened and read
@@ -247,7 +248,7 @@ def opened(folder: Path, data: bytes | bytearray, name: str = "TS_KS.zip") -> Ar
     """The images of a release whose labels are in order."""
     (folder / name).write_bytes(data)
     (folder / "TL_KS_LINE.zip").write_bytes(packed(("good_1.json", b"{}")))
-    images, _ = open_split(folder, "train")
+    images, _ = open_split(ReleasePaths(folder), "train")
     assert isinstance(images, Archive)
     return images
 

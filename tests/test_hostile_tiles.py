@@ -20,6 +20,7 @@ import pytest
 from dali_pipes import Loader, SampleTable
 from dali_pipes.geometry import letterbox
 from dali_pipes.release.find import open_split
+from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.via import LARGEST_LABEL, TALLEST, Reason, parse
 from tests.conftest import jpeg, via_label
 from tests.test_samples import with_exif
@@ -236,9 +237,9 @@ def test_a_folder_of_odd_things_lists_its_files(tmp_path: Path) -> None:
     os.mkfifo(pictures / "a_pipe.jpg")
     (pictures / "empty_1.jpg").touch()
     (texts / "good_1.json").write_text(json.dumps(via_label("good_1.jpg", [LINE])))
-    images, _ = open_split(tmp_path, "train")
+    images, _ = open_split(ReleasePaths(tmp_path), "train")
     assert images.names == ["deep_1.JPG", "empty_1.jpg", "good_1.jpg", "linked_1.jpg"]
     assert [len(images.read(i)) for i in range(4)] == [len(GOOD), 0, len(GOOD), len(GOOD)]
     (pictures / "deeper" / "good_1.jpg").write_bytes(GOOD)
-    images, _ = open_split(tmp_path, "train")
+    images, _ = open_split(ReleasePaths(tmp_path), "train")
     assert "'deeper/good_1.jpg' and 'good_1.jpg'" in images.fault(images.names.index("good_1.jpg"))

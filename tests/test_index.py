@@ -27,6 +27,8 @@ import dali_pipes.samples.index
 import train.__main__
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
+from dali_pipes.release.members import Members
+from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.index import check_by_decoding, open_index, refuse_above
 from dali_pipes.samples.jpeg import JpegHeader
 from dali_pipes.samples.labels import LeftOut
@@ -39,16 +41,13 @@ GOOD = jpeg(64, 96)
 HALF = GOOD[: len(GOOD) // 2] + GOOD[-2:]
 
 
-class InMemory:
+class InMemory(Members):
     def __init__(self, *images: bytes) -> None:
         self.names = [f"{i}.jpg" for i in range(len(images))]
         self._images = images
 
     def read(self, index: int) -> np.ndarray:
         return np.frombuffer(self._images[index], np.uint8)
-
-    def crc(self, index: int) -> None:
-        """None: it states no checksums."""
 
 
 def checked(*images: bytes) -> list[JpegHeader | Reason]:
@@ -138,7 +137,7 @@ def test_a_flipped_bit_is_found_by_the_archives_checksum(archive: str, write_spl
     inside = flipped.index(second) + (second.index(b"100.00") if archive == "TL_KS_LINE" else len(second) // 2)
     flipped[inside] ^= 2  # a height of 300.00 is as good a label, and one wrong coefficient as good a JPEG
     path.write_bytes(flipped)
-    table, _ = open_index(path.parent, "train", console=QUIET)
+    table, _ = open_index(ReleasePaths(path.parent), "train", console=QUIET)
     assert table.tile.tolist() == ["a_0.jpg", "a_2.jpg"]
     assert [(item.file.split(".")[0], item.reason) for item in table.left_out] == [("a_1", Reason.DAMAGED)]
 
@@ -146,7 +145,7 @@ def test_a_flipped_bit_is_found_by_the_archives_checksum(archive: str, write_spl
 def test_progress_is_shown_on_a_terminal_alone(release: Path) -> None:
     for terminal in (True, False):
         text = StringIO()
-        open_index(release, "train", console=Console(file=text, force_terminal=terminal))
+        open_index(ReleasePaths(release), "train", console=Console(file=text, force_terminal=terminal))
         assert ("checking train tiles" in text.getvalue()) == terminal
         assert terminal or text.getvalue() == ""
 
@@ -173,21 +172,25 @@ def small(write_split: Callable[..., Path]) -> Path:
 
 
 def test_a_release_is_indexed_once(release: Path, tmp_path: Path, built_once: list[int]) -> None:
-    cold = open_index(release, "train", tmp_path / "a/cache", console=QUIET)
-    warm = open_index(release, "train", tmp_path / "a/cache", console=QUIET)
+    cold = open_index(ReleasePaths(release, index_cache=tmp_path / "a/cache"), "train", console=QUIET)
+    warm = open_index(ReleasePaths(release, index_cache=tmp_path / "a/cache"), "train", console=QUIET)
     assert len(built_once) == 1
     assert equal(cold.table, warm.table)
     assert equal(warm.table, SampleTable.from_release(release))
     assert warm.table.images.names == cold.table.images.names
     moved = shutil.copytree(release, tmp_path / "moved")  # a copy may be a bad one, whatever its times say
-    assert equal(open_index(moved, "train", tmp_path / "a/cache", console=QUIET).table, warm.table)
+    assert equal(
+        open_index(ReleasePaths(moved, index_cache=tmp_path / "a/cache"), "train", console=QUIET).table, warm.table
+    )
     assert len(built_once) == 2
-    assert len(open_index(release, "validation", tmp_path / "a/cache", console=QUIET).table) != len(warm.table)
+    assert len(
+        open_index(ReleasePaths(release, index_cache=tmp_path / "a/cache"), "validation", console=QUIET).table
+    ) != len(warm.table)
 
 
 def test_what_was_left_out_is_kept_and_listed(small: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        table, listing = open_index(small, "train", tmp_path / "cache", console=QUIET)
+        table, listing = open_index(ReleasePaths(small, index_cache=tmp_path / "cache"), "train", console=QUIET)
         expected = {("a_2.jpg", -1, Reason.UNDECODABLE), ("한글_3.jpg", 2, Reason.OUTSIDE)}
         assert set(table.left_out) == expected
         assert isinstance(table.left_out[0], LeftOut)
@@ -199,15 +202,15 @@ def test_what_was_left_out_is_kept_and_listed(small: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("archive", ["TS_KS.zip", "TL_KS_LINE.zip"])
 def test_changed_data_are_indexed_anew(small: Path, tmp_path: Path, archive: str, built_once: list[int]) -> None:
-    open_index(small, "train", tmp_path / "cache", console=QUIET)
+    open_index(ReleasePaths(small, index_cache=tmp_path / "cache"), "train", console=QUIET)
     state = (small / archive).stat()
     os.utime(small / archive, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
-    open_index(small, "train", tmp_path / "cache", console=QUIET)
+    open_index(ReleasePaths(small, index_cache=tmp_path / "cache"), "train", console=QUIET)
     assert len(built_once) == 2
 
 
 def _cached(small: Path, cache: Path) -> Path:
-    open_index(small, "train", cache, console=QUIET)
+    open_index(ReleasePaths(small, index_cache=cache), "train", console=QUIET)
     (path,) = cache.glob("*.npz")
     return path
 
@@ -221,8 +224,8 @@ def test_a_damaged_cache_is_never_trusted(small: Path, tmp_path: Path, data: st.
     for _ in range(data.draw(st.integers(1, 4))):
         bad[data.draw(st.integers(0, len(bad) - 1))] ^= data.draw(st.integers(1, 255))
     path.write_bytes(bad[: data.draw(st.integers(0, len(bad)) | st.just(len(bad)))])
-    table, _ = open_index(small, "train", tmp_path / "cache", console=QUIET)
-    assert equal(table, open_index(small, "train", console=QUIET).table)
+    table, _ = open_index(ReleasePaths(small, index_cache=tmp_path / "cache"), "train", console=QUIET)
+    assert equal(table, open_index(ReleasePaths(small), "train", console=QUIET).table)
 
 
 @pytest.mark.parametrize(
@@ -254,9 +257,9 @@ def test_a_foreign_cache_is_never_trusted(
         columns = dict(stored)
     assert len(columns["image"]) == 6
     np.savez(path, **{**columns, **wrong})
-    table, _ = open_index(small, "train", tmp_path / "cache", console=QUIET)
+    table, _ = open_index(ReleasePaths(small, index_cache=tmp_path / "cache"), "train", console=QUIET)
     assert len(built_once) == 2
-    assert equal(table, open_index(small, "train", console=QUIET).table)
+    assert equal(table, open_index(ReleasePaths(small), "train", console=QUIET).table)
 
 
 class Bomb:
@@ -272,21 +275,26 @@ def test_a_cache_cannot_run_code(small: Path, tmp_path: Path, built_once: list[i
     with np.load(path) as stored:
         columns = dict(stored)
     np.savez(path, **{**columns, "image": np.array([Bomb(tmp_path / "gone off")], object)})
-    open_index(small, "train", tmp_path / "cache", console=QUIET)
+    open_index(ReleasePaths(small, index_cache=tmp_path / "cache"), "train", console=QUIET)
     assert len(built_once) == 2
     assert not (tmp_path / "gone off").exists()
 
 
 def test_of_processes_that_come_together_one_builds(small: Path, tmp_path: Path, built_once: list[int]) -> None:
     with ThreadPoolExecutor(4) as ranks:  # a lock belongs to whoever opened the file, thread or process
-        found = list(ranks.map(lambda _: open_index(small, "train", tmp_path / "cache", console=QUIET), range(4)))
+        found = list(
+            ranks.map(
+                lambda _: open_index(ReleasePaths(small, index_cache=tmp_path / "cache"), "train", console=QUIET),
+                range(4),
+            )
+        )
     assert len(built_once) == 1
     assert all(equal(index.table, found[0].table) for index in found)
 
 
 def _die_building(release: Path, cache: Path) -> None:
     dali_pipes.samples.index._build = lambda *_: os._exit(9)
-    open_index(release, "train", cache, console=QUIET)
+    open_index(ReleasePaths(release, index_cache=cache), "train", console=QUIET)
 
 
 def test_a_process_that_dies_building_stops_nobody(small: Path, tmp_path: Path) -> None:
@@ -295,13 +303,13 @@ def test_a_process_that_dies_building_stops_nobody(small: Path, tmp_path: Path) 
     dying.join(60)
     assert dying.exitcode == 9
     assert list((tmp_path / "cache").glob("*.lock"))
-    assert len(open_index(small, "train", tmp_path / "cache", console=QUIET).table) == 6
+    assert len(open_index(ReleasePaths(small, index_cache=tmp_path / "cache"), "train", console=QUIET).table) == 6
 
 
 def test_a_cache_that_cannot_be_written_is_named(small: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file cannot be written: .*; choose another --index-cache"):
-        open_index(small, "train", tmp_path / "file", console=QUIET)
+        open_index(ReleasePaths(small, index_cache=tmp_path / "file"), "train", console=QUIET)
 
 
 # --- Too much is bad.
@@ -310,7 +318,7 @@ def test_a_cache_that_cannot_be_written_is_named(small: Path, tmp_path: Path) ->
 def test_above_max_bad_training_stops_and_counts_by_reason(
     small: Path, write_split: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table, listing = open_index(small, "train", tmp_path / "index-cache", console=QUIET)
+    table, listing = open_index(ReleasePaths(small, index_cache=tmp_path / "index-cache"), "train", console=QUIET)
     refuse_above(0.5, "train", table, listing)
     with pytest.raises(InputError, match=r"2 of the 4 train tiles .* --max-bad 0\.49 allows: 1 because"):
         refuse_above(0.49, "train", table)
@@ -336,14 +344,14 @@ def test_a_row_costs_words_and_not_objects() -> None:
 
     label = json.dumps(via_label("NAME.jpg", [LINE])).encode()
 
-    class Labels:
+    class Labels(Members):
         def __init__(self) -> None:
             self.names = [f"K3_CHN_{i // 40}_{i % 40}.json" for i in range(4000)]
 
         def read(self, index: int) -> np.ndarray:
             return np.frombuffer(label.replace(b"NAME", self.names[index][:-5].encode()), np.uint8)
 
-    class Pictures:
+    class Pictures(Members):
         def __init__(self) -> None:
             self.names = [name.replace("json", "jpg") for name in Labels().names]
 

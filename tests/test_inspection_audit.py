@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from bench.render.scene import draw_chimneys, draw_scenes, labelled_height
 from dali_pipes.inspect.audit import Labels, closed_form, scene_scales
 from dali_pipes.inspect.leakage import _Chimneys, first_alike, leakage
+from dali_pipes.release.members import Members
 from dali_pipes.samples.table import SampleTable
 from tests.conftest import jpeg, via_label
 
 PICTURE = jpeg(512, 512)
 
 
-class Memory:
+class Memory(Members):
     """Files by name."""
 
     def __init__(self, files: dict[str, bytes]) -> None:

@@ -7,7 +7,7 @@ import pickle
 import shutil
 import tarfile
 import zipfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from dali_pipes.batches.plan import TrainingPlan
 from dali_pipes.batches.source import Source, SourceBatch
 from dali_pipes.batches.view import WHOLE_TILE
 from dali_pipes.errors import InputError
-from dali_pipes.release.archive import Members
 from dali_pipes.release.find import open_split
+from dali_pipes.release.members import Members
+from dali_pipes.release.paths import SPLITS, ReleasePaths
 from tests.conftest import STEMS
 from tests.forms import FORMS, PART, add, loose_parts, one_tar, parts
 
@@ -61,7 +62,7 @@ def test_every_form_loads_the_same_tensors(release: Path, other_form: Path) -> N
 
 def test_every_form_reads_what_zipfile_reads_and_travels(release: Path, other_form: Path) -> None:
     for split, stems in STEMS.items():
-        for stem, members in zip(stems, open_split(other_form, split), strict=True):  # type: ignore[arg-type]
+        for stem, members in zip(stems, open_split(ReleasePaths(other_form), split), strict=True):  # type: ignore[arg-type]
             there: Members = pickle.loads(pickle.dumps(members))
             assert there.fingerprint() == members.fingerprint()
             with zipfile.ZipFile(release / f"{stem}.zip") as oracle:
@@ -74,15 +75,15 @@ def test_every_form_reads_what_zipfile_reads_and_travels(release: Path, other_fo
 
 
 def test_the_fingerprint_changes_with_the_data(release: Path, other_form: Path) -> None:
-    before = [members.fingerprint() for members in open_split(other_form, "train")]
-    assert before == [members.fingerprint() for members in open_split(other_form, "train")]
+    before = [members.fingerprint() for members in open_split(ReleasePaths(other_form), "train")]
+    assert before == [members.fingerprint() for members in open_split(ReleasePaths(other_form), "train")]
     assert before[0] != before[1]
     top = other_form if other_form.is_dir() else other_form.parent
     for path in top.rglob("*"):
         if path.is_file() and not path.is_symlink():
             status = path.stat()
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
-    assert not set(before) & {members.fingerprint() for members in open_split(other_form, "train")}
+    assert not set(before) & {members.fingerprint() for members in open_split(ReleasePaths(other_form), "train")}
 
 
 @pytest.mark.parametrize("lost", [0, 3, 7])
@@ -91,7 +92,7 @@ def test_a_gap_between_parts_names_its_first_byte(release: Path, tmp_path: Path,
     name = f"TS_KS.zip.part{lost * PART}"
     next(top.rglob(name)).unlink()
     with pytest.raises(InputError, match=rf"begins at byte {lost * PART}, .*{name} again"):
-        open_split(top, "train")
+        open_split(ReleasePaths(top), "train")
 
 
 def test_the_last_part_is_missed_too(release: Path, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_the_last_part_is_missed_too(release: Path, tmp_path: Path) -> None:
     at = max(int(path.name.rpartition("part")[2]) for path in top.rglob("TS_KS.zip.part*"))
     next(top.rglob(f"TS_KS.zip.part{at}")).unlink()
     with pytest.raises(InputError, match=rf"one that begins at byte {at} is missing.*TS_KS\.zip\.part{at} again"):
-        open_split(top, "train")
+        open_split(ReleasePaths(top), "train")
 
 
 def test_parts_that_contradict_one_another_are_named(release: Path, tmp_path: Path) -> None:
@@ -109,22 +110,21 @@ def test_parts_that_contradict_one_another_are_named(release: Path, tmp_path: Pa
     with pytest.raises(
         InputError, match=rf"begin at byte {PART}, where .*part0 ends, found .*part1000 to begin at byte 1000"
     ):
-        open_split(top, "train")
+        open_split(ReleasePaths(top), "train")
     (first.parent / "TS_KS.zip.part1000").rename(top / "TS_KS.zip.part0")
     with pytest.raises(InputError, match="remove the wrong one"):
-        open_split(top, "train")
+        open_split(ReleasePaths(top), "train")
 
 
 def test_two_candidates_for_one_role_are_both_named(release: Path, tmp_path: Path) -> None:
     shutil.copytree(release, tmp_path / "a")
     one_tar(release, tmp_path)
     with pytest.raises(
-        InputError, match=r"one TS_KS below .*a/TS_KS\.zip and .*download\.tar.*TS_KS\.zip\.part0.*--images"
+        InputError, match=r"one TS_KS below .*a/TS_KS\.zip and .*download\.tar.*TS_KS\.zip\.part0.*--train-images"
     ):
-        open_split(tmp_path, "train")
-    images, labels = open_split(
-        tmp_path, "train", images=tmp_path / "a" / "TS_KS.zip", labels=tmp_path / "download.tar"
-    )
+        open_split(ReleasePaths(tmp_path), "train")
+    paths = ReleasePaths(tmp_path, images=tmp_path / "a" / "TS_KS.zip", labels=tmp_path / "download.tar")
+    images, labels = open_split(paths, "train")
     assert images.where == str(tmp_path / "a" / "TS_KS.zip")
     assert "download.tar" in labels.where
 
@@ -132,14 +132,14 @@ def test_two_candidates_for_one_role_are_both_named(release: Path, tmp_path: Pat
 def test_a_missing_role_is_named(release: Path, tmp_path: Path) -> None:
     shutil.copy(release / "TS_KS.zip", tmp_path)
     with pytest.raises(InputError, match=r"no TL_KS_LINE\.zip below .*among 1 files; download"):
-        open_split(tmp_path, "train")
+        open_split(ReleasePaths(tmp_path), "train")
     with pytest.raises(InputError, match=r"no TL_KS_LINE\.zip below .*TS_KS\.zip"):
-        open_split(tmp_path / "TS_KS.zip", "train")
+        open_split(ReleasePaths(tmp_path / "TS_KS.zip"), "train")
     with pytest.raises(InputError, match="found none of them at"):
-        open_split(tmp_path / "nowhere", "train")
+        open_split(ReleasePaths(tmp_path / "nowhere"), "train")
     (tmp_path / "download.tar.gz").touch()
     with pytest.raises(InputError, match="found none of them at"):
-        open_split(tmp_path / "download.tar.gz", "train")
+        open_split(ReleasePaths(tmp_path / "download.tar.gz"), "train")
 
 
 def test_overrides_need_no_role_in_their_names(release: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_overrides_need_no_role_in_their_names(release: Path, tmp_path: Path) ->
         assert found.polyline.tobytes() == expected.polyline.tobytes()
     (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match=r"no TS_KS\.zip below .*nothing"):
-        open_split(release, "train", images=tmp_path / "nothing")
+        open_split(ReleasePaths(release, images=tmp_path / "nothing"), "train")
 
 
 def test_links_are_never_followed_into_an_endless_walk(release: Path, tmp_path: Path) -> None:
@@ -166,10 +166,10 @@ def test_links_are_never_followed_into_an_endless_walk(release: Path, tmp_path: 
     (folder / "everything").symlink_to("/")
     (folder / "TS_KS.zip").symlink_to("gone")
     with pytest.raises(InputError, match=r"no TS_KS\.zip below .*TS_KS\.zip \(a link to no file\), .*not looked into"):
-        open_split(folder, "train")
+        open_split(ReleasePaths(folder), "train")
     os.mkfifo(folder / "TL_KS_LINE.zip")
     with pytest.raises(InputError, match=r"no TL_KS_LINE\.zip below"):
-        open_split(folder, "train", images=release / "TS_KS.zip")
+        open_split(ReleasePaths(folder, images=release / "TS_KS.zip"), "train")
 
 
 def test_links_in_a_tar_are_no_files(release: Path, tmp_path: Path) -> None:
@@ -182,6 +182,14 @@ def test_links_in_a_tar_are_no_files(release: Path, tmp_path: Path) -> None:
             tar.addfile(info)
         add(tar, "/absolute/../TL_KS_LINE.zip", (release / "TL_KS_LINE.zip").read_bytes())
     with pytest.raises(InputError, match=r"no TS_KS\.zip below"):
-        open_split(tmp_path, "train")
-    images, labels = open_split(tmp_path, "train", images=release)
+        open_split(ReleasePaths(tmp_path), "train")
+    images, labels = open_split(ReleasePaths(tmp_path, images=release), "train")
     assert len(images.names) == len(labels.names)
+
+
+def test_a_path_for_both_splits_and_one_for_a_single_split_contradict_each_other(release: Path) -> None:
+    paths = ReleasePaths(release, images=Path("a"), validation_labels=Path("b"))
+    assert [paths.override(split, "images") for split in SPLITS] == [Path("a"), Path("a")]
+    assert [paths.override(split, "labels") for split in SPLITS] == [None, Path("b")]
+    with pytest.raises(InputError, match="--images is for both splits, found --validation-images as well; give"):
+        replace(paths, validation_images=Path("c"))

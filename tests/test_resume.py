@@ -22,6 +22,7 @@ from rich.console import Console
 
 from bench.render.release import render_release
 from dali_pipes.errors import InputError
+from dali_pipes.release.paths import ReleasePaths
 from model import CheckpointError
 from tests.test_training import SMALL, Quiet, learnt
 from train.engine.run import run
@@ -277,7 +278,7 @@ def test_a_release_that_was_unpacked_is_the_same_and_one_with_a_longer_picture_i
 
 
 def _fingerprint(release: Path) -> Fingerprint:
-    return fingerprint(load_tables(release, STEPPED.division(), cache=None, console=Console(quiet=True)))
+    return fingerprint(load_tables(ReleasePaths(release), STEPPED.division(), console=Console(quiet=True)))
 
 
 def test_init_from_takes_the_weights_alone(whole: Path, release: Path, tmp_path: Path) -> None:

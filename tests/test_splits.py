@@ -18,6 +18,8 @@ import train.__main__
 import train.evaluate
 from dali_pipes import Loader, SampleTable
 from dali_pipes.errors import InputError
+from dali_pipes.release.members import Members
+from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.labels import LeftOut
 from dali_pipes.samples.splits import Division, assign_folds, pool
 from dali_pipes.samples.via import Reason
@@ -31,7 +33,7 @@ def table_of(scenes: list[str], points: int = 2) -> SampleTable:
     n = len(scenes)
     numbers = np.arange(1.0, n + 1)
 
-    class NoImages:
+    class NoImages(Members):
         def __init__(self) -> None:
             self.names = [f"{scene}_{i}.jpg" for i, scene in enumerate(scenes)]
 
@@ -141,7 +143,7 @@ def test_tiles_of_both_archives_are_known_and_loaded_from_a_pooled_table(release
             told = images.getinfo(str(both.tile[row]))
             image = int(both.image[row])
             assert both.images.read(image).tobytes() == images.read(told)
-            assert (both.images.crc(image), both.images.size(image)) == (told.CRC, told.file_size)  # type: ignore[attr-defined]
+            assert (both.images.crc(image), both.images.size(image)) == (told.CRC, told.file_size)
     rows = np.array([len(train) - 1, len(train)])
     (batch,) = Loader(both.select(rows), 2, size=32, threads=1)
     (first,), (second,) = (
@@ -151,15 +153,40 @@ def test_tiles_of_both_archives_are_known_and_loaded_from_a_pooled_table(release
     assert batch.rgb[1].equal(second.rgb[0])
 
 
+def test_splits_that_are_read_from_the_same_files_are_refused(release: Path, tmp_path: Path) -> None:
+    training = {"train_images": release / "TS_KS.zip", "train_labels": release / "TL_KS_LINE.zip"}
+    same = {name.replace("train_", ""): path for name, path in training.items()}
+    quiet = Console(quiet=True)
+    with pytest.raises(InputError, match=r"share no tile, found \d+ tiles of .*TS_KS\.zip in both, .*--train-images"):
+        load_tables(ReleasePaths(release, **same), Division(), console=quiet)
+    swapped = {
+        **{name.replace("train", "validation"): path for name, path in training.items()},
+        "train_images": release / "VS_KS.zip",
+        "train_labels": release / "VL_KS_LINE.zip",
+    }
+    expected = load_tables(ReleasePaths(release), Division(), console=quiet)
+    found = load_tables(ReleasePaths(tmp_path, **swapped), Division(), console=quiet)
+    assert found.training.tile.tolist() == expected.evaluated["validation"].tile.tolist()
+    assert found.evaluated["validation"].tile.tolist() == expected.training.tile.tolist()
+
+
+def test_one_folder_of_images_may_serve_both_splits(release: Path, tmp_path: Path) -> None:
+    for stem in ("TS_KS", "VS_KS"):
+        with zipfile.ZipFile(release / f"{stem}.zip") as archive:
+            archive.extractall(tmp_path)
+    tables = load_tables(ReleasePaths(release, images=tmp_path), Division(), console=Console(quiet=True))
+    assert not set(tables.training.tile) & set(tables.evaluated["validation"].tile)
+
+
 def test_scenes_are_held_out_of_a_folds_training_side(release: Path, tmp_path: Path) -> None:
     division = Division("scene", 4, 1, seed=3)
-    quiet = Console(quiet=True)
-    tables = load_tables(release, division, 0.3, cache=tmp_path, console=quiet)
+    quiet, paths = Console(quiet=True), ReleasePaths(release, index_cache=tmp_path)
+    tables = load_tables(paths, division, 0.3, console=quiet)
     scenes = [set(table.scene) for table in (tables.training, *tables.evaluated.values())]
     assert list(tables.evaluated) == ["validation", "development"]
     assert sum(map(len, scenes)) == len(set.union(*scenes)) == 8
     assert "Fold 1 of 4" in tables.about["validation"]
-    again = load_tables(release, division, scenes[2], cache=tmp_path, console=quiet)
+    again = load_tables(paths, division, scenes[2], console=quiet)
     assert again.evaluated["development"].tile.tolist() == tables.evaluated["development"].tile.tolist()
 
 

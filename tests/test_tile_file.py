@@ -160,5 +160,3 @@ def test_what_cannot_be_written_or_named_is_a_sentence(release: Path, tmp_path: 
         CacheOptions("disk")
     with pytest.raises(ValueError, match="expected a cache of none, host, device, disk, found 'ram'"):
         CacheOptions("ram")
-    with pytest.raises(TypeError, match="with a fingerprint"):
-        tile_path(WHOLE_TILE.frames(replace(table, images=object()), 64), tmp_path, "a")  # type: ignore[arg-type]

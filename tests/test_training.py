@@ -25,6 +25,7 @@ import train.engine.trained
 import train.evaluate
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
+from dali_pipes.release.paths import ReleasePaths
 from model import checkpoint
 from train.engine.run import run
 from train.engine.schedule import Schedule, cosine
@@ -139,7 +140,9 @@ def test_samples_of_a_release_that_was_not_trained_on_chose_nothing(
     network = replace(train.engine.trained.load_trained(finished[0]), select_on="validation")
     forward = train.engine.trained.forward_of(network, torch.device("cpu"), 16)
     quiet = Console(quiet=True)
-    tables = load_tables(release, network.division, select_on="validation", cache=tmp_path, console=quiet)
+    tables = load_tables(
+        ReleasePaths(release, index_cache=tmp_path), network.division, select_on="validation", console=quiet
+    )
     elsewhere = replace(network, scenes=frozenset({"K3_XXX_20990101000000"}))
     for trained, chose in ((network, True), (elsewhere, False)):
         (group,) = train.engine.trained.evaluate(trained, tables, forward)

@@ -21,6 +21,7 @@ from dali_pipes.batches.masks import letterbox_mask, padding_mask, polyline_mask
 from dali_pipes.batches.view import WHOLE_TILE, Kind, View, distinct
 from dali_pipes.errors import InputError
 from dali_pipes.geometry import letterbox, window
+from dali_pipes.release.paths import ReleasePaths
 from model import HeightRegressor
 from tests.conftest import jpeg, via_label
 from tests.test_promotion import run_folder
@@ -225,5 +226,5 @@ def test_old_and_new_networks_are_each_shown_their_own_view(
             shown.append(self.view)
 
     monkeypatch.setattr("train.engine.trained.Loader", Seen)
-    judge(old, new, release, device="cpu", console=Console(quiet=True))
+    judge(old, new, ReleasePaths(release), device="cpu", console=Console(quiet=True))
     assert shown == [WHOLE_TILE, View("crop", 90)], "a checkpoint that names no view was shown tiles"

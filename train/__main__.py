@@ -18,6 +18,7 @@ from torch.distributed import is_torchelastic_launched
 
 from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
+from dali_pipes.release.paths import ReleasePaths
 from model import BackboneError, CheckpointError
 
 from .deploy.verdict import KEEP, judge
@@ -32,8 +33,7 @@ from .run.signals import Signals, Stopped, ignore_echoes
 class Arguments:
     """What to train on, where to, and how."""
 
-    release: Path
-    """The release in any form: ZIPs, parts of them, tars or folders, below a folder; or one tar or ZIP."""
+    paths: Annotated[ReleasePaths, tyro.conf.arg(name="")]
 
     out: Path
     """The run folder: checkpoints, metrics.jsonl, report.html, predictions.csv."""
@@ -53,7 +53,7 @@ def parse(argv: list[str]) -> Arguments:
     named = [b for a, b in pairwise(argv) if a == "--preset"]
     named += [argument.partition("=")[2] for argument in argv if argument.startswith("--preset=")]
     preset = PRESETS.get(named[-1] if named else "reference", PRESETS["reference"])
-    default = Arguments(release=tyro.MISSING, out=tyro.MISSING, config=preset())
+    default = Arguments(paths=ReleasePaths(tyro.MISSING), out=tyro.MISSING, config=preset())
     return command.parse(Arguments, argv, module="train", description=__doc__, default=default)
 
 
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     with exits_with_one_sentence(BackboneError, CheckpointError, LostRank), one_voice(place):
         arguments = parse(argv)
         try:
-            run(arguments.config, arguments.release, arguments.out, resume=arguments.resume)
+            run(arguments.config, arguments.paths, arguments.out, resume=arguments.resume)
             if arguments.config.init_from and place.leads:
                 with Signals():
                     _promote_or_keep(arguments)
@@ -80,10 +80,7 @@ def _promote_or_keep(arguments: Arguments) -> None:
     decided, _ = judge(
         Path(str(config.init_from)),
         arguments.out,
-        arguments.release,
-        images=Path(config.data.images) if config.data.images else None,
-        labels=Path(config.data.labels) if config.data.labels else None,
-        cache=Path(config.data.index_cache) if config.data.index_cache else None,
+        arguments.paths,
         device=config.device,
         console=Console(),
     )

@@ -8,12 +8,14 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from rich.console import Console
 
 from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
+from dali_pipes.release.paths import ReleasePaths
 from model import BackboneError, CheckpointError
 
 from .engine.trained import completed, evaluate, forward_of, load_trained, refine
@@ -31,8 +33,7 @@ class Arguments:
     checkpoint: Path
     """A run folder, a best.pt or last.pt of one, or a .pth in the reference's layout."""
 
-    release: Path
-    """The release in any form: ZIPs, parts of them, tars or folders, below a folder; or one tar or ZIP."""
+    paths: Annotated[ReleasePaths, tyro.conf.arg(name="")]
 
     out: Path
     """Folder for report.html and predictions.csv."""
@@ -40,15 +41,6 @@ class Arguments:
     split: Literal["official", "scene"] | None = None
     """official: the release's own validation split; scene: the fold that validated in training (fold 0 of 5 where the
     checkpoint knows none); if not given, as in training."""
-
-    images: Path | None = None
-    """Where the images lie, if the release holds them twice or not at all: anything that would do as a release."""
-
-    labels: Path | None = None
-    """Where the labels lie, likewise."""
-
-    index_cache: Path | None = None
-    """Folder for the checked sample tables; if not given, the folder index-cache beside --out."""
 
     pool: Literal["none", "scene"] = "scene"
     """scene: report beside each polyline's own height the one that all polylines of its scene together tell; none:
@@ -67,17 +59,8 @@ def report(arguments: Arguments) -> None:
     trained = load_trained(arguments.checkpoint)
     division = replace(trained.division, by=arguments.split or trained.division.by)
     console = Console()
-    cache = arguments.index_cache or beside(arguments.out)
-    tables = load_tables(
-        arguments.release,
-        division,
-        trained.held_out,
-        trained.select_on,
-        cache=cache,
-        images=arguments.images,
-        labels=arguments.labels,
-        console=console,
-    )
+    paths = arguments.paths.cached_in(beside(arguments.out))
+    tables = load_tables(paths, division, trained.held_out, trained.select_on, console=console)
     trained = completed(trained, tables.training)
     forward = forward_of(trained, device, arguments.batch_size)
     predictions = refine(trained, evaluate(trained, tables, forward), arguments.pool)
@@ -87,13 +70,13 @@ def report(arguments: Arguments) -> None:
         write_predictions(arguments.out / "predictions.csv", predictions)
         write_report(
             arguments.out / "report.html",
-            title=f"{arguments.checkpoint} on {arguments.release.name}",
+            title=f"{arguments.checkpoint} on {paths.release.name}",
             predictions=predictions,
             baselines=trained.baselines,
             history=[],
             config={"checkpoint": str(arguments.checkpoint), "size": trained.size, "precision": forward.precision},
             environment=describe(device),
-            training={"release": str(arguments.release), "split": division.by, **counts(tables)["training"]},
+            training={"release": str(paths.release), "split": division.by, **counts(tables)["training"]},
         )
     except OSError as error:
         raise InputError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another folder") from None

@@ -18,13 +18,16 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 from rich.console import Console
 
 from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
+from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import VALIDATION
 from model import BackboneError, CheckpointError
 
@@ -46,8 +49,7 @@ class Arguments:
     checkpoint: Path
     """A run folder, a best.pt or last.pt of one, or a .pth in the reference's layout."""
 
-    release: Path
-    """The release to check the file on and to take the card's figures from, in any form that training takes."""
+    paths: Annotated[ReleasePaths, tyro.conf.arg(name="")]
 
     out: Path
     """The file: .pt2 for torch and aoti, .onnx for onnx, .pth for reference; the card is OUT.md."""
@@ -55,15 +57,6 @@ class Arguments:
     format: Format
     """torch: a torch.export program; onnx: needs the extra onnx; aoti: compiled by AOTInductor for this kind of
     machine; reference: the reference system's layout."""
-
-    images: Path | None = None
-    """Where the images lie, if the release holds them twice or not at all: anything that would do as a release."""
-
-    labels: Path | None = None
-    """Where the labels lie, likewise."""
-
-    index_cache: Path | None = None
-    """Folder for the checked sample tables; if not given, the folder index-cache beside --out."""
 
     device: str = "cpu"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one.  An aoti package runs on this kind of device alone."""
@@ -85,16 +78,8 @@ def export(arguments: Arguments) -> None:
     loaded, console = load_trained(arguments.checkpoint), Console()
     if kind == "reference":
         _fits_reference_layout(loaded)
-    tables = load_tables(
-        arguments.release,
-        loaded.division,
-        loaded.held_out,
-        loaded.select_on,
-        cache=arguments.index_cache or beside(out),
-        images=arguments.images,
-        labels=arguments.labels,
-        console=console,
-    )
+    paths = arguments.paths.cached_in(beside(out))
+    tables = load_tables(paths, loaded.division, loaded.held_out, loaded.select_on, console=console)
     trained, card = completed(loaded, tables.training), Path(f"{out}.md")
     assert trained.baselines is not None
     baselines = trained.baselines

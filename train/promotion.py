@@ -22,11 +22,14 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 
 from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
+from dali_pipes.release.paths import ReleasePaths
 from model import BackboneError, CheckpointError
 
 from .deploy.verdict import KEEP, judge
@@ -42,17 +45,7 @@ class Arguments:
     new: Path
     """The run folder of the newly trained network, or its checkpoint."""
 
-    release: Path
-    """The new release in any form: ZIPs, parts of them, tars or folders, below a folder; or one tar or ZIP."""
-
-    images: Path | None = None
-    """Where the images lie, if the new release holds them twice or not at all: anything that would do as a release."""
-
-    labels: Path | None = None
-    """Where the labels lie, likewise."""
-
-    index_cache: Path | None = None
-    """Folder for the checked sample tables; if not given, the folder index-cache beside --new."""
+    paths: Annotated[ReleasePaths, tyro.conf.arg(name="")]
 
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
@@ -68,10 +61,7 @@ def main(argv: list[str]) -> None:
         decided, _ = judge(
             given.old,
             given.new,
-            given.release,
-            images=given.images,
-            labels=given.labels,
-            cache=given.index_cache,
+            given.paths,
             device=given.device,
             batch_size=given.batch_size,
             console=Console(),

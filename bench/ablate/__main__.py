@@ -41,6 +41,7 @@ from dali_pipes import SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
+from dali_pipes.release.paths import ReleasePaths
 from model import checkpoint
 from train.engine.run import run
 from train.machine.choices import choose_device
@@ -129,8 +130,7 @@ def runs(arguments: Arguments) -> list[Run]:
 
     def one(split: str, name: str, seed: int) -> Run:
         config = configuration(name, split=split, seed=seed, epochs=epochs, size=size)
-        # All runs show the same tiles, kept in one place.
-        data = replace(config.data, index_cache=str(arguments.out / "index-cache"), threads=arguments.threads)
+        data = replace(config.data, threads=arguments.threads)
         return Run(split, name, seed, replace(config, device=arguments.device, data=data))
 
     return [
@@ -175,7 +175,8 @@ def digest_of(release: Path) -> str:
 def result_of(item: Run, release: Path, folder: Path) -> dict[str, Any]:
     """Train, in `folder`, and read the run folder as anybody could."""
     began = time.process_time()
-    run(item.config, release, folder, resume=True, console=RunConsole(Console(file=io.StringIO())))
+    paths = ReleasePaths(release, index_cache=folder.parent / "index-cache")  # all runs show the same tiles
+    run(item.config, paths, folder, resume=True, console=RunConsole(Console(file=io.StringIO())))
     seconds = time.process_time() - began
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     samples = json.loads((folder / "samples.json").read_text("utf-8"))["training"]["samples"]

@@ -22,15 +22,16 @@ import numpy as np
 from dali_pipes import Loader, SampleTable
 
 TIMES = (1, 10, 100)
-SAME_CODE = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}  # whatever else is installed
+SAME_CODE = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}  # whatever else is installed
 
 _FIRST_BATCH = """
 import sys
 from pathlib import Path
 from dali_pipes import Loader
+from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.index import open_index
 release, cache, device, batch_size = sys.argv[1:]
-table = open_index(Path(release), "train", Path(cache)).table
+table = open_index(ReleasePaths(Path(release), index_cache=Path(cache)), "train").table
 batch = next(iter(Loader(table, int(batch_size), device=device, shuffle=True)))
 print(len(batch.sample.cpu()), flush=True)
 """

@@ -28,7 +28,6 @@ from torch import Tensor
 from ..capacity import in_words
 from ..errors import InputError
 from ..files import alone
-from ..samples.labels import fingerprint
 from .view import Frames
 
 FORMAT = 2  # raise it when the same release would give other bytes
@@ -37,7 +36,7 @@ FORMAT = 2  # raise it when the same release would give other bytes
 def tile_path(frames: Frames, folder: Path, decoder: str) -> Path:
     """Where the pictures of `frames`, made by `decoder`, lie, or would lie, in `folder`."""
     table = frames.table
-    key = hashlib.sha256(f"{FORMAT} {decoder} {frames.size} {frames.views} {fingerprint(table.images)} ".encode())
+    key = hashlib.sha256(f"{FORMAT} {decoder} {frames.size} {frames.views} {table.images.fingerprint()} ".encode())
     first = np.unique(frames.picture, return_index=True)[1]
     for column in (table.image, frames.window):
         key.update(column[first].astype("<i8").tobytes())

@@ -22,7 +22,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from ..errors import InputError
-from ..samples.labels import Checksummed, Images
+from ..release.members import Members
 from ..samples.table import SampleTable
 from .audit import regions
 
@@ -95,9 +95,9 @@ def compare(before: SampleTable, after: SampleTable) -> Comparison:
     )
 
 
-def checksum(images: Images, index: int) -> int | None:
+def checksum(images: Members, index: int) -> int | None:
     """CRC-32 of a picture's bytes: the archive's own where it states one, else of what is read; None if damaged."""
-    stated = images.crc(index) if isinstance(images, Checksummed) else None
+    stated = images.crc(index)
     try:
         return zlib.crc32(images.read(index).data) if stated is None else stated
     except InputError:

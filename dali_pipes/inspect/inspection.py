@@ -1,6 +1,6 @@
 """What is in a release, what is wrong with it, and what will be trained on: gathered here, shown elsewhere.
 
-    found = inspect(release, against=earlier)       Inspection
+    found = inspect(paths, against=earlier)         Inspection
     show(found, console)                            inspection_console.py
     json.dumps(as_json(found), allow_nan=False)     inspection_json.py
     write_page(path, found)                         inspection_page.py
@@ -20,15 +20,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
+from ..release.paths import SPLITS, ReleasePaths, Split
 from ..samples.index import open_index
 from ..samples.labels import LeftOut
-from ..samples.table import SampleTable, Split
+from ..samples.table import SampleTable
 from ..samples.via import Reason
 from .audit import ClosedForm, Float64, Int64, Labels, SceneScale, closed_form, repeated, scene_scales
 from .comparison import Comparison, compare
 from .leakage import Leakage, leakage
 
-SPLITS: tuple[Split, ...] = ("train", "validation")
 BINS = 24  # beside its names and figures a plot has to fit into 80 columns
 
 UNITS = {"height": "height, m", "length": "length, px", "scale": "scale, m/px"}
@@ -37,19 +37,17 @@ Tables = dict[Split, SampleTable]
 Missing = dict[Split, str]
 
 
-def read_release(
-    release: Path, images: Path | None = None, labels: Path | None = None, cache: Path | None = None
-) -> tuple[Tables, Missing]:
+def read_release(paths: ReleasePaths) -> tuple[Tables, Missing]:
     """The tables of the splits that can be read, and of each of the others the sentence that says why not.
 
-    The one place where a release is opened; every image is decoded, or was for the index in the folder `cache`.
+    The one place where a release is opened; every image is decoded, or was for the index in `paths.index_cache`.
     Raises InputError, the first sentence, if no split can be read.
     """
     tables: Tables = {}
     missing: Missing = {}
     for split in SPLITS:
         try:
-            tables[split] = open_index(release, split, cache, images=images, labels=labels).table
+            tables[split] = open_index(paths, split).table
         except InputError as error:  # noqa: PERF203
             missing[split] = str(error)
     if not tables:
@@ -57,26 +55,19 @@ def read_release(
     return tables, missing
 
 
-def inspect(
-    release: Path,
-    against: Path | None = None,
-    *,
-    images: Path | None = None,
-    labels: Path | None = None,
-    cache: Path | None = None,
-) -> Inspection:
-    """Read and audit the release in folder `release`, and compare it with an earlier one in `against`.
+def inspect(paths: ReleasePaths, against: Path | None = None) -> Inspection:
+    """Read and audit the release in `paths`, and compare it with an earlier one in `against`.
 
     Raises InputError where neither split of a release can be read.
     """
-    tables, missing = read_release(release, images, labels, cache)
+    tables, missing = read_release(paths)
     columns = Labels.of(tables)
     changes = None
     if against is not None:
-        before, lacking = read_release(against, cache=cache)
+        before, lacking = read_release(ReleasePaths(against, index_cache=paths.index_cache))
         changes = Changes(str(against), {s: compare(before[s], tables[s]) for s in tables if s in before}, lacking)
     return Inspection(
-        release=str(release),
+        release=str(paths.release),
         tables=tables,
         missing=missing,
         labels=columns,

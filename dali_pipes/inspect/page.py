@@ -1,6 +1,6 @@
 """An inspection as one HTML file that asks nothing of the network: its sentences, tables, plots and pictures.
 
-    write_page("release.html", inspect(release))
+    write_page("release.html", inspect(paths))
 
 The pictures are of what the audit flagged, the worst first, with the polyline outlined; only these are read and
 decoded.  All names come from other people's files, and the template (page.html.j2) escapes them.  The same

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,25 +214,3 @@ def _expect_unchanged(where: str, found: str, expected: str) -> None:
     """Another process numbers the members as this one does only while the archive stays as it is."""
     if found != expected:
         raise InputError(f"{where} was changed while it was being read; start again")
-
-
-class Members(Protocol):
-    """What `archive.Archive` and `archive.Folder` have in common; that module's docstring tells what each means."""
-
-    names: list[str]
-    where: str
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of member `index` → (n,) uint8, read-only."""
-
-    def fault(self, index: int) -> str:
-        """Why it cannot be read, or ""."""
-
-    def crc(self, index: int) -> int | None:
-        """Its recorded CRC-32, or None."""
-
-    def size(self, index: int) -> int:
-        """How many bytes it has, as it is listed."""
-
-    def fingerprint(self) -> str:
-        """Hex; changes when the data do."""

@@ -1,8 +1,8 @@
 """Where the images and labels of a split lie in a release, whatever form it has.
 
-    images, labels = open_split(Path("DIR"), "train")
+    images, labels = open_split(ReleasePaths(Path("DIR")), "train")
 
-A release of AI Hub 71805 has four roles, told by the stems in `ROLES`.  Each may come as a ZIP, as parts of one
+A release of AI Hub 71805 has four roles, told by the stems in `STEMS`.  Each may come as a ZIP, as parts of one
 (`TS_KS.zip.part0`, `TS_KS.zip.part1073741824`, …: the number is the part's first byte in the ZIP), or as a folder
 of loose files.  Any of them may lie anywhere below the release, under folders of any name, or in a tar there; the
 release may itself be a tar or a ZIP.  A tar counts as a folder of its own stem.  Nothing is unpacked, and no link
@@ -16,14 +16,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from ..errors import CutShort, InputError
 from . import tar_members, zip_members
-from .archive import Archive, Folder, LooseFile, Members
+from .archive import Archive, Folder, LooseFile
 from .byte_range import Extent, Segment
+from .members import Members
+from .paths import ROLES, ReleasePaths, Role, Split
 
-ROLES = {
+STEMS: dict[tuple[Split, Role], str] = {
     ("train", "images"): "TS_KS",
     ("train", "labels"): "TL_KS_LINE",
     ("validation", "images"): "VS_KS",
@@ -34,26 +36,19 @@ SUFFIXES = {"images": (".jpg", ".jpeg"), "labels": (".json",)}  # of loose files
 _PART = re.compile(r"(.+\.zip)\.part([0-9]{1,19})", re.IGNORECASE)
 
 
-def open_split(
-    release: Path,
-    split: Literal["train", "validation"],
-    *,
-    images: Path | None = None,
-    labels: Path | None = None,
-) -> tuple[Members, Members]:
-    """Find and open the (images, labels) of `split` in `release`: a folder, a tar or a ZIP.
+def open_split(paths: ReleasePaths, split: Split) -> tuple[Members, Members]:
+    """Find and open the (images, labels) of `split`.
 
-    `images` and `labels` name one of them outright: a ZIP, one of its parts, a folder of loose files, or anything
-    that would do as a release.  Raises InputError if a role is missing or claimed twice, or cannot be read.
+    Raises InputError if a role is missing, is there twice, or cannot be read.
     """
-    listing = _Listing(release) if images is None or labels is None else None
+    overrides = {role: paths.override(split, role) for role in ROLES}
+    listing = _Listing(paths.release) if None in overrides.values() else None
     opened = []
-    for role, given in (("images", images), ("labels", labels)):
-        stem = ROLES[split, role]
+    for role, given in overrides.items():
         if given is not None:
-            opened.append(_open_given(given, stem, role))
+            opened.append(_open_given(given, split, role))
         elif listing is not None:
-            opened.append(_open_one(listing, stem, role))
+            opened.append(_open_one(listing, split, role))
     return opened[0], opened[1]
 
 
@@ -65,7 +60,7 @@ def open_images(given: Sequence[Path]) -> Members:
     if len(given) == 1 and given[0].suffix.lower() == ".zip":
         return Archive(given[0])
     if len(given) == 1 and _PART.fullmatch(given[0].name):
-        return _open_given(given[0], ROLES["train", "images"], "images")
+        return _open_given(given[0], "train", "images")
     loose = []
     for path in given:
         if path.is_dir() or path.suffix.lower() == ".tar":
@@ -149,7 +144,7 @@ def _listed(path: Path, below: str, status: os.stat_result, release_itself: bool
         for member in tar_members.plain_files(Extent.of_file(path)):
             segment = Segment(path, member.offset, member.length)
             yield _File(f"{stem}/{member.path}", f"{path}: {member.path}", segment, modified)
-    elif release_itself and suffix.lower() == ".zip" and stem not in ROLES.values():
+    elif release_itself and suffix.lower() == ".zip" and stem not in STEMS.values():
         container = Extent.of_file(path)
         for inner in zip_members.directory(container).members:
             yield _File(f"{stem}/{inner.path}", f"{path}: {inner.path}", _stored(container, inner), modified, container)
@@ -173,24 +168,26 @@ class _Candidate(NamedTuple):
     open: Callable[[], Members]
 
 
-def _open_one(listing: _Listing, stem: str, role: str) -> Members:
-    found = list(_candidates(listing.files, stem, role))
+def _open_one(listing: _Listing, split: Split, role: Role) -> Members:
+    stem, flag = STEMS[split, role], f"--{split}-{role}"
+    found = list(_candidates(listing.files, split, role))
     if len(found) > 1:
         raise InputError(
             f"expected one {stem} below {listing.release}, found {found[0].where} and {found[1].where}; remove one,"
-            f" or name the right one with --{role}"
+            f" or name the right one with {flag}"
         )
     if not found:
         missed = f" ({', '.join(listing.unvisited[:3])} not looked into)" if listing.unvisited else ""
         raise InputError(
             f"no {stem}.zip below {listing.release}, nor its parts or a folder {stem} of {SUFFIXES[role][0]} files,"
-            f" among {len(listing.files)} files{missed}; download it from AI Hub 71805, or name it with --{role}"
+            f" among {len(listing.files)} files{missed}; download it from AI Hub 71805, or name it with {flag}"
         )
     return found[0].open()
 
 
-def _candidates(files: Iterable[_File], stem: str, role: str) -> Iterator[_Candidate]:
+def _candidates(files: Iterable[_File], split: Split, role: Role) -> Iterator[_Candidate]:
     """Every ZIP, row of parts and folder of loose files that claims the stem."""
+    stem = STEMS[split, role]
     parts: list[tuple[int, _File]] = []
     folders: dict[str, list[_File]] = {}
     for file in files:
@@ -266,20 +263,20 @@ def _open_loose(files: list[_File], folder: str) -> Members:
     return Folder(loose, _place(files[0], folder))
 
 
-def _open_given(given: Path, stem: str, role: str) -> Members:
+def _open_given(given: Path, split: Split, role: Role) -> Members:
     """Open what the user named as this role; it need not have the role's stem."""
     part = _PART.fullmatch(given.name)
     if part and given.is_file():
         beside = [path for path in given.parent.iterdir() if path.name.startswith(f"{part[1]}.part") and path.is_file()]
         numbered = [(_PART.fullmatch(path.name), path) for path in beside]
         return _open_parts([(int(m[2]), next(_listed(path, path.name, path.stat()))) for m, path in numbered if m])
-    listing = _Listing(given)
-    if any(_candidates(listing.files, stem, role)):
-        return _open_one(listing, stem, role)
+    listing, stem = _Listing(given), STEMS[split, role]
+    if any(_candidates(listing.files, split, role)):
+        return _open_one(listing, split, role)
     if given.is_dir():
         loose = [file for file in listing.files if file.path.lower().endswith(SUFFIXES[role])]
         if loose:
             return _open_loose([file._replace(path=f"{stem}/{file.path}") for file in loose], stem)
     if given.suffix.lower() == ".zip":
         return Archive(given)
-    return _open_one(listing, stem, role)  # for its sentence
+    return _open_one(listing, split, role)  # for its sentence

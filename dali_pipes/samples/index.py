@@ -1,6 +1,6 @@
 """The index of a release: every image is decoded once, on all cores, and what passed is kept for the next time.
 
-    table, listing = open_index(Path("DIR"), "train", cache=Path("runs/index-cache"))
+    table, listing = open_index(ReleasePaths(Path("DIR"), index_cache=Path("runs/index-cache")), "train")
     refuse_above(0.01, "train", table, listing)
 
 Where training only decodes, here each image's checksum, headers and entropy-coded data are checked, so that no bad
@@ -38,11 +38,12 @@ from simplejpeg import decode_jpeg
 
 from ..errors import InputError
 from ..files import alone
-from ..release.archive import Members
 from ..release.find import open_split
+from ..release.members import Members
+from ..release.paths import ReleasePaths, Split
 from .jpeg import JpegHeader
-from .labels import Checksummed, Images, LeftOut, usable_header
-from .table import SampleTable, Split
+from .labels import LeftOut, usable_header
+from .table import SampleTable
 from .via import Reason
 
 PART = 32  # images a task: a task costs as much as a twentieth of a decode
@@ -56,23 +57,17 @@ class Index(NamedTuple):
 
 
 def open_index(
-    release: Path,
-    split: Split,
-    cache: Path | None = None,
-    *,
-    images: Path | None = None,
-    labels: Path | None = None,
-    console: Console | None = None,
-    threads: int | None = None,
+    paths: ReleasePaths, split: Split, *, console: Console | None = None, threads: int | None = None
 ) -> Index:
-    """The checked samples of one split, from the folder `cache` if they are there, else built and kept there.
+    """Return the checked samples of one split, read from `paths.index_cache` if they are there, else built.
 
     Building takes `threads`, by default all cores this process may use, and shows its progress where `console` (by
     default stderr) is a terminal.  Raises InputError if an archive is missing or damaged, if no sample is left, or if
-    `cache` cannot be written.
+    the folder cannot be written.
     """
-    jpegs, texts = open_split(release, split, images=images, labels=labels)
+    jpegs, texts = open_split(paths, split)
     build = partial(_build, texts, jpegs, split, console or Console(stderr=True), threads or _cores())
+    cache = paths.index_cache
     if cache is None:
         return Index(build(), None)
     key = hashlib.sha256(f"{jpegs.fingerprint()} {texts.fingerprint()}".encode()).hexdigest()[:32]
@@ -114,24 +109,24 @@ def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path |
     )
 
 
-class Verified:
-    """The members of an archive, their bytes compared with the checksums that it states."""
+class Verified(Members):
+    """The members of an archive; each read compares the bytes with the recorded checksum."""
 
-    def __init__(self, archive: Images) -> None:
-        self.names = archive.names
+    def __init__(self, archive: Members) -> None:
+        self.names, self.where = archive.names, archive.where
         self._archive = archive
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The bytes of member `index` → (n,) uint8.  Raises InputError if they are not those that were archived."""
         data = self._archive.read(index)
-        stated = self._archive.crc(index) if isinstance(self._archive, Checksummed) else None
+        stated = self._archive.crc(index)
         if stated is not None and zlib.crc32(data.data) != stated:
             raise InputError(f"member {self.names[index]!r} does not match its checksum; load the archive anew")
         return data
 
 
 def check_by_decoding(
-    images: Images, wanted: Sequence[int], *, title: str, console: Console, threads: int
+    images: Members, wanted: Sequence[int], *, title: str, console: Console, threads: int
 ) -> Iterator[JpegHeader | Reason]:
     """The `Check` that decodes each image, in `threads` threads (the decoder frees the interpreter's lock)."""
     parts = [wanted[i : i + PART] for i in range(0, len(wanted), PART)]
@@ -145,7 +140,7 @@ def check_by_decoding(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(images: Images, part: Sequence[int]) -> list[JpegHeader | Reason]:
+def _decode(images: Members, part: Sequence[int]) -> list[JpegHeader | Reason]:
     pixels = np.empty(0, np.uint8)  # one buffer for all: fresh memory for each image would cost half a decode
     found: list[JpegHeader | Reason] = []
     for image in part:
@@ -159,7 +154,7 @@ def _decode(images: Images, part: Sequence[int]) -> list[JpegHeader | Reason]:
     return found
 
 
-def _read(images: Images, image: int) -> tuple[JpegHeader | Reason, NDArray[np.uint8]]:
+def _read(images: Members, image: int) -> tuple[JpegHeader | Reason, NDArray[np.uint8]]:
     try:
         data = images.read(image)
     except InputError:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..release.members import Members
 from . import via
 from .jpeg import JpegHeader, read_header
 from .via import Reason
@@ -22,39 +23,7 @@ from .via import Reason
 MOST_PIXELS = 1 << 24  # of an image; a tile has 2¹⁸, and a lying header shall not claim the memory
 
 
-class Images(Protocol):
-    """Random access to the JPEG bytes of a release: an `Archive`, or anything that reads like one."""
-
-    names: list[str]
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of image `index` → (n,) uint8."""
-
-
-@runtime_checkable
-class Checksummed(Images, Protocol):
-    """Images whose archive may state a checksum of each."""
-
-    def crc(self, index: int) -> int | None:
-        """CRC-32 of image `index`, or None where none is stated."""
-
-
-@runtime_checkable
-class Fingerprinted(Images, Protocol):
-    """Images that can tell whether they are still the same data."""
-
-    def fingerprint(self) -> str:
-        """Changes when the data do."""
-
-
-def fingerprint(images: Images) -> str:
-    """What changes when the data of `images` do.  Raises TypeError if they cannot tell."""
-    if not isinstance(images, Fingerprinted):
-        raise TypeError(f"expected images with a fingerprint, as an archive's are, found {type(images).__name__}")
-    return images.fingerprint()
-
-
-Check = Callable[[Images, Sequence[int]], Iterable[JpegHeader | Reason]]
+Check = Callable[[Members, Sequence[int]], Iterable[JpegHeader | Reason]]
 """What is found at each of some images, in their order: what its headers say, or why it cannot be used."""
 
 
@@ -90,7 +59,7 @@ class Rows:
         return np.frombuffer(self.points).reshape(-1, 2)[(np.cumsum(counts) - counts)[:, None] + nth]
 
 
-def read_labels(labels: Images, images: Images, left_out: list[LeftOut]) -> Rows:
+def read_labels(labels: Members, images: Members, left_out: list[LeftOut]) -> Rows:
     """Read all labels, and add to `left_out` what cannot be used whatever the images are like.
 
     Which tile a label is of must be beyond doubt: one that names another tile's image although its own is there is left
@@ -120,7 +89,7 @@ def read_labels(labels: Images, images: Images, left_out: list[LeftOut]) -> Rows
     return rows
 
 
-def _tiles(labels: Images, i: int, left_out: list[LeftOut]) -> list[via.TileLabel]:
+def _tiles(labels: Members, i: int, left_out: list[LeftOut]) -> list[via.TileLabel]:
     try:
         return via.parse(labels.read(i).tobytes())
     except InputError:
@@ -136,7 +105,7 @@ def stem_of(file: str) -> str:
 
 
 def check_images(
-    images: Images, image: NDArray[np.int64], check: Check, left_out: list[LeftOut]
+    images: Members, image: NDArray[np.int64], check: Check, left_out: list[LeftOut]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Check each image of the rows `image` (N,) once → its size (N, 2) int64 px (w, h), whether it can be used (N,)."""
     wanted, inverse = np.unique(image, return_inverse=True)
@@ -165,12 +134,12 @@ def usable_header(data: NDArray[np.uint8]) -> JpegHeader | Reason:
     return jpeg
 
 
-def check_headers(images: Images, wanted: Sequence[int]) -> Iterable[JpegHeader | Reason]:
+def check_headers(images: Members, wanted: Sequence[int]) -> Iterable[JpegHeader | Reason]:
     """The `Check` that reads headers alone: quick, and blind to damage behind them."""
     return (_check_header(images, image) for image in wanted)
 
 
-def _check_header(images: Images, image: int) -> JpegHeader | Reason:
+def _check_header(images: Members, image: int) -> JpegHeader | Reason:
     try:
         return usable_header(images.read(image))
     except InputError:

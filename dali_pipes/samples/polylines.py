@@ -33,9 +33,9 @@ from numpy.typing import ArrayLike
 from rich.console import Console
 
 from ..errors import InputError
+from ..release.members import Members
 from .index import check_by_decoding
 from .jpeg import JpegHeader
-from .labels import Images
 from .table import SampleTable
 from .via import Reason, Region, read_tile, without_repeats
 
@@ -115,7 +115,7 @@ def read_polylines(source: Path | Mapping[str, Sequence[ArrayLike]]) -> Polyline
     return Polylines.of(list(document.values()), str(source))
 
 
-def table_of(polylines: Polylines, images: Images, *, console: Console | None = None) -> SampleTable:
+def table_of(polylines: Polylines, images: Members, *, console: Console | None = None) -> SampleTable:
     """One row a polyline, in the order of `polylines.drawn`; `height` is NaN.
 
     Each image is decoded once, so that a broken one is named.  Raises InputError if an image is missing or broken, or

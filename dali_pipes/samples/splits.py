@@ -17,14 +17,13 @@ import heapq
 from bisect import bisect_right
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..release.archive import Members
-from .labels import Images, fingerprint
+from ..release.members import Members
 from .table import SampleTable, scene_of
 
 FOLDS = 0xF01D  # the second word of the seed: folds and held-out scenes are drawn independently
@@ -78,6 +77,17 @@ class Division:
         )
 
 
+def refuse_shared_tiles(train: SampleTable, validation: SampleTable) -> None:
+    """Raise InputError if the release's splits were read from the same images and have tiles in common."""
+    shared = np.intersect1d(train.tile, validation.tile)
+    if len(shared) and train.images.fingerprint() == validation.images.fingerprint():
+        raise InputError(
+            f"expected training and validation to share no tile, found {len(shared)} tiles of {train.images.where} in"
+            f" both, such as {shared[0]}; give each split its own --train-images, --train-labels, --validation-images"
+            " and --validation-labels"
+        )
+
+
 def assign_folds(sizes: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
     """Give scenes of `sizes` (S,) samples to folds → fold of each scene (S,) int64, the same on every machine.
 
@@ -117,11 +127,12 @@ def _more_points(table: SampleTable, most: int) -> tuple[tuple[int, int], ...]:
     return (0, 0), (0, most - table.polyline.shape[1]), (0, 0)
 
 
-class PooledImages:
+class PooledImages(Members):
     """The images of several archives as one: those of the first, then those of the second, and so on."""
 
-    def __init__(self, *parts: Images) -> None:
+    def __init__(self, *parts: Members) -> None:
         self.parts = parts
+        self.where = ", ".join(part.where for part in parts)
         self.names = [name for part in parts for name in part.names]
         self.first = list(accumulate((len(part.names) for part in parts[:-1]), initial=0))
 
@@ -130,21 +141,26 @@ class PooledImages:
         images, its = self._part(index)
         return images.read(its)
 
+    def fault(self, index: int) -> str:
+        """Why image `index` cannot be read, or ""."""
+        images, its = self._part(index)
+        return images.fault(its)
+
     def crc(self, index: int) -> int | None:
         """CRC-32 of image `index`, or None where its archive states none."""
         images, its = self._part(index)
-        return cast(Members, images).crc(its)
+        return images.crc(its)
 
     def size(self, index: int) -> int:
         """How many bytes image `index` has, as its archive states."""
         images, its = self._part(index)
-        return cast(Members, images).size(its)
+        return images.size(its)
 
     def fingerprint(self) -> str:
-        """Changes when the data of any part do.  Raises TypeError if a part has no fingerprint."""
-        return " ".join(fingerprint(part) for part in self.parts)
+        """Changes when the data of any part do."""
+        return " ".join(part.fingerprint() for part in self.parts)
 
-    def _part(self, index: int) -> tuple[Images, int]:
+    def _part(self, index: int) -> tuple[Members, int]:
         part = bisect_right(self.first, index) - 1
         return self.parts[part], index - self.first[part]
 

@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..geometry import length_in_sides, normalised_length
 from ..release.find import open_split
+from ..release.members import Members
+from ..release.paths import ReleasePaths
+from ..release.paths import Split as Split
 from . import via
-from .labels import Check, Images, LeftOut, check_headers, check_images, read_labels
+from .labels import Check, LeftOut, check_headers, check_images, read_labels
 from .via import Reason
 
 FORMAT = 2  # of a saved table; raise it when a saved table would no longer be what is built from the same release
-
-Split = Literal["train", "validation"]
 
 
 class Statistics(NamedTuple):
@@ -64,7 +65,7 @@ class SampleTable:
     roll: NDArray[np.float64]
     pitch: NDArray[np.float64]
     image: NDArray[np.int64]
-    images: Images
+    images: Members
     left_out: tuple[LeftOut, ...] = ()
 
     def __len__(self) -> int:
@@ -81,12 +82,12 @@ class SampleTable:
         """
         if split not in ("train", "validation"):
             raise InputError(f'a release has the splits "train" and "validation", found {split!r}')
-        jpegs, texts = open_split(Path(release), split, images=images, labels=labels)
+        jpegs, texts = open_split(ReleasePaths(Path(release), images=images, labels=labels), split)
         return cls.from_labels(texts, jpegs, where=texts.where)
 
     @classmethod
     def from_labels(
-        cls, labels: Images, images: Images, where: str = "the labels", check: Check | None = None
+        cls, labels: Members, images: Members, where: str = "the labels", check: Check | None = None
     ) -> SampleTable:
         """Build the table from any source of VIA label files and of JPEGs, matched by file name.
 
@@ -122,7 +123,7 @@ class SampleTable:
         polyline: NDArray[np.float64],
         numbers: NDArray[np.float64],
         size: NDArray[np.int64],
-        images: Images,
+        images: Members,
         left_out: tuple[LeftOut, ...],
     ) -> SampleTable:
         """The table of what cannot be derived; `numbers` (N, 4): height, gsd, roll, pitch; `size` (N, 2): w, h."""
@@ -148,7 +149,7 @@ class SampleTable:
 
     @classmethod
     def without_heights(
-        cls, image: NDArray[np.int64], polyline: NDArray[np.float64], size: NDArray[np.int64], images: Images
+        cls, image: NDArray[np.int64], polyline: NDArray[np.float64], size: NDArray[np.int64], images: Members
     ) -> SampleTable:
         """The table of polylines (N, P, 2) px to predict, on `image` (N,) of `size` (N, 2) px (w, h).
 
@@ -185,7 +186,7 @@ class SampleTable:
             temporary.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: Path, images: Images, key: str) -> SampleTable:
+    def load(cls, path: Path, images: Members, key: str) -> SampleTable:
         """Read a table that was saved with `key` and belongs to `images`; nothing in the file is believed unchecked.
 
         Raises InputError if it is missing, damaged, of another format or key, or cannot be of these images.

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dali_pipes.errors import InputError
+from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import VALIDATION
 
 from ..engine.step import Forward
@@ -105,32 +106,30 @@ def _rule(new_release: Comparison, old_release: Comparison | None) -> tuple[Verd
 def judge(
     old_run: Path,
     new_run: Path,
-    release: Path,
+    paths: ReleasePaths,
     *,
-    images: Path | None = None,
-    labels: Path | None = None,
-    cache: Path | None = None,
     device: str = "auto",
     batch_size: int = 64,
     console: Console,
 ) -> tuple[Verdict, str]:
     """Compare the best networks of two runs as the docstring of this file tells, and show it.
 
-    `images` and `labels`: where these lie, if `release` does not tell; `cache`: the index's folder, by default beside
-    the new run.
+    `paths`: the new release; its index is by default next to the new run.
 
     Raises InputError, CheckpointError or BackboneError where a run or the release cannot be read.
     """
     where = choose_device(device)
     pair = [load_trained(run) for run in (old_run, new_run)]
     forwards = [forward_of(trained, where, batch_size) for trained in pair]
-    read = partial(load_tables, division=pair[1].division, cache=cache or beside(new_run), console=console)
-    results = [_measured("the new release", read(release, images=images, labels=labels), pair, forwards)]
+    paths = paths.cached_in(beside(new_run))
+    read = partial(load_tables, division=pair[1].division, console=console)
+    results = [_measured("the new release", read(paths), pair, forwards)]
     results[0] = replace(results[0], selected=pair[1].select_on == VALIDATION)
-    before, skipped = old_release_of(old_run, release)
+    before, skipped = old_release_of(old_run, paths.release)
     if before is not None:
         try:
-            results.append(_measured("the old release", read(before), pair, forwards))
+            old_paths = ReleasePaths(before, index_cache=paths.index_cache)
+            results.append(_measured("the old release", read(old_paths), pair, forwards))
         except InputError as error:
             skipped = f"the old release was not compared on, since it cannot be read: {error}"
     _show(results, console)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from torch.distributed import is_torchelastic_launched
 
+from dali_pipes.release.paths import ReleasePaths
 from model import checkpoint
 from model.calibration import Calibration
 
@@ -29,7 +30,9 @@ from .state import Training
 from .trained import evaluate, load_trained, refine
 
 
-def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunConsole | None = None) -> None:
+def run(
+    config: Config, release: ReleasePaths | Path, out: Path, *, resume: bool, console: RunConsole | None = None
+) -> None:
     """Train on `release` into the run folder `out`, evaluate the best epoch, and write the report.
 
     Under torchrun every rank calls this; rank 0 alone writes, draws and reports.  Raises InputError, BackboneError or
@@ -38,7 +41,8 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
     place = Place.from_environment()
     console = console or RunConsole(Console(quiet=not place.leads))
     device = choose_device(place.device(config.device))
-    kept = Path(config.data.index_cache) if config.data.index_cache else beside(out)
+    paths = (release if isinstance(release, ReleasePaths) else ReleasePaths(release)).cached_in(beside(out))
+    assert paths.index_cache is not None
     with Signals() as signals:
         if is_torchelastic_launched():
             end_with_parent()
@@ -47,18 +51,18 @@ def run(config: Config, release: Path, out: Path, *, resume: bool, console: RunC
             folder = shared(lambda: RunFolder(out, config, resume=again))
             begin()
             with first_on_each_node(place):
-                tables = _tables(config, release, kept, console)
+                tables = _tables(config, paths, console)
             with console:
-                training = Training(config, device, tables, console, kept, place)
+                training = Training(config, device, tables, console, paths.index_cache, place)
                 _go_on(training, folder, console)
-                samples = {"release": str(release.absolute()), "split": str(config.division()), **counts(tables)}
+                samples = {**paths.given(), "split": str(config.division()), **counts(tables)}
                 if place.leads:
                     folder.create(training.environment, samples, training.history)
                 tracker = open_tracker(out) if place.leads else Tracker()
                 with signals.remembered(), Writer() as writer:
                     Loop(training, folder, signals, writer, console, tracker).fit()
         if place.leads:
-            _report(training, tables, folder, release, console, tracker)
+            _report(training, tables, folder, paths.release, console, tracker)
 
 
 def _go_on(training: Training, folder: RunFolder, console: RunConsole) -> None:
@@ -76,15 +80,12 @@ def _go_on(training: Training, folder: RunFolder, console: RunConsole) -> None:
         console.note(training.start_from(checkpoint_of(Path(config.init_from))))
 
 
-def _tables(config: Config, release: Path, kept: Path, console: RunConsole) -> Tables:
+def _tables(config: Config, paths: ReleasePaths, console: RunConsole) -> Tables:
     return load_tables(
-        release,
+        paths,
         config.division(),
         config.data.holdout,
         config.data.select_on,
-        cache=kept,
-        images=Path(config.data.images) if config.data.images else None,
-        labels=Path(config.data.labels) if config.data.labels else None,
         max_bad=config.data.max_bad,
         console=console.console,
     )

@@ -55,18 +55,8 @@ class Data:
     fold: int = 0
     """The fold that validates, counted from 0."""
 
-    images: Annotated[str | None, AsPlainFlag] = None
-    """Where the images lie, if --release holds them twice or not at all: anything that would do as a release."""
-
-    labels: Annotated[str | None, AsPlainFlag] = None
-    """Where the labels lie, likewise."""
-
     max_bad: Annotated[float, AsPlainFlag] = 0.01
     """Largest share of tiles that may be unusable, in whole or in part; above it training stops and says why."""
-
-    index_cache: Annotated[str | None, AsPlainFlag] = None
-    """Folder for the checked sample tables and the lists of what was left out; if not given, the folder index-cache
-    beside the run folder, so that neighbouring runs share it (the release itself may be read-only)."""
 
     threads: int = 0
     """DALI's threads; 0 for as many as this process may use cores, and half of that where the step computes on them."""
@@ -270,7 +260,7 @@ def _check(*bounds: tuple[str, float, float, float]) -> None:
 
 
 MAY_CHANGE = (
-    *("device", "data.threads", "data.cache", "data.max_bad", "data.index_cache", "data.images", "data.labels"),
+    *("device", "data.threads", "data.cache", "data.max_bad"),
     *("runtime.compile", "runtime.compile_mode", "runtime.log_every"),
     *("runtime.accumulate", "runtime.checkpoint_every", "runtime.keep"),
 )

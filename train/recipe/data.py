@@ -15,8 +15,9 @@ import numpy as np
 from rich.console import Console
 
 from dali_pipes import SampleTable
+from dali_pipes.release.paths import SPLITS, ReleasePaths
 from dali_pipes.samples.index import open_index, refuse_above
-from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division
+from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division, refuse_shared_tiles
 
 HELD_OUT = "Tiles of the training side whose scenes were held out of training as a whole."
 
@@ -41,31 +42,30 @@ class Tables:
 
 
 def load_tables(
-    release: Path,
+    paths: ReleasePaths,
     division: Division,
     held_out: float | Collection[str] = 0.0,
     select_on: str = VALIDATION,
     *,
-    cache: Path | None,
-    images: Path | None = None,
-    labels: Path | None = None,
     max_bad: float = 1.0,
     console: Console,
 ) -> Tables:
-    """Check the release or read its index from the folder `cache`, divide it, and hold scenes out of training.
+    """Check the release or read its index from its cache, divide it, and hold scenes out of training.
 
-    `images` and `labels`: where these lie, if `release` does not tell.  `held_out`: a share of the training samples,
+    `held_out`: a share of the training samples,
     drawn by the division's seed, or the scenes by name.  `select_on`: see `Tables`.  Raises InputError where the
     release cannot be read or more than the share `max_bad` of a split's tiles is unusable.
     """
     splits = []
-    for split in ("train", "validation"):
-        table, listing = open_index(release, split, cache, images=images, labels=labels, console=console)
+    for split in SPLITS:
+        table, listing = open_index(paths, split, console=console)
         refuse_above(max_bad, split, table, listing)
         if table.left_out:
-            found = f"{split}: left {len(table.left_out)} regions and tiles out; see {listing}"
+            listed = f"; listed in {listing}" if listing else ""
+            found = f"{split}: skipped {len(table.left_out)} regions and tiles{listed}"
             console.print(found, highlight=False, markup=False, soft_wrap=True)
         splits.append(table)
+    refuse_shared_tiles(*splits)
     training, validation = division.divide(*splits)
     if isinstance(held_out, (int, float)):
         training, kept_apart = training.hold_out_scenes(held_out, division.seed)

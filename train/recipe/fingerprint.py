@@ -7,12 +7,11 @@ Pictures are known by their checksums where an archive states them, and always b
 from __future__ import annotations
 
 import hashlib
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from dali_pipes import SampleTable
-from dali_pipes.release.archive import Members
 
 from .data import Tables
 
@@ -28,7 +27,7 @@ def fingerprint(tables: Tables) -> Fingerprint:
 
 
 def _of(table: SampleTable) -> dict[str, Any]:
-    images = cast(Members, table.images)
+    images = table.images
     checksums = [images.crc(i) for i in table.image.tolist()]
     columns = {
         "tiles": np.frombuffer("\0".join(table.tile.tolist()).encode("utf-8", "backslashreplace"), np.uint8),

@@ -1,0 +1,72 @@
+"""Where a release lies, and where its images, labels and index lie if not there: one value for all commands.
+
+    paths = ReleasePaths(Path("DIR"), train_labels=Path("corrected.zip"))
+
+Each command takes these fields as flags, under the same names and with the same help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from ..errors import InputError
+
+Split = Literal["train", "validation"]
+Role = Literal["images", "labels"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+ROLES: tuple[Role, ...] = ("images", "labels")
+
+
+@dataclass(frozen=True)
+class ReleasePaths:
+    """The release to read. Raises InputError if a path for both splits is given along with one for a single split."""
+
+    release: Path
+    """The release in any form: ZIPs, parts of ZIPs, tars or folders below a folder; or a single tar or ZIP."""
+
+    images: Path | None = None
+    """The images of both splits, if the release lacks them or has them twice: a ZIP, one of its parts, a folder of
+    JPEGs, or anything that --release takes."""
+
+    labels: Path | None = None
+    """The labels of both splits; same forms as --images."""
+
+    train_images: Path | None = None
+    """The images of the training split alone; same forms as --images."""
+
+    train_labels: Path | None = None
+    """The labels of the training split alone; same forms as --images."""
+
+    validation_images: Path | None = None
+    """The images of the validation split alone; same forms as --images."""
+
+    validation_labels: Path | None = None
+    """The labels of the validation split alone; same forms as --images."""
+
+    index_cache: Path | None = None
+    """Folder for the checked sample tables and the lists of what was skipped, shared by runs. Default: the folder
+    index-cache next to the output; `python -m dali_pipes` keeps none unless this is given."""
+
+    def __post_init__(self) -> None:
+        for split, role in product(SPLITS, ROLES):
+            if getattr(self, role) and getattr(self, f"{split}_{role}"):
+                raise InputError(
+                    f"--{role} is for both splits, found --{split}-{role} as well; give --train-{role} and"
+                    f" --validation-{role} instead of --{role}"
+                )
+
+    def override(self, split: Split, role: Role) -> Path | None:
+        """Return the path that was given for the images or labels of `split`; None means: look in the release."""
+        return getattr(self, f"{split}_{role}") or getattr(self, role)
+
+    def cached_in(self, folder: Path) -> ReleasePaths:
+        """Return these paths with the index in `folder`, unless --index-cache names another."""
+        return replace(self, index_cache=self.index_cache or folder)
+
+    def given(self) -> dict[str, str]:
+        """Return the paths to the data that were given, by field name, for a record of the run."""
+        paths = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "index_cache"}
+        return {name: str(path.absolute()) for name, path in paths.items() if path is not None}
