@@ -1,51 +1,139 @@
-"""Files that are written whole or not at all, even across a crash or a power cut, and a lock between processes."""
+"""Files that are written whole or not at all, even across a crash or a power cut, and a lock between processes.
+
+    write_text(path, text)
+    write_whole(path, lambda file: torch.save(contents, file))
+    with replacing(path) as file:       for a library that writes by name: give it file.name
+        export(network, file.name)
+
+An unfinished file lies in the same folder, so that it can be renamed, under a hidden name of its own, so that two
+writers cannot mix their bytes.  Its writer holds a lock on it.  When a process is killed, the kernel frees the lock,
+and the next writer of the same path deletes the file.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+ABANDONED_S = 24 * 3600  # without locks, an unfinished file that nobody wrote to for so long has no writer
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a file beside `path`, fsync it, rename it to `path`, and fsync the folder.
-
-    The unfinished file has one name a path, so that one left by a kill is overwritten by the next try.
-    """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+# What opening or fsyncing a folder raises where the file system or its permissions do not allow it.
+_NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8; lone surrogates, which a hostile file name may hold, become escapes."""
+    """Write `text` as UTF-8; lone surrogates, which a hostile file name may hold, become escapes.  Raises OSError."""
     write_whole(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
-@contextmanager
-def alone(lock: Path) -> Iterator[bool]:
-    """Hold the file `lock`, which stays; yields False where the file system knows no locks, and others may be here.
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a new file, then put it in the place of `path`.  Raises OSError, and what `write` raises."""
+    with replacing(path) as file:
+        write(file)
 
-    If the holder dies, the kernel frees the lock.
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file, open for writing, that takes the place of `path` if the block ends without an exception.
+
+    The file `file.name` has the suffix of `path`; a library may write to that name, but must not replace the file.
+    Order: fsync of the file, rename, fsync of the folder.  On an exception `path` is as before, and the new file is
+    deleted.  A link at `path` is replaced, not followed.  Raises OSError.
     """
-    with lock.open("w") as file:
+    sweep(path)
+    file = _create(path)
+    unfinished = Path(file.name)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            unfinished.replace(path)  # under the lock: a sweep never sees the file without it
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+    _fsync_folder(path.parent)
+
+
+def sweep(path: Path) -> None:
+    """Delete the unfinished files of `path` that killed processes left; those of live writers stay.
+
+    Where the file system has no locks, only files that nobody wrote to for a day are deleted.
+    """
+    with suppress(OSError):
+        for name in os.listdir(path.parent):
+            if name.startswith(_prefix(path)):
+                with suppress(OSError):  # another sweep was faster, or the file belongs to somebody else
+                    _delete_if_abandoned(path.with_name(name))
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Hold the file `lock`, which stays there, so that other processes wait.  Raises OSError if it cannot be opened.
+
+    Where the file system has no locks nobody waits: others may do the same work at the same time.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        _wait_for_lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _create(path: Path) -> BinaryIO:
+    """A new unfinished file of `path`, locked; its mode bits are those that the umask gives."""
+    while True:
+        name = f"{_prefix(path)}{secrets.token_hex(8)}{path.suffix[:10]}"
+        file = path.with_name(name).open("xb")  # x: raises if the name exists, even as a link
+        _wait_for_lock(file.fileno())
+        if os.path.lexists(file.name):
+            return file
+        file.close()  # a sweep deleted it before it was locked
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:45]}.unfinished-"  # cut: a name of more than 255 bytes is refused
+
+
+def _delete_if_abandoned(unfinished: Path) -> None:
+    descriptor = os.open(unfinished, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        abandoned = True
+    except BlockingIOError:
+        abandoned = False  # its writer lives
+    except OSError:
+        abandoned = time.time() - os.fstat(descriptor).st_mtime > ABANDONED_S
+    try:
+        if abandoned:
+            unfinished.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for_lock(descriptor: int) -> None:
+    """Lock an open file until it is closed, if the file system has locks."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Make a rename durable.  A file system that cannot fsync a folder is no error."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            held = True
-        except OSError:
-            held = False
-        yield held
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FSYNC:
+            raise

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from torch import Tensor
 
 from ..capacity import in_words
 from ..errors import InputError
-from ..files import alone
+from ..files import alone, replacing, sweep
 from .view import Frames
 
 FORMAT = 2  # raise it when the same release would give other bytes
@@ -52,9 +50,7 @@ def open_tiles(path: Path, shape: tuple[int, int, int, int], frames: Iterable[Te
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _whole(path, shape):
-            with alone(path.with_suffix(".lock")) as held:
-                if held:
-                    _sweep(path)
+            with alone(path.with_suffix(".lock")):
                 if not _whole(path, shape):  # another process may have filled it in the meantime
                     _fill(path, shape, _read(frames))
         return torch.from_file(str(path), shared=False, size=math.prod(shape), dtype=torch.uint8).view(shape)
@@ -70,30 +66,17 @@ def _whole(path: Path, shape: tuple[int, ...]) -> bool:
 
 
 def _fill(path: Path, shape: tuple[int, ...], frames: Iterable[Tensor]) -> None:
+    sweep(path)  # what a killed process left takes up space
     free = shutil.disk_usage(path.parent).free
     if math.prod(shape) > free:
         raise InputError(
             f"expected {in_words(math.prod(shape))} free in {path.parent} for the disk cache, found"
             f" {in_words(free)}; choose another --index-cache or --cache"
         )
-    descriptor, name = tempfile.mkstemp(prefix=_unfinished(path), dir=path.parent)
-    unfinished = Path(name)
-    try:
-        with open(descriptor, "wb") as file:
-            for rgb in frames:
-                file.write(rgb.cpu().contiguous().numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
-        assert _whole(unfinished, shape), "frames are not the tiles that were announced"
-        unfinished.chmod(0o644)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # else a power cut may take the name back
-    finally:
-        os.close(folder)
+    with replacing(path) as file:
+        for rgb in frames:
+            file.write(rgb.cpu().contiguous().numpy().data)
+        assert file.tell() == math.prod(shape), "frames are not the tiles that were announced"
 
 
 def _read(frames: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -104,13 +87,3 @@ def _read(frames: Iterable[Tensor]) -> Iterator[Tensor]:
         raise InputError(
             f"the tiles for the disk cache cannot be read: {error.strerror or error}; check the disk of the release"
         ) from None
-
-
-def _sweep(path: Path) -> None:
-    """Delete what a killed process left; only with the lock, for without it another may still be writing."""
-    for unfinished in path.parent.glob(f"{_unfinished(path)}*"):
-        unfinished.unlink(missing_ok=True)
-
-
-def _unfinished(path: Path) -> str:
-    return f".{path.name}.unfinished-"

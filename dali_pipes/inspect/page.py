@@ -10,7 +10,6 @@ release gives the same bytes.
 from __future__ import annotations
 
 import base64
-import os
 from itertools import count as numbers
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..files import write_text
 from . import findings as findings
 from .inspection import UNITS, Inspection
 
@@ -43,14 +43,10 @@ def write_page(path: str | Path, found: Inspection) -> None:
         **_pictures(found),
     )
     path = Path(path)
-    unfinished = path.with_name(f"{path.name}.unfinished")
     try:
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        os.replace(unfinished, path)
+        write_text(path, text)
     except OSError as error:
         raise InputError(f"cannot write the page {path}: {error.strerror or error}; name another file") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _template() -> jinja2.Template:

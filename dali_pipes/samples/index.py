@@ -37,7 +37,7 @@ from rich.progress import Progress
 from simplejpeg import decode_jpeg
 
 from ..errors import InputError
-from ..files import alone
+from ..files import alone, write_text
 from ..release.find import open_split
 from ..release.members import Members
 from ..release.paths import ReleasePaths, Split
@@ -180,12 +180,7 @@ def _write_listing(path: Path, left_out: Sequence[LeftOut]) -> None:
     rows = csv.writer(text)
     rows.writerow(LeftOut._fields)
     rows.writerows((item.file, item.region, item.reason.value) for item in left_out)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, text.getvalue())
 
 
 def _cores() -> int:

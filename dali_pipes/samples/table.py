@@ -11,7 +11,6 @@ Images are checked by their headers, unless `check` does more; `index.py` decode
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..files import write_whole
 from ..geometry import length_in_sides, normalised_length
 from ..release.find import open_split
 from ..release.members import Members
@@ -163,27 +163,20 @@ class SampleTable:
         Images are kept as their numbers in `images`: the archive itself must be there on loading.  Raises OSError.
         """
         listed = [(item.file, item.region, item.reason.name) for item in self.left_out]
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(
-                    file,
-                    allow_pickle=False,
-                    format=FORMAT,
-                    key=key,
-                    image=self.image,
-                    polyline=self.polyline,
-                    numbers=np.stack([self.height, self.gsd, self.roll, self.pitch], axis=1),
-                    size=np.stack([self.width, self.height_px], axis=1),
-                    left_out=np.frombuffer(
-                        json.dumps(listed).encode(), np.uint8
-                    ),  # as wide as each name, not the widest
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(
+            path,
+            lambda file: np.savez(
+                file,
+                allow_pickle=False,
+                format=FORMAT,
+                key=key,
+                image=self.image,
+                polyline=self.polyline,
+                numbers=np.stack([self.height, self.gsd, self.roll, self.pitch], axis=1),
+                size=np.stack([self.width, self.height_px], axis=1),
+                left_out=np.frombuffer(json.dumps(listed).encode(), np.uint8),  # as wide as each name, not the widest
+            ),
+        )
 
     @classmethod
     def load(cls, path: Path, images: Members, key: str) -> SampleTable:

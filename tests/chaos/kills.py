@@ -53,7 +53,7 @@ def state_of(folder: Path) -> dict[str, int]:
 
 def writing(folder: Path) -> bool:
     """Whether a checkpoint is being written."""
-    return any((folder / f".{name}.pt.unfinished").exists() for name in ("last", "best"))
+    return any(list(folder.glob(f".{name}.pt.unfinished-*")) for name in ("last", "best"))
 
 
 def wait(one: Run, seconds: float | None) -> None:

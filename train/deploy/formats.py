@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dali_pipes.errors import InputError
+from dali_pipes.files import replacing
 
 from ..engine.trained import Trained
 from .exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles
@@ -78,9 +79,8 @@ def write_checked(
             random_tiles(trained, 2, device),
             dynamic_shapes={name: {0: batch} for name in names},
         )
-    unfinished = out.with_name(f".unfinished.{out.name}")  # the suffix stays: torch asks for it
-    try:
-        run = WRITERS[kind](program, unfinished, names, contract(trained))
+    with replacing(out) as file:
+        run = WRITERS[kind](program, Path(file.name), names, contract(trained))
         batches = [*(random_tiles(trained, n, device) for n in (1, 3)), real]
         difference = max(furthest(function, run, inputs) for inputs in batches)
         if not difference <= TOLERANCE:
@@ -89,9 +89,6 @@ def write_checked(
                 f" {out} was not written; try another --format"
             )
         accept(difference)
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return difference
 
 
