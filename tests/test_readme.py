@@ -23,7 +23,7 @@ import tyro
 import bench.epoch
 import bench.index
 import bench.loader
-import bench.render.release
+import bench.render.__main__
 import bench.scale
 import bench.step
 import dali_pipes.__main__
@@ -95,7 +95,7 @@ def keeps(argv: list[str]) -> None:
 
 
 MAINS: dict[str, tuple[Callable[[list[str]], None], Callable[[list[str]], list[str]]]] = {
-    "bench.render": (bench.render.release.main, fewer_tiles),
+    "bench.render": (bench.render.__main__.main, fewer_tiles),
     "dali_pipes": (dali_pipes.__main__.main, unchanged),
     "bench.loader": (bench.loader.main, few_samples),
     "bench.index": (bench.index.main, few_records),

@@ -1,4 +1,4 @@
-"""The rendered release, read with nothing but zipfile, json, math and OpenCV."""
+"""The rendered release, read back with zipfile, json, math and OpenCV only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
+from bench.render.__main__ import main
 from bench.render.landscape import paint
-from bench.render.release import main, render_release
+from bench.render.release import render_release
 from bench.render.scene import draw_chimneys, draw_scenes
 from bench.render.tile import Tile
 from dali_pipes import SampleTable
@@ -47,7 +48,7 @@ def disjoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiles(release: Path, images: str, labels: str) -> dict[str, Labelled]:
-    """Name without suffix → what the two archives hold of it."""
+    """Name without suffix → label and JPEG of the tile."""
     with zipfile.ZipFile(release / images) as jpegs, zipfile.ZipFile(release / labels) as jsons:
         found = {}
         for member in jsons.namelist():
@@ -71,7 +72,7 @@ def polylines(via: dict[str, Any]) -> list[list[tuple[int, int]]]:
 
 
 def decoded(jpeg: bytes) -> np.ndarray:
-    """BGR, as OpenCV has it."""
+    """BGR, the order of OpenCV."""
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_UNCHANGED)
     assert image is not None
     return image
@@ -81,10 +82,10 @@ def read_all(release: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in release.iterdir()}
 
 
-# ------------------------------------------------------------------------------------------------------ the files
+# --- Files.
 
 
-def test_a_seed_gives_the_same_bytes_whatever_the_number_of_workers(official: Path, tmp_path: Path) -> None:
+def test_a_seed_gives_the_same_bytes_with_any_number_of_workers(official: Path, tmp_path: Path) -> None:
     render_release(tmp_path, train=TRAIN, val=VAL, scenes=SCENES, seed=3, workers=2)
     assert read_all(tmp_path) == read_all(official)
 
@@ -121,7 +122,7 @@ def test_names_follow_sensor_country_time_tile(official: Path) -> None:
         assert attributes["img_resolution"] == {"K3": "0.7", "K3A": "0.55"}[sensor]
 
 
-# ----------------------------------------------------------------------------------------------------- the labels
+# --- Labels.
 
 
 def test_labels_have_vias_shape_and_only_string_attributes(official: Path) -> None:
@@ -149,13 +150,13 @@ def test_labels_have_vias_shape_and_only_string_attributes(official: Path) -> No
             assert isinstance(region["region_attributes"]["chi_height_m"], str)
 
 
-def test_the_order_of_keys_wanders_from_label_to_label(official: Path) -> None:
+def test_the_order_of_keys_differs_from_label_to_label(official: Path) -> None:
     orders = {tuple(tile.via["file_attributes"]) for tile in all_tiles(official).values()}
     assert len(orders) > 1
     assert len({tuple(tile.via) for tile in all_tiles(official).values()}) > 1
 
 
-def test_every_printed_height_is_the_closed_form_of_its_own_label(official: Path) -> None:
+def test_every_height_follows_from_its_label_by_the_closed_form(official: Path) -> None:
     for _, via, _ in all_tiles(official).values():
         attributes = via["file_attributes"]
         roll, pitch = (math.radians(float(attributes[f"img_{axis}_tilt"])) for axis in ("roll", "pitch"))
@@ -175,7 +176,7 @@ def test_polylines_are_whole_pixels_inside_the_tile_and_of_published_length(offi
             assert 17 <= math.dist(*polyline) <= 319
 
 
-# ----------------------------------------------------------------------------------------------------- the splits
+# --- Splits.
 
 
 def test_official_validation_scenes_all_occur_in_training(official: Path) -> None:
@@ -194,7 +195,7 @@ def test_disjoint_validation_scenes_never_occur_in_training(disjoint: Path) -> N
     assert len(train | validation) == SCENES
 
 
-# --------------------------------------------------------------------------------------------------- the pictures
+# --- Images.
 
 
 def test_images_are_512_pixel_colour_jpegs_of_the_published_size(official: Path) -> None:
@@ -204,7 +205,7 @@ def test_images_are_512_pixel_colour_jpegs_of_the_published_size(official: Path)
 
 
 def test_chimneys_are_brighter_than_the_ground_20_m_aside(official: Path) -> None:
-    """In red, on average; polylines turned about their base by half a circle are the control."""
+    """In the red band, on average.  Polylines rotated by 180° about their base are the control."""
     contrast: dict[int, list[float]] = {+1: [], -1: []}
     for _, via, jpeg in all_tiles(official).values():
         red = decoded(jpeg)[..., 2].astype(np.float32)
@@ -223,7 +224,7 @@ def test_chimneys_are_brighter_than_the_ground_20_m_aside(official: Path) -> Non
 
 
 def test_a_chimney_changes_the_picture_along_its_polyline_and_its_shadow_only() -> None:
-    """Against the same tile with the chimney cut down to a stump."""
+    """Compared with the same tile where the chimney is a stump."""
     rng = np.random.default_rng(0)
     along: dict[str, list[float]] = {"layover": [], "shadow": []}
     elsewhere = []
@@ -241,12 +242,12 @@ def test_a_chimney_changes_the_picture_along_its_polyline_and_its_shadow_only() 
             cv2.polylines(near, [points.astype(np.int32)], False, 1, thickness=80)
         elsewhere.append(float(changed[near == 0].mean()))
     assert np.median(along["layover"]) > 0.9
-    assert np.median(along["shadow"]) > 0.5  # buildings stand in the rest, or their shadow lies there already
+    assert np.median(along["shadow"]) > 0.5  # the rest is hidden by buildings or in their shadow
     assert max(elsewhere) < 0.002
 
 
-def test_the_air_brightens_shadows_as_the_tilt_grows(tmp_path: Path) -> None:
-    """Path radiance: the darkest blue of a scene correlates with tan(tilt)."""
+def test_haze_brightens_shadows_as_the_tilt_grows(tmp_path: Path) -> None:
+    """Path radiance: the darkest blue of a tile correlates with tan(tilt)."""
     render_release(tmp_path, train=40, val=1, scenes=40, seed=1, workers=1)
     tilts, darkest = [], []
     for _, via, jpeg in all_tiles(tmp_path).values():
@@ -257,11 +258,11 @@ def test_the_air_brightens_shadows_as_the_tilt_grows(tmp_path: Path) -> None:
     assert np.corrcoef(tilts, darkest)[0, 1] > 0.6
 
 
-# -------------------------------------------------------------------------------------------------- what is wrong
+# --- Errors.
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "expected"),
     [
         (["--train", "0"], "--train"),
         (["--val", "0"], "--val"),
@@ -272,9 +273,9 @@ def test_the_air_brightens_shadows_as_the_tilt_grows(tmp_path: Path) -> None:
         (["--workers", "0"], "--workers"),
     ],
 )
-def test_flags_that_cannot_be_met_exit_2_with_one_sentence_and_no_files(
+def test_impossible_flags_exit_with_status_2_one_sentence_and_no_files(
     flags: list[str],
-    said: str,
+    expected: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -282,15 +283,15 @@ def test_flags_that_cannot_be_met_exit_2_with_one_sentence_and_no_files(
         main([str(tmp_path / "out"), *flags])
     assert exit_.value.code == 2
     sentence = capsys.readouterr().err
-    assert said in sentence
+    assert expected in sentence
     assert sentence.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_in_the_folders_place_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused_and_not_changed(tmp_path: Path) -> None:
     out = tmp_path / "release"
     out.write_text("precious")
-    with pytest.raises(InputError, match="OUT has to be a folder"):
+    with pytest.raises(InputError, match="OUT must be a folder"):
         render_release(out, train=1, val=1, scenes=1)
     assert out.read_text() == "precious"
 
@@ -300,18 +301,18 @@ def test_an_interrupted_render_leaves_no_archive_behind(tmp_path: Path, monkeypa
 
     calls = iter(range(100))
 
-    def breaks_down(tile: Tile) -> tuple[bytes, bytes]:
+    def fails_at_the_fourth(tile: Tile) -> tuple[bytes, bytes]:
         if next(calls) == 3:
             raise KeyboardInterrupt
         return b"", b""
 
-    monkeypatch.setattr(render, "render_tile", breaks_down)
+    monkeypatch.setattr(render, "render_tile", fails_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         render_release(tmp_path, train=8, val=2, scenes=2, workers=1)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_rendering_left_is_cleared_and_seen_by_nobody(tmp_path: Path) -> None:
+def test_files_of_a_killed_rendering_are_ignored_and_deleted(tmp_path: Path) -> None:
     (tmp_path / ".rendering").mkdir()
     (tmp_path / ".rendering/TS_KS.zip").write_bytes(b"half")
     render_release(tmp_path, train=2, val=1, scenes=1, workers=1)

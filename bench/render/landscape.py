@@ -1,19 +1,18 @@
-"""The picture of a tile: streets, cars, buildings and chimneys at true scale, seen through tilted air.
+"""Paint the image of a tile: streets, cars, buildings and chimneys at true scale, seen obliquely through haze.
 
-`paint` is the whole of it: a scene and its chimneys in, (512, 512, 3) uint8 RGB out.  The order of work is that
-of the light.  Ground, streets and cars lie flat; shadows fall on them; then everything that stands is painted
-from the far side to the near side (as seen from the satellite), so that what is nearer hides what is farther;
-at last the camera looks through the air.
+`paint` turns a scene and its chimneys into (512, 512, 3) uint8 RGB.  It paints the ground, streets and cars first, then
+the shadows on them.  Then it paints buildings and chimneys from the far side to the near side as the satellite sees
+them, so that near ones hide far ones.  Haze and camera come last.
 
-What a reader can see of the scale, each with its own scatter from scene to scene:
+The image shows the scale in several ways, each with its own scatter between scenes:
 
-- the line of sight: visible walls of buildings of known storeys (3 m each), a chimney's length over its width,
-  chimneys against their shadows, and the path radiance, which grows as tan(tilt).  That is far steeper than in
-  nature (there the air mass, at an optical depth of .3, adds a quarter between the smallest tilt and the
-  largest; here it is sixfold), so that a small network can read it within minutes;
-- the sensor, hence the GSD: width of streets, length of cars, size of blocks, sharpness and colour balance.
+- The line of sight: visible walls of buildings with storeys of 3 m, the length of a chimney relative to its width and
+  to its shadow, and the path radiance, which grows as tan(tilt).  That growth is steeper than in nature, so that a
+  small network learns it within minutes: sixfold between the smallest and the largest tilt, where the air mass adds a
+  quarter at an optical depth of .3.
+- The sensor, and so the GSD: width of streets, length of cars, size of blocks, sharpness and colour balance.
 
-Left out: shadows on walls and roofs, terrain, clouds, smoke.
+Not painted: shadows on walls and roofs, terrain, clouds, smoke.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ LAYOUT = {
     "yard": (2, 1, 14.0, 9.0),
     "field": (1, 1, 10.0, 8.0),
 }
-SHADE = 0.38  # light from the sky alone, of the light of sun and sky on flat ground
-# The colours below are as the eye sees them; a sensor is linear in the light.  Full scale 1; with this exponent
-# and brightness the mean image has the release's RGB mean (.30 .27 .28) and standard deviation (about .16).
+SHADE = 0.38  # light of the sky relative to that of sun and sky on flat ground
+# The colours below are perceptual, but a sensor is linear in the light.  Full scale is 1.  With this exponent and
+# factor the mean image has the RGB mean (.30 .27 .28) and the standard deviation (about .16) of the real release.
 LINEAR = (1.88 * (np.arange(256) / 255) ** 2.6).astype(np.float32)
 SUBPIXEL = 4  # fractional bits of OpenCV's fixed-point coordinates
 
@@ -51,13 +50,13 @@ class Buildings:
     """Columns of a table of n boxes."""
 
     corners: np.ndarray
-    """(n, 4, 2) float64, feet of the corners in pixels, in circular order."""
+    """(n, 4, 2) float64: feet of the corners in pixels, in circular order."""
     height: np.ndarray
-    """(n,) float64, metres."""
+    """(n,) float64: metres."""
     roof: np.ndarray
-    """(n, 3) float64, RGB albedo of 0 to 255."""
+    """(n, 3) float64: RGB albedo, 0 to 255."""
     wall: np.ndarray
-    """(n, 3) float64, likewise."""
+    """(n, 3) float64: RGB albedo, 0 to 255."""
 
 
 def paint(scene: Scene, chimneys: list[Chimney], rng: np.random.Generator) -> np.ndarray:
@@ -75,12 +74,12 @@ def paint(scene: Scene, chimneys: list[Chimney], rng: np.random.Generator) -> np
     return _through_the_air(canvas, scene, rng)
 
 
-# ---------------------------------------------------------------------------------------------- the ground plan
+# --- The ground plan.
 
 
 @dataclass(frozen=True)
 class _Streets:
-    """A square grid of streets, of which the blocks with index 0 … n−1 in both directions cover the tile."""
+    """A square grid of streets; the blocks 0 … n−1 in both directions cover the tile."""
 
     origin: np.ndarray
     axes: np.ndarray  # (2, 2) unit vectors, rows
@@ -97,11 +96,11 @@ class _Streets:
         return cls(centre - n / 2 * block * axes.sum(0), axes, block, n)
 
     def at(self, along: np.ndarray) -> np.ndarray:
-        """Grid coordinates (…, 2), in blocks → pixels (…, 2)."""
+        """Grid coordinates (…, 2) in blocks → pixels (…, 2)."""
         return self.origin + self.block * along @ self.axes
 
     def land_uses(self, scene: Scene, feet: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(n, n) index into `LAND_USES`; a chimney's own block is always an industrial one."""
+        """(n, n) index into `LAND_USES`; a block with a chimney is always industrial."""
         uses = rng.choice(len(LAND_USES), size=(self.n, self.n), p=scene.land_use)
         cells = np.floor((feet - self.origin) @ self.axes.T / self.block).astype(int)
         uses[cells[:, 0], cells[:, 1]] = LAND_USES.index("halls")
@@ -111,14 +110,14 @@ class _Streets:
 def _draw_buildings(
     scene: Scene, streets: _Streets, uses: np.ndarray, feet: np.ndarray, rng: np.random.Generator
 ) -> Buildings:
-    """Fill the blocks with boxes, leaving out those that are off the tile or stand where a chimney stands."""
+    """Fill the blocks with buildings, except outside the tile and where a chimney stands."""
     gsd = scene.sensor.gsd
     centres, sizes, heights, kinds = [], [], [], []
     for kind, use in enumerate(LAND_USES):
         columns, rows, length, depth = LAYOUT[use]
         cells = np.argwhere(uses == kind)
         slots = np.stack(np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij"), -1).reshape(-1, 2)
-        within = 0.08 + 0.84 * (slots + 0.5) / (columns, rows)  # the streets take the rest
+        within = 0.08 + 0.84 * (slots + 0.5) / (columns, rows)  # the rest is street
         centre = (cells[:, None] + within + rng.normal(0, 0.01, (len(cells), len(slots), 2))).reshape(-1, 2)
         storeys = {"apartments": scene.storeys, "houses": 2.5, "halls": 4.0}.get(use, 1.5)
         centres.append(centre)
@@ -138,11 +137,11 @@ def _draw_buildings(
     roofs = np.array([[140, 140, 136], [128, 112, 104], [124, 138, 160], [186, 184, 176], [112, 106, 98]])
     roof = roofs[rng.integers(len(roofs), size=len(centre))] + tint + rng.normal(0, 16, (len(centre), 1))
     wall = np.array([150, 144, 134]) + tint / 2 + rng.normal(0, 14, (len(centre), 1))
-    roof[kind_of == LAND_USES.index("apartments")] -= 22  # tarred, and full of tanks and ducts
+    roof[kind_of == LAND_USES.index("apartments")] -= 22  # tar, tanks and ducts
     return Buildings(boxes[keep], height[keep], roof[keep], wall[keep])
 
 
-# --------------------------------------------------------------------------------------------------- what is flat
+# --- The ground.
 
 
 def _soil_and_grass(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +184,7 @@ def _paint_blocks(
 
 
 def _paint_streets(canvas: np.ndarray, scene: Scene, streets: _Streets, rng: np.random.Generator) -> None:
-    """Asphalt between the blocks, and cars in both lanes at their true size."""
+    """Asphalt between the blocks, and cars of true size in both lanes."""
     gsd, n = scene.sensor.gsd, streets.n
     width = STREET / gsd / streets.block  # of a block
     asphalt = np.array([74, 73, 74]) + rng.normal(0, 5)
@@ -213,7 +212,7 @@ def _paint_streets(canvas: np.ndarray, scene: Scene, streets: _Streets, rng: np.
 
 
 def _cast_shadows(canvas: np.ndarray, scene: Scene, buildings: Buildings, chimneys: list[Chimney]) -> None:
-    """Darken the ground under the shadow of every box and chimney, in place."""
+    """Darken the ground in the shadow of every building and chimney, in place."""
     shadow = np.array(scene.shadow)
     mask = np.zeros(canvas.shape[:2], np.uint8)
     tops = buildings.corners + buildings.height[:, None, None] * shadow
@@ -229,11 +228,11 @@ def _cast_shadows(canvas: np.ndarray, scene: Scene, buildings: Buildings, chimne
     cv2.copyTo(dark, mask, canvas)
 
 
-# -------------------------------------------------------------------------------------------------- what stands
+# --- Buildings and chimneys.
 
 
 def _paint_standing(canvas: np.ndarray, scene: Scene, buildings: Buildings, chimneys: list[Chimney]) -> None:
-    """Boxes and chimneys, the farthest from the satellite first."""
+    """Paint buildings and chimneys, the farthest from the satellite first."""
     away = np.array(scene.layover)
     depths = [*(buildings.corners.mean(1) @ away), *(np.array(chimney.base) @ away for chimney in chimneys)]
     for i in np.argsort(depths)[::-1]:
@@ -244,8 +243,8 @@ def _paint_standing(canvas: np.ndarray, scene: Scene, buildings: Buildings, chim
 
 
 def _sunlight(scene: Scene, normals: np.ndarray) -> np.ndarray:
-    """Light on vertical surfaces with horizontal `normals` (…, 2), relative to sunlit flat ground."""
-    sunward = -np.array(scene.shadow) * scene.sensor.gsd  # as long as cot(elevation)
+    """Light on walls with horizontal `normals` (…, 2), relative to sunlit flat ground."""
+    sunward = -np.array(scene.shadow) * scene.sensor.gsd  # its length is cot(elevation)
     return np.minimum(SHADE + 0.15 + (1 - SHADE) * np.maximum(0, normals @ sunward), 1.35)
 
 
@@ -256,7 +255,7 @@ def _paint_box(canvas: np.ndarray, scene: Scene, buildings: Buildings, i: int) -
     normals = np.stack([edges[:, 1], -edges[:, 0]], 1) / np.hypot(*edges.T)[:, None]  # outward
     light = _sunlight(scene, normals)
     levels = np.arange(STOREY / 2, height, STOREY)[:, None, None] * layover
-    for side in np.flatnonzero(normals @ layover < 0):  # the walls that face the satellite
+    for side in np.flatnonzero(normals @ layover < 0):  # walls that face the satellite
         foot = feet[[side, (side + 1) % 4]]
         _fill(canvas, np.concatenate([foot, foot[::-1] + height * layover]), wall * light[side])
         windows = list(_fixed(foot + levels))
@@ -266,7 +265,7 @@ def _paint_box(canvas: np.ndarray, scene: Scene, buildings: Buildings, i: int) -
 
 
 def _paint_chimney(canvas: np.ndarray, scene: Scene, chimney: Chimney) -> None:
-    """A tapered cylinder: strips of its visible half by bands of its height, then the rim and the dark mouth."""
+    """Paint a tapered cylinder: strips of its visible half in bands, then the rim and the dark opening."""
     gsd, layover = scene.sensor.gsd, np.array(scene.layover)
     away = layover / np.hypot(*layover)
     angle = np.linspace(-math.pi / 2, math.pi / 2, 7)
@@ -287,11 +286,11 @@ def _paint_chimney(canvas: np.ndarray, scene: Scene, chimney: Chimney) -> None:
         cv2.circle(canvas, (x, y), r, colour.tolist(), -1, cv2.LINE_AA, SUBPIXEL)
 
 
-# -------------------------------------------------------------------------------------- the air and the camera
+# --- Haze and camera.
 
 
 def _through_the_air(canvas: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """What the sensor records of the scene below: texture, haze, point spread, colour balance, noise."""
+    """Apply texture, haze, point spread, colour balance and noise."""
     sensor = scene.sensor
     grain = np.frombuffer(rng.bytes(TILE * TILE), np.uint8).reshape(TILE, TILE).astype(np.float32) / 128 - 1
     coarse = cv2.resize(grain[: TILE // 4, : TILE // 4], (TILE, TILE), interpolation=cv2.INTER_LINEAR)
@@ -300,7 +299,7 @@ def _through_the_air(canvas: np.ndarray, scene: Scene, rng: np.random.Generator)
     light = cv2.GaussianBlur(light, (0, 0), sensor.blur)
 
     path = scene.haze * scene.tan_tilt
-    air = np.array([0.88, 1.0, 1.18]) * path  # molecules scatter blue light most
+    air = np.array([0.88, 1.0, 1.18]) * path  # air scatters blue light most
     gain = np.array(sensor.gain) * 255
     light = light * (gain * (1 - 1.2 * path)).astype(np.float32) + (gain * air).astype(np.float32)
     noise = np.frombuffer(rng.bytes(light.size), np.uint8).reshape(light.shape).astype(np.float32)
@@ -308,7 +307,7 @@ def _through_the_air(canvas: np.ndarray, scene: Scene, rng: np.random.Generator)
     return np.clip(light, 0, 255).astype(np.uint8)
 
 
-# --------------------------------------------------------------------------------------------- OpenCV's brushes
+# --- Drawing with OpenCV.
 
 _SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=np.float64)
 

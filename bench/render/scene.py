@@ -1,21 +1,21 @@
-"""Where a rendered chimney stands, and where the satellite and the sun put its top and its shadow.
+"""The geometry of a rendered scene: where chimneys stand, and where their tops and shadows appear.
 
-A *scene* is one acquisition: one sensor, one line of sight, one sun, one stretch of country.  All tiles of a
-scene share them, and with them the one number that the learned task has to find, the scene's *scale*
+A *scene* is one acquisition: one sensor, one line of sight, one position of the sun, one region.  All tiles of a scene
+share them, and so they share the *scale*, which the network has to learn:
 
-    scale = height / length_px = gsd / sqrt(tan² roll + tan² pitch)        metres a pixel.
+    scale = height / length_px = gsd / sqrt(tan² roll + tan² pitch)        metres per pixel
 
-This module is geometry only: it draws scenes and chimneys from a random generator and knows no pixels' colours
-(`bench.landscape` paints them) and no files (`bench.render` writes them).  Image coordinates are pixels, x to
-the east and y to the south; heights and sizes are metres.
+This module draws scenes and chimneys from a random generator.  It does not paint (`landscape.py` does) or write files
+(`release.py` does).  Image coordinates are pixels, x to the east and y to the south; heights and sizes are metres.
 
-Two vectors carry all of the geometry, both in pixels for each metre of height:
+Two vectors hold the whole geometry, both in pixels per metre of height:
 
-- `Scene.layover`: a point at height z appears z · layover from its foot.  On the published labels the vector
-  is (tan roll, tan pitch) / gsd, turned by −7° to −8.5° (the inclination of the orbit's ground track) and for
-  some passes reversed; so it is here.
-- `Scene.shadow`: its shadow falls z · shadow from its foot, 1 / tan(sun's elevation) / gsd long, away from the
-  sun of the scene's latitude and date at 13:30 local solar time, when KOMPSAT-3 and -3A pass.
+- `Scene.layover`: a point at height z appears at z · layover from its foot.  On the published labels the vector is
+  (tan roll, tan pitch) / gsd, rotated by −7° to −8.5° (the inclination of the ground track) and reversed for some
+  passes.  The same is done here.
+- `Scene.shadow`: the shadow of that point falls at z · shadow from its foot.  Its length is 1 / tan(sun elevation) /
+  gsd.  It points away from the sun at the latitude and date of the scene, at 13:30 local solar time, when KOMPSAT-3
+  and -3A pass.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from statistics import NormalDist
 import numpy as np
 
 TILE = 512  # pixels a side
-SCALE_LIMITS = (0.8, 3.6)  # metres a pixel
+SCALE_LIMITS = (0.8, 3.6)  # metres per pixel
 HEIGHT_LIMITS = (40.0, 298.0)  # metres
 LENGTH_LIMITS = (17.0, 319.0)  # pixels
 MARGIN = 4  # pixels between a labelled point and the tile's edge
 
-# ln(1+h) of the release has mean 4.60 and standard deviation 0.43; cut off at 40 and 298 m it keeps these
-# moments, and a mean of 109 m, when the uncut distribution is a little narrower.
+# ln(1+h) of the release has mean 4.60 and standard deviation 0.43, and the mean height is 109 m.  This normal
+# distribution has the same moments after it is truncated to 40–298 m.
 LOG_HEIGHT = (4.57, 0.48)
-# ln(scale) has a standard deviation of .30 about ln 1.5; the two sensors' GSDs give .12 of it, the tilt the rest.
+# ln(scale) of the release has mean ln 1.5 and standard deviation .30: .12 from the GSDs of the two sensors, the rest
+# from the tilt.
 LOG_TAN_TILT = (math.log(0.414), 0.275)
 CHIMNEYS_A_TILE = (0.76, 0.165, 0.075)  # probability of 1, 2, 3: mean 1.315 = 10,590 / 8,052
 
-# Country code of the file name → latitude and longitude in degrees, of its industrial regions.
+# Country code in the file name → latitude and longitude of its industrial regions in degrees.
 COUNTRIES = {
     "CHN": (36.0, 116.0),
     "KOR": (36.5, 127.5),
@@ -54,18 +55,18 @@ COUNTRIES = {
 
 @dataclass(frozen=True)
 class Sensor:
-    """What the two cameras do differently to the same ground."""
+    """How one of the two cameras records the ground."""
 
     name: str
     """Prefix of the file names."""
     gsd: float
-    """Ground sampling distance in metres a pixel, printed as `img_resolution`."""
+    """Ground sampling distance in metres per pixel, the label's `img_resolution`."""
     gain: tuple[float, float, float]
     """Relative response in red, green and blue."""
     blur: float
     """Standard deviation of the point spread function in pixels (MTF)."""
     noise: float
-    """Standard deviation of the noise, of full scale 1."""
+    """Standard deviation of the noise, full scale 1."""
 
 
 SENSORS = (
@@ -76,23 +77,23 @@ SENSORS = (
 
 @dataclass(frozen=True)
 class Scene:
-    """One acquisition: everything that its tiles have in common."""
+    """One acquisition: everything that its tiles share."""
 
     name: str
     """`SENSOR_COUNTRY_YYYYMMDDhhmmss`, UTC."""
     sensor: Sensor
     roll: float
-    """Degrees, rounded to the eight decimals that the label prints."""
+    """Degrees, rounded to eight decimals as in the label."""
     pitch: float
-    """Degrees, rounded likewise."""
+    """Degrees, rounded to eight decimals as in the label."""
     layover: tuple[float, float]
-    """Pixels of displacement for each metre of height, away from the satellite."""
+    """Displacement in pixels per metre of height, away from the satellite."""
     shadow: tuple[float, float]
-    """Pixels of shadow for each metre of height, away from the sun."""
+    """Shadow in pixels per metre of height, away from the sun."""
     haze: float
-    """Path radiance over tan(tilt), of full scale 1."""
+    """Path radiance divided by tan(tilt), full scale 1."""
     exposure: float
-    """Brightness of the whole scene, relative to the mean scene."""
+    """Brightness relative to the mean scene."""
     greenness: float
     """0 (bare soil, winter) to 1 (full vegetation)."""
     warmth: float
@@ -104,7 +105,7 @@ class Scene:
     storeys: float
     """Typical number of storeys of the apartment buildings."""
     land_use: tuple[float, ...]
-    """Probability of each of `bench.landscape.LAND_USES`."""
+    """Probability of each of `LAND_USES` in landscape.py."""
 
     @property
     def tan_tilt(self) -> float:
@@ -113,7 +114,7 @@ class Scene:
 
     @property
     def scale(self) -> float:
-        """Metres of height for each pixel of polyline."""
+        """Metres of height per pixel of polyline."""
         return self.sensor.gsd / self.tan_tilt
 
 
@@ -122,26 +123,26 @@ class Chimney:
     """One chimney of a tile."""
 
     base: tuple[float, float]
-    """Centre of its foot in pixels."""
+    """Centre of the foot in pixels."""
     height: float
     """Metres."""
     radius: tuple[float, float]
     """At the foot and at the top, metres."""
     banded: bool
-    """Painted in the red and white bands of an obstacle to aviation."""
+    """Whether it has the red and white bands of an aviation obstacle."""
     albedo: float
-    """Brightness of its concrete, of full scale 1."""
+    """Brightness of the concrete, full scale 1."""
 
     def polyline(self, scene: Scene) -> np.ndarray:
-        """(2, 2) int64: base and top as an annotator clicks them, in whole pixels x, y."""
+        """(2, 2) int64: base and top in whole pixels (x, y), as an annotator would click them."""
         base = np.array(self.base)
         return np.rint(np.stack([base, base + self.height * np.array(scene.layover)])).astype(np.int64)
 
 
 def labelled_height(polyline: np.ndarray, scene: Scene) -> float:
-    """`chi_height_m` of a (2, 2) polyline in pixels: length · gsd / sqrt(tan² roll + tan² pitch), in metres.
+    """`chi_height_m` in metres of a (2, 2) polyline in pixels: length · gsd / sqrt(tan² roll + tan² pitch).
 
-    The formula reproduces every published label to its printed rounding.
+    The formula reproduces every published label to the printed digits.
     """
     (x0, y0), (x1, y1) = polyline.tolist()
     return math.hypot(x1 - x0, y1 - y0) * scene.scale
@@ -150,8 +151,8 @@ def labelled_height(polyline: np.ndarray, scene: Scene) -> float:
 def draw_scenes(count: int, rng: np.random.Generator) -> list[Scene]:
     """Draw `count` scenes with different names.
 
-    The tilts are stratified, one from each of `count` equally probable strata, so that a release of sixty scenes
-    already has the distribution of scales of the real one.
+    The tilts are stratified: one from each of `count` equally probable strata.  So even a release of sixty scenes has
+    the distribution of scales of the real one.
     """
     strata = (rng.permutation(count) + rng.random(count)) / count
     sensors = rng.permutation(np.arange(count) % len(SENSORS))
@@ -207,7 +208,7 @@ def _draw_scene(sensor: Sensor, tilt_quantile: float, rng: np.random.Generator) 
 
 
 def _sun(latitude: float, declination: float) -> tuple[float, tuple[float, float]]:
-    """Cotangent of the sun's elevation (at most 2.5) and the unit vector (east, south) towards it at 13:30."""
+    """Cotangent of the sun's elevation (at most 2.5), and the unit vector (east, south) to the sun, at 13:30."""
     hour_angle = math.radians(15 * 1.5)
     east = -math.cos(declination) * math.sin(hour_angle)
     north = math.cos(latitude) * math.sin(declination)
@@ -218,7 +219,7 @@ def _sun(latitude: float, declination: float) -> tuple[float, tuple[float, float
 
 
 def draw_chimneys(scene: Scene, rng: np.random.Generator) -> list[Chimney]:
-    """Draw the one to three chimneys of a tile, their labels within every published limit and inside the tile."""
+    """Draw one to three chimneys inside a tile; their labels are within all published limits."""
     wanted = 1 + int(rng.choice(len(CHIMNEYS_A_TILE), p=CHIMNEYS_A_TILE))
     chimneys: list[Chimney] = []
     while len(chimneys) < wanted:
@@ -234,7 +235,7 @@ def _draw_chimney(scene: Scene, rng: np.random.Generator) -> Chimney:
     reach = height * np.array(scene.layover)
     lowest = MARGIN + np.maximum(0, -reach)
     highest = TILE - 1 - MARGIN - np.maximum(0, reach)
-    x, y = (lowest + (highest - lowest) * rng.random(2)).tolist()  # off the tile when it is too high to fit
+    x, y = (lowest + (highest - lowest) * rng.random(2)).tolist()  # outside the tile if the chimney is too high to fit
     foot = height / math.exp(rng.normal(math.log(17), 0.18)) / 2  # slenderness h/12 to h/25, 2 σ
     return Chimney(
         base=(x, y),

@@ -1,7 +1,6 @@
-"""One tile of a rendered release: its JPEG and its VIA label, in the form of AI Hub 71805.
+"""One tile of a rendered release: its JPEG and its VIA label in the format of AI Hub 71805.
 
-`render_tile` is a pure function of a `Tile`, which is all that has to travel to the process that renders it.  The
-module imports as little as it can, since each such process imports it anew.
+`render_tile` is a pure function of a `Tile`.  The module imports little, because each worker process imports it again.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ JPEG_BYTES = (59_500, 69_500)
 
 
 class Tile(NamedTuple):
-    """What a process needs to know to render one tile."""
+    """All that a worker process needs to render one tile."""
 
     scene: Scene
     number: int
-    """Unique in its scene."""
+    """Unique within the scene."""
     entropy: tuple[int, ...]
-    """Seeds the tile's own random stream."""
+    """Seed of the random stream of this tile."""
 
     @property
     def img_id(self) -> str:
-        """The file's name without its suffix."""
+        """The file name without suffix."""
         return f"{self.scene.name}_{self.number}"
 
 
 def render_tile(tile: Tile) -> tuple[bytes, bytes]:
-    """One tile's JPEG and its label, UTF-8; a pure function."""
+    """The JPEG and the label (UTF-8) of one tile; a pure function."""
     rng = random_stream(*tile.entropy)
     chimneys = draw_chimneys(tile.scene, rng)
     jpeg = encode(paint(tile.scene, chimneys, rng))
@@ -47,10 +46,10 @@ def render_tile(tile: Tile) -> tuple[bytes, bytes]:
 
 
 def encode(rgb: np.ndarray) -> bytes:
-    """JPEG of (512, 512, 3) uint8 RGB, at the quality that brings its size into `JPEG_BYTES`.
+    """JPEG of (512, 512, 3) uint8 RGB, of a quality that brings its size into `JPEG_BYTES`.
 
-    About 89 is right for most tiles, and a step of quality there changes the size by 4 to 6 %, so that the band
-    of 16 % cannot be stepped over.
+    Most tiles need about 89.  There one step of quality changes the size by 4 to 6 %, so the search cannot miss the
+    range, which is 16 % wide.
     """
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     low, quality, high = 20, 89, 100
@@ -64,7 +63,7 @@ def encode(rgb: np.ndarray) -> bytes:
 
 
 def label(tile: Tile, chimneys: list[Chimney], jpeg_bytes: int, rng: np.random.Generator) -> str:
-    """The VIA label of a tile, its keys in an order that differs from file to file."""
+    """The VIA label of a tile; the order of its keys differs from file to file."""
     scene, filename = tile.scene, f"{tile.img_id}.jpg"
     regions = []
     for i, chimney in enumerate(chimneys, start=1):
@@ -94,7 +93,7 @@ def label(tile: Tile, chimneys: list[Chimney], jpeg_bytes: int, rng: np.random.G
 
 
 def random_stream(*entropy: int) -> np.random.Generator:
-    """A generator that depends on all of `entropy` and on nothing else."""
+    """A generator seeded by all of `entropy`."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
 
@@ -104,8 +103,7 @@ def _shuffled(mapping: Mapping[str, object], rng: np.random.Generator) -> dict[s
 
 
 def start_worker() -> None:
-    """Prepare a process that renders tiles: one thread, since a tile is too small to share, and no longer life
-    than its parent's, which may be killed."""
+    """Prepare a worker process: one thread, because a tile is small, and an end when the parent ends or is killed."""
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
 
