@@ -1,4 +1,4 @@
-"""What room there is in memory and on a disk, and bytes in words."""
+"""Free space: bytes of host memory and of a disk that this process may still use."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 
 class Cgroup(NamedTuple):
-    """Where a version of Linux's control groups says what a container may use."""
+    """The files in which one version of Linux's control groups reports the memory of a container."""
 
     folder: str
     limit: str
     used: str
     cached: str
-    """The line of memory.stat that counts files in `used` which are given up when memory is short."""
+    """Key in memory.stat: cached files that count as `used` but are dropped when memory is short."""
 
 
 V1 = Cgroup("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -24,26 +24,27 @@ V2 = Cgroup("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of host memory that can be had without swapping; None where the system does not tell.
+    """Bytes of host memory that can be allocated without swapping; None where the system does not report it.
 
-    The least of what the machine has and what each control group around this process leaves: /proc/meminfo, which is
-    the machine's in a container, too, may promise ten times what the container gets.  `root`: where proc and sys are.
+    The minimum of what the machine has and what each control group around this process leaves.  In a container
+    /proc/meminfo still describes the machine, and may promise ten times what the container gets.  `root`: the folder
+    that holds proc and sys.
     """
     machine = (int(line.split()[1]) * 1024 for line in _lines(root / "proc/meminfo") if line.startswith("MemAvail"))
-    return min([*machine, *_left_by_cgroups(root)], default=None)
+    return min([*machine, *_free_in_cgroups(root)], default=None)
 
 
-def _left_by_cgroups(root: Path) -> Iterator[int]:
+def _free_in_cgroups(root: Path) -> Iterator[int]:
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
         version = V1 if controllers else V2
         group = PurePosixPath(path.lstrip("/"))
-        for around in (group, *group.parents):  # each limits all that is in it
-            folder = root / version.folder / around
+        for ancestor in (group, *group.parents):  # each limits all groups inside it
+            folder = root / version.folder / ancestor
             limit, used = ("".join(_lines(folder / name)) for name in (version.limit, version.used))
-            if limit.isdecimal() and used.isdecimal():  # else there is none, or it is "max"
+            if limit.isdecimal() and used.isdecimal():  # otherwise there is no limit, or it is "max"
                 stat = dict(line.split() for line in _lines(folder / "memory.stat"))
                 yield max(0, int(limit) - int(used) + int(stat.get(version.cached, 0)))
 
@@ -56,12 +57,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes free where `folder` is, or will be.  Raises OSError if nothing can be written there."""
+    """Bytes free on the disk of `folder`, which need not exist yet.  Raises OSError if it cannot be written."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    with tempfile.TemporaryFile(dir=existing):  # mode bits do not tell: not of read-only mounts, nor to root
+    with tempfile.TemporaryFile(dir=existing):  # mode bits show neither a read-only mount nor what root may do
         return shutil.disk_usage(existing).free
-
-
-def in_words(count: int) -> str:
-    """Bytes in GiB, or in MiB where they are few: 1.2 GiB, 310 MiB."""
-    return f"{count / 2**20:.0f} MiB" if count < 2**29 else f"{count / 2**30:.1f} GiB"

@@ -1,4 +1,4 @@
-"""Free memory on machines and in containers that are made up; folders that cannot be written."""
+"""Free memory on simulated machines and containers; folders that cannot be written."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ UNLIMITED = str((1 << 63) - 4096)
             8000 << 10,
         ),
     ],
-    ids=["nothing told", "no container", "version 2, an outer group limits", "version 1", "version 1, unlimited"],
+    ids=["nothing reported", "no container", "version 2, the outer group limits", "version 1", "version 1, unlimited"],
 )
-def test_free_memory_is_the_least_that_machine_and_containers_leave(
+def test_free_memory_is_the_minimum_over_the_machine_and_its_containers(
     files: dict[str, str], free: int | None, tmp_path: Path
 ) -> None:
     for name, text in files.items():
@@ -63,7 +63,7 @@ def test_free_memory_is_the_least_that_machine_and_containers_leave(
     assert free_memory(tmp_path) == free
 
 
-def test_this_machine_tells_its_memory_and_its_disk(tmp_path: Path) -> None:
+def test_this_machine_reports_its_memory_and_its_disk(tmp_path: Path) -> None:
     assert free_memory() or not Path("/proc/meminfo").exists()
     assert free_disk(tmp_path / "not" / "yet" / "there") > 0
     assert not list(tmp_path.iterdir())
@@ -81,5 +81,5 @@ def test_a_disk_that_cannot_be_written_is_not_chosen(tmp_path: Path, monkeypatch
     )
 
 
-def test_small_rooms_are_told_in_mebibytes() -> None:
+def test_less_than_half_a_gibibyte_is_given_in_mebibytes() -> None:
     assert [byte_size(count) for count in (3 << 20, 310 << 20, 2 << 30)] == ["3 MiB", "310 MiB", "2.0 GiB"]

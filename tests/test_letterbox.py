@@ -1,4 +1,4 @@
-"""All five channels against the reference's preprocessing, written plainly with OpenCV."""
+"""All five channels match the reference's preprocessing, rewritten with OpenCV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dali_pipes import Loader, SampleTable, Shard
 from dali_pipes.errors import InputError
 from tests.conftest import jpeg, via_label
 
-SIZES = {  # (height, width), with what it tries
+SIZES = {  # (height, width), by what they test
     "square": (512, 512),
     "portrait": (300, 200),
     "landscape": (200, 300),
@@ -62,11 +62,11 @@ def table(write_split: Callable[..., Path]) -> tuple[SampleTable, dict[str, tupl
 
 @pytest.mark.parametrize("size", [224, 128, 32, 16])
 @pytest.mark.parametrize("batch_size", [4, len(SIZES)])
-def test_five_channels_agree_with_opencv(
+def test_all_five_channels_match_opencv(
     table: tuple[SampleTable, dict[str, tuple[bytes, np.ndarray]]], size: int, batch_size: int
 ) -> None:
     samples, oracle = table
-    batches = list(Loader(samples, batch_size, size=size))  # kept, so that a reused buffer would show
+    batches = list(Loader(samples, batch_size, size=size))  # all kept, to detect a reused buffer
     assert torch.cat([batch.sample for batch in batches]).tolist() == list(range(len(samples)))
     for batch in batches:
         for i, row in enumerate(batch.sample.tolist()):
@@ -78,7 +78,7 @@ def test_five_channels_agree_with_opencv(
             assert (padding == expected[:, :, 4:]).all(), where
 
 
-def test_batches_are_uint8_and_their_scalars_the_tables(release: Path) -> None:
+def test_a_batch_has_uint8_images_and_the_scalars_of_the_table(release: Path) -> None:
     table = SampleTable.from_release(release, split="validation")
     statistics = table.statistics()
     for raw, scaled in zip(Loader(table, 16), Loader(table, 16, statistics=statistics), strict=True):
@@ -93,7 +93,7 @@ def test_batches_are_uint8_and_their_scalars_the_tables(release: Path) -> None:
         np.testing.assert_allclose(scaled.height, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_epochs_follow_one_another_and_can_be_entered_anywhere(release: Path) -> None:
+def test_epochs_follow_each_other_and_can_start_at_any_step(release: Path) -> None:
     table = SampleTable.from_release(release)
     loader = Loader(table, 32, shuffle=True, shard=Shard(seed=3), size=32)
     first, second = ([batch.sample.tolist() for batch in loader] for _ in range(2))
@@ -103,11 +103,11 @@ def test_epochs_follow_one_another_and_can_be_entered_anywhere(release: Path) ->
     assert len(set(flat)) == len(flat)
     entered = Loader(table, 32, shuffle=True, shard=Shard(seed=3), size=32)
     assert [batch.sample.tolist() for batch in entered.epoch(1, first=1)] == second[1:]
-    next(iter(entered))  # an epoch that is left early
+    next(iter(entered))  # an epoch that ends early
     assert [batch.sample.tolist() for batch in entered.epoch(0)] == first
 
 
-def test_two_ranks_share_what_one_sees(release: Path) -> None:
+def test_two_ranks_together_see_the_batches_of_one(release: Path) -> None:
     table = SampleTable.from_release(release)
     one = [batch.sample.tolist() for batch in Loader(table, 32, shuffle=True, size=32)]
     two = [
@@ -117,16 +117,16 @@ def test_two_ranks_share_what_one_sees(release: Path) -> None:
     assert one == [a + b for a, b in zip(*two, strict=True)]
 
 
-def test_deflated_images_load_as_stored_ones(write_split: Callable[..., Path]) -> None:
+def test_deflated_and_stored_images_give_the_same_pixels(write_split: Callable[..., Path]) -> None:
     tiles = {f"a_{i}.jpg": (jpeg(64, 64, i), via_label(f"a_{i}.jpg", [[(1, 1), (60, 60)]])) for i in range(3)}
     stored = next(iter(Loader(SampleTable.from_release(write_split(tiles)), 3)))
     deflated = next(iter(Loader(SampleTable.from_release(write_split(tiles, deflate=True)), 3)))
     assert torch.equal(stored.rgb, deflated.rgb)
 
 
-def test_an_image_that_does_not_decode_is_named(write_split: Callable[..., Path]) -> None:
+def test_the_error_names_the_image_that_does_not_decode(write_split: Callable[..., Path]) -> None:
     image = jpeg(64, 64)
-    broken = image[: image.index(b"\xff\xda")] + b"\xff\xd9"  # whole headers, but no picture
+    broken = image[: image.index(b"\xff\xda")] + b"\xff\xd9"  # complete headers, but no image data
     tiles = {
         "a_1.jpg": (image, via_label("a_1.jpg", [[(1, 1), (60, 60)]])),
         "a_2.jpg": (broken, via_label("a_2.jpg", [[(1, 1), (60, 60)]])),

@@ -1,4 +1,4 @@
-"""The disk cache is complete or absent, made once, shared, and of the data that it is asked for."""
+"""The disk cache is complete or absent, made once, shared, and never mistaken for that of other data."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ TILES = torch.arange(6 * 8 * 8 * 3).remainder(251).to(torch.uint8).view(SHAPE)
 
 
 def never() -> Iterator[torch.Tensor]:
-    pytest.fail("the tiles were made again")
+    pytest.fail("the tiles were made a second time")
     yield TILES
 
 
-def test_epochs_from_disk_are_the_streamed_ones_in_this_process_and_in_the_next(
+def test_epochs_from_disk_equal_the_streamed_ones_in_the_first_loader_and_in_the_next(
     release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = SampleTable.from_release(release)
     streaming, on_disk = Loader(table, 32, shuffle=True, size=48), CacheOptions("disk", tmp_path)
     streamed = [batch for _ in range(2) for batch in streaming]
     for loader in (Loader(table, 32, shuffle=True, size=48, cache=on_disk) for _ in range(2)):
-        found = [batch for _ in range(2) for batch in loader]
-        for one, other in zip(streamed, found, strict=True):
+        cached = [batch for _ in range(2) for batch in loader]
+        for one, other in zip(streamed, cached, strict=True):
             for name, value in vars(one).items():
                 assert torch.equal(value, getattr(other, name)), name
         monkeypatch.setattr(type(table.images), "read", lambda *_: pytest.fail("an image was read"))
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".lock", ".u8"]
 
 
-def test_a_filling_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     def broken() -> Iterator[torch.Tensor]:
         yield TILES[:3]
         raise InputError("an image does not decode")
@@ -64,7 +64,7 @@ def failing() -> bool:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def test_the_file_gets_its_name_when_it_is_whole_by_a_rename(tmp_path: Path) -> None:
+def test_a_rename_gives_the_complete_file_its_name(tmp_path: Path) -> None:
     path = tmp_path / "tiles-a.u8"
     unfinished: list[int] = []
 
@@ -73,7 +73,7 @@ def test_the_file_gets_its_name_when_it_is_whole_by_a_rename(tmp_path: Path) -> 
         yield TILES
 
     open_tiles(path, SHAPE, frames())
-    assert [path.stat().st_ino] == unfinished, "a copy could be seen half written"
+    assert [path.stat().st_ino] == unfinished, "other processes could see half a copy"
 
 
 def _fill_slowly(path: Path) -> None:
@@ -84,7 +84,7 @@ def _fill_slowly(path: Path) -> None:
     open_tiles(path, SHAPE, slow())
 
 
-def test_a_process_that_is_killed_while_filling_leaves_no_half_and_no_litter(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_no_half_file_and_its_rest_is_deleted(tmp_path: Path) -> None:
     path = tmp_path / "tiles-a.u8"
     process = multiprocessing.get_context("spawn").Process(target=_fill_slowly, args=(path,))
     process.start()
@@ -98,14 +98,16 @@ def test_a_process_that_is_killed_while_filling_leaves_no_half_and_no_litter(tmp
     assert sorted(file.name for file in tmp_path.iterdir()) == ["tiles-a.lock", "tiles-a.u8"]
 
 
-def test_a_file_that_was_cut_is_made_again(tmp_path: Path) -> None:
+def test_a_truncated_file_is_written_again(tmp_path: Path) -> None:
     path = tmp_path / "tiles-a.u8"
     path.write_bytes(b"\0" * 100)
     assert torch.equal(open_tiles(path, SHAPE, [TILES[:2], TILES[2:]]), TILES)
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_those_that_come_together_get_whole_tiles(locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_processes_all_get_complete_tiles(
+    locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = []
 
     def frames() -> Iterator[torch.Tensor]:
@@ -123,7 +125,7 @@ def test_those_that_come_together_get_whole_tiles(locks: bool, tmp_path: Path, m
     assert not list(tmp_path.glob(".*"))
 
 
-def test_the_name_changes_with_all_that_the_tiles_depend_on(release: Path, tmp_path: Path) -> None:
+def test_the_file_name_depends_on_everything_that_changes_the_tiles(release: Path, tmp_path: Path) -> None:
     release = shutil.copytree(release, tmp_path / "release")
     train, validation = (SampleTable.from_release(release, split) for split in ("train", "validation"))
     some = train.select(train.image > 3)
@@ -138,15 +140,15 @@ def test_the_name_changes_with_all_that_the_tiles_depend_on(release: Path, tmp_p
     assert len({*names, *others}) == 9
     backwards = train.select(np.arange(len(train))[::-1])
     for view in (WHOLE_TILE, *views):
-        assert name(backwards, view=view) == name(train, view=view), "the order of rows is no matter"
+        assert name(backwards, view=view) == name(train, view=view), "the order of the rows does not matter"
     shifted = name(replace(train, polyline=train.polyline + 1), view=views[0])
-    assert shifted not in others, "another window is another file"
+    assert shifted not in others, "other windows need another file"
     os.utime(release / "TS_KS.zip", ns=(1, 1))
     changed = SampleTable.from_release(release)
     assert name(changed) not in names
 
 
-def test_what_cannot_be_written_or_named_is_a_sentence(release: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_or_named_is_an_error_sentence(release: Path, tmp_path: Path) -> None:
     table = SampleTable.from_release(release)
     file = tmp_path / "file"
     file.touch()

@@ -1,4 +1,4 @@
-"""What a sample shows, against windows cut by numpy from what OpenCV decoded; and what the network makes of two."""
+"""The views of a sample match windows cut by numpy from OpenCV's images; the network averages two views."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dali_pipes import Batch, Loader, SampleTable
-from dali_pipes.batches.augment import Draws, shade
+from dali_pipes.batches.augment import Draws, jitter
 from dali_pipes.batches.masks import letterbox_mask, padding_mask, polyline_mask
-from dali_pipes.batches.view import WHOLE_TILE, Kind, View, distinct
+from dali_pipes.batches.view import WHOLE_TILE, View, ViewKind, unique_rows
 from dali_pipes.errors import InputError
 from dali_pipes.geometry import letterbox, window
 from dali_pipes.release.paths import ReleasePaths
@@ -33,7 +33,7 @@ from train.engine.step import Forward
 from train.engine.trained import load_trained, predict
 
 CPU = torch.device("cpu")
-KINDS: list[Kind] = ["tile", "crop", "both"]
+KINDS: list[ViewKind] = ["tile", "crop", "both"]
 sides, places = st.integers(32, 900), st.integers(-300, 1200) | st.floats(-300, 1200)
 
 
@@ -43,7 +43,7 @@ sides, places = st.integers(32, 900), st.integers(-300, 1200) | st.floats(-300, 
     width=sides,
     crop=st.integers(32, 512),
 )
-def test_a_window_lies_in_its_image_and_around_its_polyline(
+def test_a_window_lies_in_its_image_and_contains_its_polyline(
     points: list[tuple[float, float]], height: int, width: int, crop: int
 ) -> None:
     top, left, rows, columns = window(points, height, width, crop).tolist()
@@ -54,13 +54,13 @@ def test_a_window_lies_in_its_image_and_around_its_polyline(
     assert (rows, columns) == (min(side, height), min(side, width))
     for values, first, length, all_of_it in ((ys, top, rows, height), (xs, left, columns, width)):
         if min(values) >= 0 and max(values) <= all_of_it:
-            assert first <= min(values) <= max(values) <= first + length, "the whole polyline is shown"
-        off = first + length / 2 - (min(values) + max(values)) / 2  # of the centre
+            assert first <= min(values) <= max(values) <= first + length, "the whole polyline is inside"
+        off = first + length / 2 - (min(values) + max(values)) / 2  # distance of the centres
         inside = 0 < first < all_of_it - length
-        assert -1 < off <= 1e-9 or not inside, "it is centred unless the image ends"
+        assert -1 < off <= 1e-9 or not inside, "it is centred unless the image ends there"
 
 
-def test_a_window_in_numbers() -> None:
+def test_windows_of_known_polylines() -> None:
     assert window([(250, 250), (270, 260)], 512, 512, 256).tolist() == [127, 132, 256, 256]
     assert window([(10, 500), (20, 400)], 512, 512, 256).tolist() == [256, 0, 256, 256]
     assert window([(0, 100), (301, 100)], 512, 512, 256).tolist() == [0, 0, 377, 377]  # 376.25
@@ -70,16 +70,16 @@ def test_a_window_in_numbers() -> None:
 
 
 @given(rows=st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=20))
-def test_distinct_rows_are_numpys(rows: list[list[int]]) -> None:
-    first, which = distinct(np.array(rows))
-    unique, at, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+def test_unique_rows_are_those_of_numpy(rows: list[list[int]]) -> None:
+    first, inverse = unique_rows(np.array(rows))
+    unique, at, expected = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     assert np.array_equal(first, at)
-    assert np.array_equal(which, inverse.reshape(-1))
+    assert np.array_equal(inverse, expected.reshape(-1))
     assert np.array_equal(np.array(rows)[first], unique)
 
 
 def subsampled(height: int, width: int, seed: int, factors: int, progressive: bool) -> bytes:
-    """A JPEG with chroma of half the size, which a decoder of a part must interpolate as that of the whole does."""
+    """A JPEG with subsampled chroma; decoding a window must interpolate it as decoding the whole image does."""
     image = cv2.imdecode(np.frombuffer(jpeg(height, width, seed), np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     noisy = np.clip(image + np.random.default_rng(seed).normal(0, 20, image.shape), 0, 255).astype(np.uint8)
@@ -101,7 +101,7 @@ def written(write_split: Callable[..., Path]) -> tuple[SampleTable, list[bytes]]
 
 
 def oracle(image: bytes, points: np.ndarray, cut: list[int], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """RGB, polyline and padding of one frame: decode and draw all of it, cut, letterbox."""
+    """RGB, polyline and padding of one frame: decode and draw the whole image, cut, letterbox."""
     bgr = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     assert bgr is not None
     (h, w), (top, left, rows, columns) = bgr.shape[:2], cut
@@ -116,8 +116,8 @@ def oracle(image: bytes, points: np.ndarray, cut: list[int], size: int) -> tuple
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("size", "crop"), [(64, 250), (128, 97), (224, 224)])
-def test_every_view_agrees_with_opencv(
-    kind: Kind, size: int, crop: int, written: tuple[SampleTable, list[bytes]]
+def test_every_view_matches_opencv(
+    kind: ViewKind, size: int, crop: int, written: tuple[SampleTable, list[bytes]]
 ) -> None:
     table, images = written
     batches = list(Loader(table, 8, size=size, view=View(kind, crop)))
@@ -132,11 +132,11 @@ def test_every_view_agrees_with_opencv(
                 assert np.abs(found.astype(int) - rgb).max() <= 1, (row, view)
                 assert np.array_equal(batch.polyline[i, :, :, view], polyline), (row, view)
                 assert np.array_equal(batch.padding[i, :, :, view], padding), (row, view)
-                assert polyline.any() or size == 64, "the polyline is seen, unless its pixels are left out"
+                assert polyline.any() or size == 64, "the polyline is visible, unless the resize skips its pixels"
 
 
-def test_a_window_alone_is_the_second_of_both_byte_for_byte(written: tuple[SampleTable, list[bytes]]) -> None:
-    """One decodes the window alone, the other all of the image."""
+def test_a_window_alone_equals_the_second_view_of_both(written: tuple[SampleTable, list[bytes]]) -> None:
+    """Although one decodes only the window, and the other the whole image."""
     table, _ = written
     crop, both = (next(iter(Loader(table, 15, size=96, view=View(kind, 151)))) for kind in ("crop", "both"))
     assert torch.equal(crop.rgb, both.rgb[..., 3:])
@@ -147,20 +147,20 @@ def test_a_window_alone_is_the_second_of_both_byte_for_byte(written: tuple[Sampl
     assert torch.equal(tile.height, both.height)
 
 
-def test_each_view_keeps_its_own_padding_in_the_shade() -> None:
+def test_jitter_keeps_the_padding_of_each_view_black() -> None:
     rgb, padding = torch.full((1, 8, 8, 6), 100, dtype=torch.uint8), torch.zeros((1, 8, 8, 2), dtype=torch.uint8)
     padding[:, :2, :, 0] = 255
     padding[:, :, 6:, 1] = 255
     one, no = np.ones(1, np.float32), np.zeros(1, bool)
-    shaded = shade(rgb, padding, Draws(no, no, no, brightness=1.5 * one, contrast=one))
-    assert not shaded[:, :2, :, :3].any()
-    assert not shaded[:, :, 6:, 3:].any()
-    assert (shaded[:, 2:, :, :3] == 150).all()
-    assert (shaded[:, :, :6, 3:] == 150).all()
+    changed = jitter(rgb, padding, Draws(no, no, no, brightness=1.5 * one, contrast=one))
+    assert not changed[:, :2, :, :3].any()
+    assert not changed[:, :, 6:, 3:].any()
+    assert (changed[:, 2:, :, :3] == 150).all()
+    assert (changed[:, :, :6, 3:] == 150).all()
 
 
-def folded(batches: list[Batch]) -> Batch:
-    """One batch that shows what each of `batches` shows, as views."""
+def as_views(batches: list[Batch]) -> Batch:
+    """One batch whose views are the images of `batches`."""
     parts = {
         name: torch.cat([getattr(batch, name) for batch in batches], -1) for name in ("rgb", "polyline", "padding")
     }
@@ -178,20 +178,20 @@ def test_two_views_are_averaged_after_the_backbone_and_cost_no_parameters(releas
     with torch.no_grad():
         expected = network.fuse((seen[0] + seen[1]) / 2, one.length)
     both = next(iter(Loader(table, 6, size=64, view=View("both", 128))))
-    for name, value in vars(folded([one, other])).items():
+    for name, value in vars(as_views([one, other])).items():
         assert torch.equal(getattr(both, name), value), name
     for mine, theirs in zip(forward.predict(both), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
-    for mine, alone in zip(forward.predict(folded([one, one])), forward.predict(one), strict=True):
+    for mine, alone in zip(forward.predict(as_views([one, one])), forward.predict(one), strict=True):
         torch.testing.assert_close(mine, alone, rtol=0, atol=1e-5)
 
 
-def test_there_are_three_views() -> None:
+def test_an_unknown_view_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a view of tile, crop, both, found 'all'"):
         View("all")  # type: ignore[arg-type]
 
 
-def test_a_run_keeps_its_view_and_whoever_uses_it_shows_the_same(release: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_keeps_its_view_and_predictions_use_it(release: Path, tmp_path: Path) -> None:
     config = replace(SMALL, epochs=1, data=replace(SMALL.data, view="both", crop=100))
     run(config, release, tmp_path / "run", resume=False, console=Quiet())
     trained = load_trained(tmp_path / "run")
@@ -213,18 +213,18 @@ def test_a_run_keeps_its_view_and_whoever_uses_it_shows_the_same(release: Path, 
         run(weights, release, tmp_path / "another", resume=False, console=Quiet())
 
 
-def test_old_and_new_networks_are_each_shown_their_own_view(
+def test_a_comparison_shows_each_network_its_own_view(
     release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = run_folder(tmp_path / "old", release, 1.0)
     new = run_folder(tmp_path / "new", release, 0.0, view="crop", crop=90)
     shown: list[View] = []
 
-    class Seen(Loader):
+    class Recorded(Loader):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             shown.append(self.view)
 
-    monkeypatch.setattr("train.engine.trained.Loader", Seen)
+    monkeypatch.setattr("train.engine.trained.Loader", Recorded)
     judge(old, new, ReleasePaths(release), device="cpu", console=Console(quiet=True))
-    assert shown == [WHOLE_TILE, View("crop", 90)], "a checkpoint that names no view was shown tiles"
+    assert shown == [WHOLE_TILE, View("crop", 90)], "a checkpoint without a view was trained on tiles"

@@ -1,6 +1,6 @@
-"""Nothing of an epoch makes the host wait: no copy of a cached or augmented batch, and no step of the loop.
+"""Nothing in an epoch makes the host wait: no copy of a cached or augmented batch, and no step of the loop.
 
-Copies are seen on the `meta` device, which has no memory, but to which all is copied as to a GPU.
+The `meta` device shows the copies: it has no memory, but everything is copied to it as to a GPU.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ META = torch.device("meta")
 
 
 class Copies(TorchDispatchMode):
-    """Counts the copies from host to device, and lists those that CUDA would make the host wait for.
+    """Counts the copies from host to device, and lists those for which CUDA would make the host wait.
 
-    These are all but what is copied `non_blocking` from pinned memory, which is made up here: nothing pins it.
+    Only a `non_blocking` copy from pinned memory does not wait.  Pinned memory is simulated here.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
         self.waiting: list[str] = []
-        self._pinned: list[torch.Tensor] = []  # kept, so that no other tensor gets their addresses
+        self._pinned: list[torch.Tensor] = []  # kept, so no other tensor gets their addresses
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs, name = dict(kwargs or {}), func.overloadpacket.__name__
@@ -50,11 +50,11 @@ class Copies(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("place", ["host", "device", "disk"])
-def test_no_cached_and_augmented_batch_waits_for_a_copy(place: str, release: Path, tmp_path: Path) -> None:
+def test_no_cached_or_augmented_batch_waits_for_a_copy(place: str, release: Path, tmp_path: Path) -> None:
     table = SampleTable.from_release(release)
     changes = Augmentation(hflip=0.5, vflip=0.5, rot90=0.5, brightness=0.2, contrast=0.2)
     loader = Loader(table, 32, device=META, shuffle=True, size=32, cache=CacheOptions(place, tmp_path))
-    with Copies():  # fills the cache and draws the masks; DALI's own frames stay on the host and are not augmented
+    with Copies():  # fills the cache and draws the masks; streamed frames stay on the host, so they are not augmented
         list(loader)
         batches = iter(loader)
         next(batches)
@@ -63,14 +63,14 @@ def test_no_cached_and_augmented_batch_waits_for_a_copy(place: str, release: Pat
         batch = next(batches)
     assert {tensor.device for tensor in vars(batch).values()} == {META}
     assert seen.waiting == []
-    assert seen.count == 4, "rows, tiles, what is turned, how it is shaded"
+    assert seen.count == 4, "rows, tiles, orientations, brightness and contrast"
 
 
-def test_the_guard_sees_what_waits() -> None:
+def test_the_counter_lists_the_copies_that_wait() -> None:
     host = torch.zeros(3)
     with Copies() as seen:
         host.to(META)
-        host.to(META, non_blocking=True)  # from memory that is not pinned
+        host.to(META, non_blocking=True)  # from unpinned memory
         torch.empty(3, device=META).copy_(host)
         torch.tensor([1.0], device="cpu").to(META)
         host.pin_memory().to(META)
@@ -87,15 +87,15 @@ def test_between_log_steps_no_step_of_the_loop_waits_for_the_device(
         with Syncs() as syncs:
             record = train_epoch(loop)
         seen.extend(syncs.found)
-        raise KeyboardInterrupt(record)  # one epoch tells it
+        raise KeyboardInterrupt(record)  # one epoch is enough
 
     class Counting(Quiet):
         def moment(self, now: Any) -> None:
             logged.append(now.step)
-            assert now.steps > 2 * SMALL.runtime.log_every, "most steps must not be logged"
+            assert now.steps > 2 * SMALL.runtime.log_every, "most steps must not log"
 
     monkeypatch.setattr(Loop, "_train_epoch", guarded)
     with pytest.raises(KeyboardInterrupt):
         run(SMALL, release, tmp_path / "run", resume=False, console=Counting())
     assert logged
-    assert seen == ["aten._local_scalar_dense.default"] * (len(logged) + 1), "one a log, and the epoch's mean"
+    assert seen == ["aten._local_scalar_dense.default"] * (len(logged) + 1), "one per log line and epoch"

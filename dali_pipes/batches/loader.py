@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..samples.table import SampleTable, Statistics
-from .augment import Augmentation, shade, turn
+from .augment import Augmentation, jitter, reorient
 from .batch import Batch, Letterboxed
 from .mask_cache import PaddingMasks
 from .plan import ONE_RANK, Plan, Shard, TrainingPlan, ValidationPlan
@@ -125,8 +125,8 @@ class Loader:
         if not self._augmentation:
             return batch
         draws = self._augmentation.draw(self._seed, epoch, rows)
-        rgb, polyline, padding = turn((batch.rgb, batch.polyline, batch.padding), draws)
-        return replace(batch, rgb=shade(rgb, padding, draws), polyline=polyline, padding=padding)
+        rgb, polyline, padding = reorient((batch.rgb, batch.polyline, batch.padding), draws)
+        return replace(batch, rgb=jitter(rgb, padding, draws), polyline=polyline, padding=padding)
 
     def _open_cache(self) -> TileCache | None:
         """The cache at the start of an epoch.  In memory the first epoch fills it, and the second completes it."""

@@ -21,16 +21,16 @@ from torch import Tensor
 
 from ..geometry import Letterbox
 from .masks import padding_mask
-from .view import Frames, distinct
+from .view import Frames, unique_rows
 
 
 class PaddingMasks:
     """The padding masks of all rows of `frames`, on `device`."""
 
     def __init__(self, frames: Frames, device: torch.device) -> None:
-        first, size = distinct(frames.window[:, :, 2:].reshape(len(frames.window), -1))
+        first, size = unique_rows(frames.window[:, :, 2:].reshape(len(frames.window), -1))
         boxes = np.array([frames.boxes(row) for row in first.tolist()])  # (sizes, V, 4)
-        first, box = distinct(boxes.reshape(len(boxes), -1))
+        first, box = unique_rows(boxes.reshape(len(boxes), -1))
         masks = [[padding_mask(Letterbox(*box), frames.size) for box in views] for views in boxes[first].tolist()]
         self._box = torch.from_numpy(box[size]).to(device)
         self._masks = torch.from_numpy(np.stack(masks).transpose(0, 2, 3, 1).copy()).to(device)
@@ -76,11 +76,6 @@ class PolylineMasks:
         start[self.rows] = np.cumsum(count[self.rows]) - count[self.rows]
         arrays = (count, start, np.concatenate(offsets), np.concatenate(values))
         return _NonzeroPixels(count, *(torch.from_numpy(array).to(self.device) for array in arrays))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the device."""
-        return sum(tensor.nbytes for tensor in self._pixels[1:])
 
     def __call__(self, rows: NDArray[np.int64], sample: Tensor) -> Tensor:
         """Masks (B, S, S, V) uint8 on the device; `rows` and `sample` (B,) int64 are the same on host and device."""

@@ -1,8 +1,8 @@
-"""Rasterisation of the two masks by OpenCV, as the reference system draws them.  255 is foreground.
+"""Polyline and padding masks, exactly as the reference system draws them with OpenCV.  255 is foreground.
 
-The polyline mask is drawn at the image's own size, cut as the image is, and then letterboxed by the same bilinear
-resize, so that its grey edge is the reference's to the bit.  Letterboxing it here costs 34 µs; DALI's CPU resize of a
-512² mask costs 510, and a 224² mask is a fifth of the bytes to hand to a GPU.
+The polyline is drawn at the image's own size, cut like the image, and letterboxed by the same bilinear resize.  So its
+grey edge is bit-identical to the reference's.  The letterbox costs 34 µs here; DALI's CPU resize of a 512² mask costs
+510.  A 224² mask also has a fifth of the bytes to copy to a GPU.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def polyline_mask(points: NDArray[np.float64], height: int, width: int) -> UInt8
 
 
 def letterbox_mask(mask: UInt8, box: Letterbox, out: UInt8) -> None:
-    """Resize `mask` (h, w) uint8 bilinearly, without antialiasing, into its place in the zeroed `out` (S, S) uint8."""
+    """Resize `mask` (h, w) uint8 bilinearly, without antialiasing, into the part `box` of the zeroed `out` (S, S)."""
     resized = cv2.resize(mask, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
     out[box.top : box.top + box.height, box.left : box.left + box.width] = resized
 
 
 def polyline_frame(points: NDArray[np.float64], height: int, width: int, window: Sequence[int], size: int) -> UInt8:
-    """Draw `points` (P, 2) px of an image of `height` × `width`, and letterbox a window of it → (size, size) uint8.
+    """Draw `points` (P, 2) px of an image of `height` × `width`, and letterbox one window → (size, size) uint8.
 
     `window`: top, left, height and width in pixels of the image.
     """
@@ -50,10 +50,8 @@ def polyline_frame(points: NDArray[np.float64], height: int, width: int, window:
 
 @lru_cache(maxsize=256)
 def padding_mask(box: Letterbox, size: int) -> UInt8:
-    """255 on padding, 0 on the image → (size, size) uint8.  Shared between calls, hence read-only."""
+    """255 on padding, 0 on the image → (size, size) uint8.  Calls share the mask, so it is read-only."""
     mask = np.full((size, size), 255, np.uint8)
-    corner = (box.left, box.top)
-    opposite = (box.left + box.width - 1, box.top + box.height - 1)
-    cv2.rectangle(mask, corner, opposite, color=0, thickness=cv2.FILLED)
+    mask[box.top : box.top + box.height, box.left : box.left + box.width] = 0
     mask.setflags(write=False)
     return mask

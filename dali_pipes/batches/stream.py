@@ -3,8 +3,8 @@
     stream = Stream(frames, plan, torch.device("cpu"), threads=4)
     rgb, polyline, sample = stream.batch(step=0)
 
-The pipeline is built at the first batch, and DALI is imported then.  The import takes seconds, and who reads from a
-complete cache in memory, or only uses `Batch`, does not need DALI.
+The pipeline is built at the first batch, and DALI is imported then.  The import takes seconds, and code that only uses
+`Batch` works without it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .view import Frames
 
 
 class Stream:
-    """The batches of `plan`, made from `frames` by DALI, zero copy.
+    """The batches of `plan`, made from `frames` by DALI; torch shares its memory.
 
     `device`: where batches are made; a CUDA device decodes and resizes there, any other on the CPU.  `threads`: DALI's.
     """

@@ -125,11 +125,6 @@ class TileCache:
         self._missing = np.full(len(pictures), rgb is None)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the RGB and of the masks."""
-        return self._rgb.nbytes + self._polylines.nbytes
-
-    @property
     def missing(self) -> NDArray[np.int64]:
         """One row of each picture that was not put yet, (M,) int64."""
         return self._row_of[self._missing]

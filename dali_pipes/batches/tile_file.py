@@ -1,14 +1,15 @@
-"""Letterboxed tiles in a file: complete or absent, made once a node, mapped by all of its ranks, there for later runs.
+"""Letterboxed tiles in one file: complete or absent, made once per node, mapped by all of its ranks and by later runs.
 
     path = tile_path(view.frames(table, size=224), folder=Path("runs/index-cache"), decoder="DALI 2.4.0 cpu")
     rgb = open_tiles(path, (tiles, 224, 224, 3), frames)
 
-The file holds the tiles' bytes, or those of their windows, in the order of `Frames.picture`, and nothing else.  Its
-name is a hash of all that they depend on: the fingerprint of the images, which windows of them, the frame's side, what
-decoded them (nvJPEG's levels are not libjpeg-turbo's), and this format.  It is written under a name of its own beside
-its place, fsynced, and renamed, so that what has the name is whole; processes that come together agree by a lock, and
-where the file system knows no locks, each fills a file of its own and the last rename wins, with the same bytes.  Files
-of releases that changed since stay until someone deletes them.
+The file holds the bytes of the pictures in the order of `Frames.picture`, and nothing else.  Its name is a hash of all
+that the bytes depend on: the fingerprint of the images, their windows, the frame's side, the decoder (nvJPEG and
+libjpeg-turbo differ by a few levels), and this format.
+
+The file is written under another name in the same folder, fsynced, and renamed, so a file with the final name is whole.
+Processes that start together agree by a lock.  Where the file system has no locks, each writes its own file, and the
+last rename wins, with the same bytes.  When a release has changed, its old files stay until someone deletes them.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..capacity import in_words
 from ..errors import InputError
 from ..files import alone, replacing, sweep
+from ..units import byte_size
 from .view import Frames
 
-FORMAT = 2  # raise it when the same release would give other bytes
+FORMAT = 2  # increase it when the same release gives other bytes
 
 
 def tile_path(frames: Frames, folder: Path, decoder: str) -> Path:
-    """Where the pictures of `frames`, made by `decoder`, lie, or would lie, in `folder`."""
+    """The file in `folder` for the pictures of `frames` made by `decoder`, whether it exists or not."""
     table = frames.table
     key = hashlib.sha256(f"{FORMAT} {decoder} {frames.size} {frames.views} {table.images.fingerprint()} ".encode())
     first = np.unique(frames.picture, return_index=True)[1]
@@ -42,17 +43,17 @@ def tile_path(frames: Frames, folder: Path, decoder: str) -> Path:
 
 
 def open_tiles(path: Path, shape: tuple[int, int, int, int], frames: Iterable[Tensor]) -> Tensor:
-    """Map the tiles (T, S, S, 3·V) uint8 in `path`; if it is not there, fill it from `frames`, batches of such tiles.
+    """Map the tiles (T, S, S, 3·V) uint8 in `path`; a missing file is first filled from `frames`, batches of tiles.
 
-    The memory is shared with all processes that map it, and is only read.  Raises InputError if the file cannot be
-    written, or the frames cannot be read.
+    All processes that map the file share its memory, and must not write to it.  Raises InputError if the file cannot
+    be written or the frames cannot be read.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _whole(path, shape):
             with alone(path.with_suffix(".lock")):
                 if not _whole(path, shape):  # another process may have filled it in the meantime
-                    _fill(path, shape, _read(frames))
+                    _fill(path, shape, _readable(frames))
         return torch.from_file(str(path), shared=False, size=math.prod(shape), dtype=torch.uint8).view(shape)
     except OSError as error:
         raise InputError(
@@ -70,8 +71,8 @@ def _fill(path: Path, shape: tuple[int, ...], frames: Iterable[Tensor]) -> None:
     free = shutil.disk_usage(path.parent).free
     if math.prod(shape) > free:
         raise InputError(
-            f"expected {in_words(math.prod(shape))} free in {path.parent} for the disk cache, found"
-            f" {in_words(free)}; choose another --index-cache or --cache"
+            f"expected {byte_size(math.prod(shape))} free in {path.parent} for the disk cache, found"
+            f" {byte_size(free)}; choose another --index-cache or --cache"
         )
     with replacing(path) as file:
         for rgb in frames:
@@ -79,8 +80,8 @@ def _fill(path: Path, shape: tuple[int, ...], frames: Iterable[Tensor]) -> None:
         assert file.tell() == math.prod(shape), "frames are not the tiles that were announced"
 
 
-def _read(frames: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The frames; where they cannot be had it is the release that is at fault, and not this file."""
+def _readable(frames: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The frames; an error while they are read is the fault of the release, not of this file."""
     try:
         yield from frames
     except OSError as error:

@@ -1,11 +1,10 @@
-"""Which part of its tile a sample shows: the whole, a window around its polyline, or both.
+"""Which part of its tile a sample shows: the whole tile, a window around its polyline, or both.
 
     view = View("both", crop=256)
     frames = view.frames(table, size=224)
     frames.window  # (N, 2, 4): the tile, then the window
 
-`Frames` alone knows the windows: the callback, the graph, the masks, the caches and their files all ask it, and none of
-them knows the name of a view.
+Only this module knows the names of views.  The source, the graph, the masks and the caches ask `Frames` for windows.
 """
 
 from __future__ import annotations
@@ -21,35 +20,35 @@ from ..geometry import Letterbox, letterbox, window
 from ..samples.table import SampleTable
 from .masks import polyline_frame
 
-Kind = Literal["tile", "crop", "both"]
+ViewKind = Literal["tile", "crop", "both"]
 
 
 @dataclass(frozen=True)
 class View:
     """What is shown of a sample: its `tile`, a `crop` around its polyline, or `both`, the tile first.
 
-    `crop`: the least side of that window, in pixels of the tile; see `geometry.window`.  Raises ValueError where there
-    is no such kind.
+    `crop`: the smallest side of that window, in pixels of the tile; see `geometry.window`.  Raises ValueError for an
+    unknown kind.
     """
 
-    kind: Kind = "tile"
+    kind: ViewKind = "tile"
     crop: int = 256
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"expected a view of {', '.join(get_args(Kind))}, found {self.kind!r}")
+        if self.kind not in get_args(ViewKind):
+            raise ValueError(f"expected a view of {', '.join(get_args(ViewKind))}, found {self.kind!r}")
 
     def __len__(self) -> int:
-        """V, the frames of a sample."""
+        """V, the number of frames per sample."""
         return 2 if self.kind == "both" else 1
 
     def frames(self, table: SampleTable, size: int) -> Frames:
-        """What each sample of `table` shows in its frames of `size` × `size` pixels."""
+        """What each sample of `table` shows, in frames of `size` × `size` pixels."""
         height, width = table.height_px, table.width
-        nothing = np.zeros_like(height)
-        whole = np.stack([nothing, nothing, height, width], axis=-1)
-        around = window(table.polyline, height, width, self.crop)
-        windows = {"tile": [whole], "crop": [around], "both": [whole, around]}[self.kind]
+        zero = np.zeros_like(height)
+        tile = np.stack([zero, zero, height, width], axis=-1)
+        crop = window(table.polyline, height, width, self.crop)
+        windows = {"tile": [tile], "crop": [crop], "both": [tile, crop]}[self.kind]
         return Frames(table, size, np.stack(windows, axis=1))
 
 
@@ -58,10 +57,10 @@ WHOLE_TILE = View()
 
 @dataclass(frozen=True)
 class Frames:
-    """V square frames, `size` = S pixels a side, for each of the N samples of `table`.
+    """V square frames, of `size` = S pixels a side, for each of the N samples of `table`.
 
-    `window`: (N, V, 4) int64, top, left, height and width in pixels of the image: what is cut out of it and then
-    letterboxed as an image of that size would be.
+    `window`: (N, V, 4) int64, top, left, height and width in pixels of the image.  Each window is cut out and then
+    letterboxed like an image of its size.
     """
 
     table: SampleTable
@@ -75,42 +74,42 @@ class Frames:
 
     @property
     def whole(self) -> NDArray[np.bool_]:
-        """(V,), whether a view shows all of every image."""
+        """(V,), whether a view shows every image as a whole."""
         image = np.stack([self.table.height_px, self.table.width], axis=-1)
         return (self.window[:, :, 2:] == image[:, None]).all(axis=(0, 2))
 
     @property
     def square(self) -> NDArray[np.bool_]:
-        """(V,), whether all windows of a view are, so that they fill their frames."""
+        """(V,), whether all windows of a view are square, so that they fill their frames."""
         return (self.window[:, :, 2] == self.window[:, :, 3]).all(axis=0)
 
     @cached_property
     def picture(self) -> NDArray[np.int64]:
-        """(N,), the number of a sample's picture: one for all that show the same windows of the same image.
+        """(N,), the number of each sample's picture; samples that show the same windows of one image share it.
 
-        Pictures are numbered by their images, then by their windows.
+        Pictures are numbered by image, then by window.
         """
-        return distinct(np.column_stack([self.table.image, self.window.reshape(len(self.window), -1)]))[1]
+        return unique_rows(np.column_stack([self.table.image, self.window.reshape(len(self.window), -1)]))[1]
 
     def boxes(self, row: int) -> list[Letterbox]:
         """Where the windows of `row` lie in their frames."""
         return [letterbox(height, width, self.size) for _, _, height, width in self.window[row].tolist()]
 
     def polyline(self, row: int) -> NDArray[np.uint8]:
-        """The polyline of `row`, drawn in its frames: (S, S, V)."""
+        """The polyline mask of `row`, (S, S, V)."""
         points, height, width = self.table.polyline[row], int(self.table.height_px[row]), int(self.table.width[row])
         masks = [polyline_frame(points, height, width, cut, self.size) for cut in self.window[row].tolist()]
         return masks[0][..., None] if len(masks) == 1 else np.stack(masks, axis=-1)
 
 
-def distinct(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each distinct row of `rows` (N, K) stands first (M,), and which of them each row is (N,).
+def unique_rows(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The index (M,) at which each unique row of `rows` (N, K) first occurs, and the unique row (N,) that each row is.
 
-    In their order, as `np.unique` by an axis has them, which takes seconds.
+    In the order of `np.unique(rows, axis=0)`, which takes seconds for the same result.
     """
     order = np.lexsort(rows.T[::-1])
     new = np.ones(len(rows), bool)
     new[1:] = (rows[order[1:]] != rows[order[:-1]]).any(axis=1)
-    which = np.empty(len(rows), np.int64)
-    which[order] = np.cumsum(new) - 1
-    return order[new], which
+    unique = np.empty(len(rows), np.int64)
+    unique[order] = np.cumsum(new) - 1
+    return order[new], unique

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dali_pipes import Loader, SampleTable
-from dali_pipes.batches.view import Kind
+from dali_pipes.batches.view import ViewKind
 from dali_pipes.geometry import MARGIN
 from model import HeightRegressor
 from model.calibration import Calibration
@@ -25,7 +25,7 @@ from ..engine.step import MEAN, STD, five_channels
 from ..engine.trained import Trained
 
 OUTPUTS = ("mu", "sigma")
-SHOWN: dict[Kind, str] = {
+SHOWN: dict[ViewKind, str] = {
     "tile": "the tile",
     "crop": "a window of the tile around the polyline",
     "both": "the tile and a window of it around the polyline",

@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dali_pipes.batches.augment import Augmentation
-from dali_pipes.batches.view import Kind as ViewKind
-from dali_pipes.batches.view import View
+from dali_pipes.batches.view import View, ViewKind
 from dali_pipes.errors import InputError
 from dali_pipes.samples.splits import Division
 from model.target import Kind
