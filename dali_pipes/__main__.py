@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
 
 def run(arguments: Arguments) -> None:
     """Inspect, then show it in the ways that were asked for.  Raises InputError."""
-    found = inspect(
+    inspection = inspect(
         arguments.release,
         arguments.against,
         images=arguments.images,
@@ -59,15 +59,15 @@ def run(arguments: Arguments) -> None:
     if arguments.html is not None:
         from .inspect.page import write_page
 
-        write_page(arguments.html, found)
+        write_page(arguments.html, inspection)
     if arguments.json:
         from .inspect.as_json import as_json
 
-        print(json.dumps(as_json(found), allow_nan=False))
+        print(json.dumps(as_json(inspection), allow_nan=False))
         return
     from .inspect.console import show
 
-    show(found, Console())
+    show(inspection, Console())
     if arguments.html is not None:
         print(f"page: {arguments.html}")
 

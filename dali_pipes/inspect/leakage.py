@@ -28,7 +28,7 @@ from .audit import Float64, Int64, Labels
 HEIGHT_APART = 0.01  # metres: two neighbouring printed heights
 VECTOR_APART = 1.0  # pixels in x and in y
 CRITERION = (
-    f"one scene, heights at most {HEIGHT_APART} m apart, vectors from base to top at most {VECTOR_APART:g} px apart"
+    f"same scene, heights at most {HEIGHT_APART} m apart, vectors from base to top at most {VECTOR_APART:g} px apart"
     " in x and in y"
 )
 CONTROL_PX = (-6, -5, -4, -3, 3, 4, 5, 6)  # how much longer the chimneys are that do not exist: more than VECTOR_APART
