@@ -6,6 +6,8 @@ import configparser
 import json
 import math
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -351,6 +353,16 @@ def test_absurd_numbers_neither_crash_nor_become_nan(
     assert "nan" not in shown(capsys, folder, "--against", folder, "--html", folder / "page.html")
     assert [number(x) for x in (-1.5, 999_999.0, 1e300, math.nan)] == ["−1.50", "999999.00", "1e+300", "–"]
     assert plain({"a": [np.float64("nan"), np.int64(3), (math.inf, "x")]}) == {"a": [None, 3, [None, "x"]]}
+
+
+def test_an_inspection_imports_neither_torch_nor_dali(release: Path, tmp_path: Path) -> None:
+    command = (
+        "import sys; from dali_pipes.__main__ import main; main(sys.argv[1:]);"
+        " sys.exit(bool({'torch', 'nvidia'} & {name.split('.')[0] for name in sys.modules}))"
+    )
+    arguments = [str(release), "--against", str(release), "--html", str(tmp_path / "page.html")]
+    subprocess.run([sys.executable, "-c", command, *arguments], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", command, *arguments, "--json"], check=True, capture_output=True)
 
 
 def test_the_template_is_packaged() -> None:

@@ -191,6 +191,8 @@ def _scales(inspection: Inspection) -> Section:
         f"{len(scales):,} of {count(len(np.unique(labels.scene)), 'scene')} have no constant scale (height ÷ length):"
         f" no single scale gives all their heights to ± {HALF_DIGIT} m from polylines in whole pixels"
     ]
+    if scales:
+        sentences.append("the worst label of each such scene is shown")
     if rounded := sum(scene.vertex_rounding for scene in scales):
         sentences.append(
             f"{rounded:,} of these would be constant if the heights had been computed before the vertices were rounded"

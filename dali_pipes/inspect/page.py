@@ -80,13 +80,13 @@ def _pictures(inspection: Inspection) -> dict[str, list[list[dict[str, Any]]]]:
     }
 
 
-def _picture(inspection: Inspection, i: int, number: int, caption: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+def _picture(inspection: Inspection, i: int, serial: int, caption: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """Label `i` for the template: its tile as a data URI, its polyline in the tile's pixels."""
     labels = inspection.labels
     table, row = inspection.tables[labels.split[i]], labels.row[i]
     width, height = int(table.width[row]), int(table.height_px[row])
     return {
-        "number": number,
+        "serial": serial,
         "uri": _thumbnail(inspection, i) if width * height <= LARGEST_PIXELS else None,
         "width": width,
         "height": height,
