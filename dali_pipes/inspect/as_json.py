@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..samples.table import Split
 from .audit import PRINTED, VERTEX_PX
 from .inspection import Inspection
 from .leakage import CRITERION
@@ -24,16 +25,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         {
             "release": inspection.release,
             "missing": inspection.missing,
-            "splits": {
-                split: {
-                    **inspection.total(split)._asdict(),
-                    "left_out": {
-                        reason.value: [{"file": item.file, "region": item.region} for item in items]
-                        for reason, items in inspection.left_out(split).items()
-                    },
-                }
-                for split in inspection.tables
-            },
+            "splits": {split: _split(inspection, split) for split in inspection.tables},
             "sensors": inspection.counts(inspection.sensor),
             "scenes": inspection.counts(inspection.labels.scene),
             "distributions": inspection.distributions(),
@@ -68,7 +60,15 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _label(inspection: Inspection, i: int) -> dict[str, Any]:
+def _split(inspection: Inspection, split: Split) -> dict[str, Any]:
+    left_out = {
+        reason.value: [{"file": item.file, "region": item.region} for item in items]
+        for reason, items in inspection.left_out(split).items()
+    }
+    return {**inspection.total(split)._asdict(), "left_out": left_out}
+
+
+def _label(inspection: Inspection, i: int, **more: float) -> dict[str, Any]:
     labels = inspection.labels
     return {
         "split": labels.split[i],
@@ -76,6 +76,7 @@ def _label(inspection: Inspection, i: int) -> dict[str, Any]:
         "region": labels.region[i],
         "height_m": labels.height[i],
         "length_px": labels.length_px[i],
+        **more,
     }
 
 
@@ -101,8 +102,7 @@ def _closed_form(inspection: Inspection) -> dict[str, Any]:
         "with_metadata": audit.known.sum(),
         "largest_m": np.abs(audit.deviation).max(initial=0.0),
         "flagged": [
-            {**_label(inspection, i), "formula_m": labels.expected[i], "tolerance_m": labels.tolerance[i]}
-            for i in audit.flagged
+            _label(inspection, i, formula_m=labels.expected[i], tolerance_m=labels.tolerance[i]) for i in audit.flagged
         ],
     }
 
@@ -115,7 +115,7 @@ def _scales(inspection: Inspection) -> dict[str, Any]:
             "labels": scene.labels,
             "explained_by_vertex_rounding": scene.vertex_rounding,
             "flagged": [
-                {**_label(inspection, i), "deviation_m": deviation}
+                _label(inspection, i, deviation_m=deviation)
                 for i, deviation in zip(scene.flagged, scene.deviation, strict=True)
             ],
         }

@@ -12,6 +12,7 @@ no CRC.  The computations are in audit.py, leakage.py and comparison.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,21 +148,18 @@ class Inspection:
 
     def counts(self, by: NDArray[np.str_]) -> dict[str, dict[Split, Totals]]:
         """The totals for each value of a column (M,), by split; the values with most polylines first."""
-        names, group = np.unique(by, return_inverse=True)
-        order = np.argsort(-np.bincount(group), kind="stable")
-        totals: dict[str, dict[Split, Totals]] = {str(names[i]): {} for i in order}
+        names = [name for name, _ in Counter(sorted(by.tolist())).most_common()]
+        totals: dict[str, dict[Split, Totals]] = {name: {} for name in names}
         for split in self.tables:
             rows = self.labels.split == split
-            polylines = np.bincount(group[rows], minlength=len(names))
+            groups = by[rows].tolist()
             scenes, tiles = (
-                np.bincount(
-                    [i for i, _ in set(zip(group[rows].tolist(), column[rows].tolist(), strict=True))],
-                    minlength=len(names),
-                )
+                Counter(name for name, _ in set(zip(groups, column[rows].tolist(), strict=True)))
                 for column in (self.labels.scene, self.labels.tile)
             )
-            for i in order:
-                totals[str(names[i])][split] = Totals(int(scenes[i]), int(tiles[i]), int(polylines[i]))
+            polylines = Counter(groups)
+            for name in names:
+                totals[name][split] = Totals(scenes[name], tiles[name], polylines[name])
         return totals
 
     def distributions(self) -> dict[str, dict[Split, Histogram]]:
