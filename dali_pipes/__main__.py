@@ -1,7 +1,7 @@
-"""What is in a release, what is wrong with it, and what will be trained on.
+"""Show the content of a release, its faults, and what will be trained on.
 
-Counts by split, sensor and scene; what validation shares with training; how heights, lengths and scales spread;
-everything that is left out, with its reason; and an audit of the labels against their closed form.
+Prints counts by split, sensor and scene, distributions of heights, lengths and scales, what is skipped and why, what
+validation shares with training, and an audit of the labels against their closed form.
 """
 
 import io
@@ -33,36 +33,36 @@ class Arguments:
 
     paths: Annotated[_Paths, tyro.conf.arg(name="")]
     json: bool = False
-    """Print one JSON object with all of it, and nothing else."""
+    """Print the whole inspection as one JSON object, and nothing else."""
     html: Path | None = None
-    """Write a page with pictures of the flagged tiles to this file, too."""
+    """Also write an HTML page with pictures of the flagged tiles to this file."""
     against: Path | None = None
-    """An earlier release: tell what was added, removed and changed since."""
+    """An earlier release: list what was added, removed and changed since."""
 
 
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a Korean name on an ASCII terminal is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a Korean name on an ASCII terminal
     with exits_with_one_sentence():
         run(parse(Arguments, argv, module="dali_pipes", description=__doc__))
 
 
 def run(arguments: Arguments) -> None:
-    """Inspect, then show it in the ways that were asked for.  Raises InputError."""
-    found = inspect(arguments.paths, arguments.against)
+    """Inspect the release and show the result in the requested forms.  Raises InputError."""
+    inspection = inspect(arguments.paths, arguments.against)
     if arguments.html is not None:
         from .inspect.page import write_page
 
-        write_page(arguments.html, found)
+        write_page(arguments.html, inspection)
     if arguments.json:
         from .inspect.as_json import as_json
 
-        print(json.dumps(as_json(found), allow_nan=False))
+        print(json.dumps(as_json(inspection), allow_nan=False))
         return
     from .inspect.console import show
 
-    show(found, Console())
+    show(inspection, Console())
     if arguments.html is not None:
         print(f"page: {arguments.html}")
 

@@ -16,8 +16,9 @@ def metres(value: float) -> str:
 
 
 def number(value: float, digits: int = 2) -> str:
-    """`value` with its minus sign, a dash where it is not finite."""
-    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
+    """`value` with a real minus sign, a dash where it is not finite; from a million on only four digits are shown."""
+    text = f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.4g}"
+    return text.replace("-", "−") if math.isfinite(value) else "–"
 
 
 def duration(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""`python -m dali_pipes` finds what was planted in a release, and nothing else; what it prints is safe to print."""
+"""`python -m dali_pipes` finds the planted faults of a release and no others, and prints hostile names safely."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import configparser
 import json
 import math
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from dali_pipes.inspect.as_json import plain
 from dali_pipes.inspect.console import bars
 from dali_pipes.inspect.inspection import BINS, histogram, plot_range
 from dali_pipes.samples.via import Reason
+from dali_pipes.units import number
 from tests.conftest import STEMS, jpeg, via_label
 
 PICTURE = jpeg(512, 512)
@@ -45,17 +48,17 @@ def right(dx: int, dy: int) -> tuple[list[tuple[int, int]], float]:
     return line(dx, dy), SCALE * math.hypot(dx, dy)
 
 
-def told(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+def shown(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     main([str(argument) for argument in argv])
     return capsys.readouterr().out
 
 
-def told_machines(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
+def inspected(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    found: dict[str, Any] = json.loads(told(capsys, *argv, "--json"), parse_constant=refuse)
-    return found
+    report: dict[str, Any] = json.loads(shown(capsys, *argv, "--json"), parse_constant=refuse)
+    return report
 
 
 def labels_of(release: Path, split: str) -> dict[str, Any]:
@@ -72,10 +75,10 @@ def rewrite_labels(release: Path, split: str, labels: dict[str, Any]) -> None:
 # --- Counts and distributions.
 
 
-def test_counts_by_split_sensor_and_scene_are_those_of_the_file_names(
+def test_counts_by_split_sensor_and_scene_match_the_file_names(
     release: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = told_machines(capsys, release)
+    report = inspected(capsys, release)
     for split in STEMS:
         images = [image for label in labels_of(release, split).values() for image in label.values()]
         for of, key in (
@@ -84,19 +87,19 @@ def test_counts_by_split_sensor_and_scene_are_those_of_the_file_names(
         ):
             tiles = Counter(key(image["filename"]) for image in images)
             polylines = Counter(key(image["filename"]) for image in images for _ in image["regions"])
-            assert {name: splits[split]["tiles"] for name, splits in found[of].items()} == {
-                name: tiles[name] for name in found[of]
+            assert {name: splits[split]["tiles"] for name, splits in report[of].items()} == {
+                name: tiles[name] for name in report[of]
             }
-            assert {name: splits[split]["polylines"] for name, splits in found[of].items()} == {
-                name: polylines[name] for name in found[of]
+            assert {name: splits[split]["polylines"] for name, splits in report[of].items()} == {
+                name: polylines[name] for name in report[of]
             }
         heights = [float(r["region_attributes"]["chi_height_m"]) for image in images for r in image["regions"]]
-        spread = found["distributions"]["height"][split]
+        spread = report["distributions"]["height"][split]
         assert (spread["least"], spread["greatest"]) == (min(heights), max(heights))
         assert spread["median"] == pytest.approx(np.median(heights))
-        assert sum(spread["counts"]) == len(heights) == found["splits"][split]["polylines"]
-    printed = told(capsys, release)
-    for name, splits in found["sensors"].items():
+        assert sum(spread["counts"]) == len(heights) == report["splits"][split]["polylines"]
+    printed = shown(capsys, release)
+    for name, splits in report["sensors"].items():
         row = next(line for line in printed.splitlines() if line.startswith(f"{name} ")).split()
         assert [int(cell) for cell in row[1:]] == [n for split in splits.values() for n in split.values()]
 
@@ -115,7 +118,7 @@ def test_a_histogram_counts_every_value_once_and_one_absurd_value_does_not_flatt
         assert sum(histogram(same, *plot_range(same)).counts) == len(same)
 
 
-def test_bars_are_as_high_as_their_counts_and_none_that_counts_is_blank() -> None:
+def test_bars_are_as_high_as_their_counts_and_a_filled_bin_is_never_blank() -> None:
     assert bars([0, 1, 50, 100, 1000]) == " ▁▁▁█"
     assert bars([0, 0]) == "  "
     assert bars([1, 2, 4, 8], " .:-=") == "..:="
@@ -141,7 +144,7 @@ def test_near_duplicates_are_found_by_scene_height_and_vector_and_near_misses_ar
                 (line(60, 20, (17, 300)), height),  # elsewhere in its tile, and the same
                 (line(61, 19, (17, 300)), height + 0.01),  # all that the criterion allows
                 (line(62, 20), height),  # two pixels
-                (line(60, 20), height + 0.02),  # two printed heights
+                (line(60, 20), height + 0.02),  # two hundredths of a metre
                 (line(-60, -20), height),  # top and base exchanged
             ),
             "K3_B_1_1.jpg": tile("K3_B_1_1.jpg", (line(60, 20), height)),  # another scene
@@ -149,7 +152,7 @@ def test_near_duplicates_are_found_by_scene_height_and_vector_and_near_misses_ar
         },
         "validation",
     )
-    leak = told_machines(capsys, folder)["leakage"]
+    leak = inspected(capsys, folder)["leakage"]
     pairs = [
         tuple((pair[side]["tile"], pair[side]["region"]) for side in ("validation", "train"))
         for pair in leak["near_duplicates"]["pairs"]
@@ -161,7 +164,7 @@ def test_near_duplicates_are_found_by_scene_height_and_vector_and_near_misses_ar
     ]
     assert (leak["samples"], leak["samples_in_shared_scenes"], leak["shared_scenes"]) == (7, 6, ["K3_A_1"])
     assert leak["shared_tiles"] == ["K3_A_1_2.jpg"]
-    printed = told(capsys, folder)
+    printed = shown(capsys, folder)
     assert "86% of the validation samples lie in scenes that are also in training (1 of 2 scenes)" in printed
     assert "3 of 7 validation samples have a near-duplicate in training" in printed
     assert "heights at most 0.01 m apart, vectors from base to top at most 1 px apart in x and in y" in printed
@@ -170,7 +173,7 @@ def test_near_duplicates_are_found_by_scene_height_and_vector_and_near_misses_ar
 # --- The label audit.
 
 
-def test_planted_heights_are_flagged_by_tile_and_region_the_worst_first(
+def test_wrong_heights_are_flagged_by_tile_and_region_the_worst_first(
     release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoiled = shutil.copytree(release, tmp_path / "spoiled")
@@ -183,8 +186,8 @@ def test_planted_heights_are_flagged_by_tile_and_region_the_worst_first(
         attributes["chi_height_m"] = f"{float(attributes['chi_height_m']) + off:.2f}"
         planted.append((image["filename"], region, off))
     rewrite_labels(spoiled, "train", labels)
-    found = told_machines(capsys, spoiled)
-    flagged = found["closed_form"]["flagged"]
+    report = inspected(capsys, spoiled)
+    flagged = report["closed_form"]["flagged"]
     assert {(item["tile"], item["region"]) for item in flagged} == {(name, region) for name, region, _ in planted}
     assert [round(item["height_m"] - item["formula_m"], 1) for item in flagged[:3]] == [77.0, -5.0, 0.3]
     by_scene: dict[str, list[Any]] = {}
@@ -192,9 +195,9 @@ def test_planted_heights_are_flagged_by_tile_and_region_the_worst_first(
         by_scene.setdefault(name.rpartition("_")[0], []).append((name, region))
     assert {
         item["scene"]: [(label["tile"], label["region"]) for label in item["flagged"]]
-        for item in found["scales"]["not_constant"]
+        for item in report["scales"]["not_constant"]
     } == by_scene
-    printed = told(capsys, spoiled)
+    printed = shown(capsys, spoiled)
     assert "train: 5 of " in printed
     assert "validation: 0 of " in printed
     assert "the largest difference is 77." in printed
@@ -206,65 +209,65 @@ def test_a_scene_without_metadata_is_audited_by_its_own_scale(
     good = [right(60, 20), right(31, 8), right(5, 90)]
     write_split({"K3_A_1_1.jpg": tile("K3_A_1_1.jpg", *good, (line(40, 30), SCALE * 50 + 0.02))})
     folder = write_split({"K3_B_1_1.jpg": tile("K3_B_1_1.jpg", *good)}, "validation")
-    found = told_machines(capsys, folder)
-    assert found["closed_form"]["with_metadata"] == 0
-    (scene,) = found["scales"]["not_constant"]
+    report = inspected(capsys, folder)
+    assert report["closed_form"]["with_metadata"] == 0
+    (scene,) = report["scales"]["not_constant"]
     assert (scene["scene"], scene["labels"]) == ("K3_A_1", 4)
     assert scene["scale_m_per_px"] == pytest.approx(SCALE, rel=1e-3)
     assert [item["region"] for item in scene["flagged"]] == [3]
     assert scene["explained_by_vertex_rounding"]
-    assert "train: 0 of 0 heights deviate" in told(capsys, folder)
+    assert "train: 0 of 0 heights deviate" in shown(capsys, folder)
 
 
-def test_regions_keep_their_index_where_others_were_left_out(
+def test_regions_keep_their_index_where_others_are_skipped(
     write_split: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = line(30, 40), SCALE * 50 + 9
     tiles = {"K3_A_1_1.jpg": tile("K3_A_1_1.jpg", (line(3, 4), "tall"), right(60, 0), (line(0, 0), 5), wrong, **TILTED)}
-    found = told_machines(capsys, write_split(tiles))
-    assert [item["region"] for item in found["closed_form"]["flagged"]] == [3]
-    assert found["splits"]["train"]["left_out"] == {
+    report = inspected(capsys, write_split(tiles))
+    assert [item["region"] for item in report["closed_form"]["flagged"]] == [3]
+    assert report["splits"]["train"]["left_out"] == {
         Reason.BAD_HEIGHT.value: [{"file": "K3_A_1_1.jpg", "region": 0}],
         "the polyline has no length": [{"file": "K3_A_1_1.jpg", "region": 2}],
     }
 
 
-def test_a_polyline_that_stands_twice_in_its_tile_is_told(
+def test_a_polyline_that_appears_twice_in_its_tile_is_reported(
     write_split: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     twice = {"K3_A_1_1.jpg": tile("K3_A_1_1.jpg", right(3, 40), right(60, 0), right(3, 40), **TILTED)}
     twice["K3_A_1_2.jpg"] = tile("K3_A_1_2.jpg", right(3, 40), **TILTED)
-    found = told_machines(capsys, write_split(twice))
-    assert [(item["tile"], item["region"]) for item in found["repeated_polylines"]] == [("K3_A_1_1.jpg", 2)]
+    report = inspected(capsys, write_split(twice))
+    assert [(item["tile"], item["region"]) for item in report["repeated_polylines"]] == [("K3_A_1_1.jpg", 2)]
 
 
-# --- What is missing, left out, or hostile.
+# --- Missing, skipped and hostile input.
 
 
-def test_what_was_left_out_is_counted_by_reason_with_examples(
+def test_skipped_labels_are_counted_by_reason_with_examples(
     write_split: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [f"K3_A_1_{i}.jpg" for i in range(9)]
     tiles = {name: tile(name, (line(3, 4), "tall"), right(30, 40), **TILTED) for name in names[:5]}
     tiles |= {name: (b"", via_label(name, [line(30, 40)])) for name in names[5:]}
-    printed = told(capsys, write_split(tiles))
-    assert f"train: left out 5 because {Reason.BAD_HEIGHT.value}, such as K3_A_1_0.jpg, " in printed
-    assert "train: left out 4 because the image is not a JPEG, such as K3_A_1_5.jpg, K3_A_1_6.jpg, K3_A" in printed
+    printed = shown(capsys, write_split(tiles))
+    assert f"train: skipped 5 because {Reason.BAD_HEIGHT.value}, such as K3_A_1_0.jpg, " in printed
+    assert "train: skipped 4 because the image is not a JPEG, such as K3_A_1_5.jpg, K3_A_1_6.jpg, K3_A" in printed
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_release_with_one_split_is_inspected_and_the_other_is_told_to_be_missing(
+def test_a_release_with_one_split_is_inspected_and_the_other_is_reported_as_missing(
     split: str, write_split: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = {"train": "validation", "validation": "train"}[split]
     folder = write_split({"K3_A_1_1.jpg": tile("K3_A_1_1.jpg", right(3, 40), **TILTED)}, split)
-    printed = told(capsys, folder)
+    printed = shown(capsys, folder)
     assert f"{other} is missing: no {STEMS[other][0]}.zip below" in printed
-    assert "leakage cannot be told: it takes both splits" in printed
-    found = told_machines(capsys, folder, "--against", folder)
-    assert list(found["splits"]) == [split]
-    assert list(found["missing"]) == [other]
-    assert found["leakage"] is None
+    assert "leakage cannot be measured without both splits" in printed
+    report = inspected(capsys, folder, "--against", folder)
+    assert list(report["splits"]) == [split]
+    assert list(report["missing"]) == [other]
+    assert report["leakage"] is None
 
 
 @pytest.mark.parametrize("argv", [["nowhere"], [".", "--json"], ["nowhere", "--html", "page.html"]])
@@ -293,9 +296,9 @@ HOSTILE = [
 
 
 def hostile_release(write_split: Callable[..., Path]) -> Path:
-    """Each hostile name is a tile with a wrong label, one that is left out, and a polyline that stands there twice.
+    """Each hostile name is a tile with a wrong label, a label that is skipped, and a polyline that appears twice.
 
-    Those that cannot be printed are broken labels, some of them in files of that name.
+    Names that cannot be printed are broken labels, some of them in files of that name.
     """
     regions = (line(30, 40), 777.0), (line(3, 4), "x"), right(0, 50), right(0, 50)
     labels = {
@@ -315,23 +318,23 @@ def test_hostile_names_are_printed_as_text_and_move_no_cursor(
     write_split: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = hostile_release(write_split)
-    printed = told(capsys, folder)
+    printed = shown(capsys, folder)
     assert not [c for c in printed if c != "\n" and not c.isprintable()]
     flat = "".join(printed.split())
     for name in HOSTILE[0], r"3[bold]_\x1b[31m\x9b2J_\r\n\x07_1.json", "5.json":
         assert name in flat
     assert len(printed) < 20_000
     monkeypatch.setenv("COLUMNS", "500")  # wide enough for a name on one line
-    rows = told(capsys, folder).splitlines()
+    rows = shown(capsys, folder).splitlines()
     assert len([row for row in rows if f"such as {HOSTILE[0]}, 한국" in row]) == 4, "both splits, twice"
     assert len([row for row in rows if row.startswith(HOSTILE[0])]) == 3 + 2 + 1, "pairs, formula, scale"
-    assert {item["tile"] for item in told_machines(capsys, folder)["closed_form"]["flagged"]} == {
+    assert {item["tile"] for item in inspected(capsys, folder)["closed_form"]["flagged"]} == {
         HOSTILE[0],
         HOSTILE[3],
     }
 
 
-def test_numbers_beyond_all_measure_neither_crash_nor_become_nan(
+def test_absurd_numbers_neither_crash_nor_become_nan(
     write_split: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     heights = ["1e308", "1e-300", "40.00", "1e15"]
@@ -346,9 +349,20 @@ def test_numbers_beyond_all_measure_neither_crash_nor_become_nan(
     }
     write_split(tiles)
     folder = write_split(tiles, "validation")
-    assert told_machines(capsys, folder, "--against", folder)["scales"]["not_constant"]
-    assert "nan" not in told(capsys, folder, "--against", folder, "--html", folder / "page.html")
+    assert inspected(capsys, folder, "--against", folder)["scales"]["not_constant"]
+    assert "nan" not in shown(capsys, folder, "--against", folder, "--html", folder / "page.html")
+    assert [number(x) for x in (-1.5, 999_999.0, 1e300, math.nan)] == ["−1.50", "999999.00", "1e+300", "–"]
     assert plain({"a": [np.float64("nan"), np.int64(3), (math.inf, "x")]}) == {"a": [None, 3, [None, "x"]]}
+
+
+def test_an_inspection_imports_neither_torch_nor_dali(release: Path, tmp_path: Path) -> None:
+    command = (
+        "import sys; from dali_pipes.__main__ import main; main(sys.argv[1:]);"
+        " sys.exit(bool({'torch', 'nvidia'} & {name.split('.')[0] for name in sys.modules}))"
+    )
+    arguments = [str(release), "--against", str(release), "--html", str(tmp_path / "page.html")]
+    subprocess.run([sys.executable, "-c", command, *arguments], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", command, *arguments, "--json"], check=True, capture_output=True)
 
 
 def test_the_template_is_packaged() -> None:

@@ -1,4 +1,4 @@
-"""The audit's and the leakage's pure functions against a plain reading of their definitions."""
+"""The functions of the audit and of leakage against a direct implementation of their definitions."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_one_wrong_label_among_three_is_the_one_that_is_flagged(
 
 @settings(max_examples=40, deadline=None)
 @given(st.floats(0.8, 3.6), st.floats(0, 2 * np.pi), st.lists(st.floats(20, 200), min_size=2, max_size=9), st.data())
-def test_heights_of_polylines_before_rounding_are_told_from_wrong_ones(
+def test_heights_computed_before_rounding_are_distinguished_from_wrong_ones(
     scale: float, direction: float, lengths: list[float], data: st.DataObject
 ) -> None:
     towards = np.array([np.cos(direction), np.sin(direction)])
@@ -110,14 +110,14 @@ def test_heights_of_polylines_before_rounding_are_told_from_wrong_ones(
 
 
 @pytest.mark.parametrize(("beyond", "explained"), [(0.98, True), (1.04, False)])
-def test_two_rounded_ends_explain_the_diagonal_of_a_pixel_and_no_more(beyond: float, explained: bool) -> None:
+def test_rounding_two_ends_explains_the_diagonal_of_a_pixel_and_no_more(beyond: float, explained: bool) -> None:
     found = [(41, 41), (141, 141)]  # of diagonals that were `beyond` pixels shorter, and longer, in x and in y
     heights = [f"{1.5 * side * 2**0.5:.2f}" for side in (41 - beyond, 141 + beyond)]
     (flagged,) = scene_scales(Labels.of({"train": scene("K3_A_1", found, heights)}))
     assert flagged.vertex_rounding is explained
 
 
-def test_without_a_majority_no_label_is_called_the_right_one() -> None:
+def test_without_a_majority_the_median_is_the_scale() -> None:
     found = [(100, 0), (100, 0), (100, 0)]
     (flagged,) = scene_scales(Labels.of({"train": scene("K3_A_1", found, [100, 150, 250])}))
     assert flagged.scale == 1.5
@@ -126,7 +126,7 @@ def test_without_a_majority_no_label_is_called_the_right_one() -> None:
     assert (flagged.scale, flagged.agreeing) == (1.25, 0)
 
 
-def test_a_scene_is_one_over_both_splits() -> None:
+def test_a_scene_has_one_scale_in_both_splits() -> None:
     ours, theirs = scene("K3_A_1", [(30, 40)], ["75.00"]), scene("K3_A_1", [(30, 40)], ["75.03"])
     assert scene_scales(Labels.of({"train": ours})) == []
     assert [found.scene for found in scene_scales(Labels.of({"train": ours, "validation": theirs}))] == ["K3_A_1"]
@@ -145,7 +145,9 @@ PUBLISHED = [  # data.md: the five labels that others published
 
 @pytest.mark.parametrize("label", PUBLISHED)
 @pytest.mark.parametrize("off", [0.0, 0.02, -0.02])
-def test_published_labels_pass_the_audit_and_two_hundredths_more_do_not(label: tuple[Any, ...], off: float) -> None:
+def test_published_labels_pass_the_audit_and_fail_when_off_by_two_hundredths(
+    label: tuple[Any, ...], off: float
+) -> None:
     base, top, gsd, roll, pitch, height = label
     tiles = [("K3_A_1_1.jpg", [[base, top]], [f"{float(height) + off:.2f}"])]
     found = closed_form(
@@ -202,7 +204,7 @@ def rendered(tiles: int, scenes: int, seed: int) -> list[tuple[str, list[Any], l
     return made
 
 
-def test_coincidences_are_foreseen_and_planted_duplicates_stand_out() -> None:
+def test_chance_matches_are_estimated_and_planted_duplicates_stand_out() -> None:
     tiles = rendered(1600, 40, seed=3)
     ours, theirs = tiles[::8], [tile for i, tile in enumerate(tiles) if i % 8]
     found = leakage(Labels.of({"train": table(theirs), "validation": table(ours)}))

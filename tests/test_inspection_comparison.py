@@ -1,4 +1,4 @@
-"""`--against`: what was planted between two releases is told, and nothing else."""
+"""`--against`: what was planted between two releases is shown, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dali_pipes.inspect.comparison import checksum, compare
 from dali_pipes.release.members import Members
 from dali_pipes.samples.table import SampleTable
 from tests.conftest import jpeg
-from tests.test_inspection import line, told, told_machines
+from tests.test_inspection import inspected, line, shown
 from tests.test_inspection import tile as tile_of
 from tests.test_inspection_audit import table
 
@@ -50,9 +50,11 @@ def two_releases(write_split: Callable[..., Path], tmp_path_factory: pytest.Temp
     return before, write_split(dict(reversed(BEFORE.items())), "validation", deflate=True)
 
 
-def test_planted_changes_are_told_by_split(two_releases: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_planted_changes_are_reported_by_split(
+    two_releases: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     before, after = two_releases
-    splits = told_machines(capsys, after, "--against", before)["against"]["splits"]
+    splits = inspected(capsys, after, "--against", before)["against"]["splits"]
     train = splits["train"]
     assert train["pictures_added"] == ["K3_A_1_5.jpg"]
     assert train["pictures_removed"] == ["K3_A_1_4.jpg"]
@@ -76,21 +78,21 @@ def test_planted_changes_are_told_by_split(two_releases: tuple[Path, Path], caps
     assert splits["validation"]["labels_same"] == 7
     assert not any(value for key, value in splits["validation"].items() if not key.endswith("_same"))
 
-    printed = told(capsys, after, "--against", before)
+    printed = shown(capsys, after, "--against", before)
     assert "train: pictures 1 added, 1 removed, 1 changed, 2 the same; labels 2 added, 2 removed, 3 changed" in printed
-    assert "validation: nothing changed in 4 pictures and 7 labels" in printed
+    assert "validation: no change in 4 pictures and 7 labels" in printed
     assert "height 50.00 m → 50.50 m" in " ".join(printed.split())
 
 
-def test_a_split_that_one_release_lacks_is_not_compared_in_silence(
+def test_a_split_that_one_release_lacks_is_named_as_not_compared(
     two_releases: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, after = two_releases
     (before / "VS_KS.zip").unlink()
-    assert "validation: cannot be compared, not in the other release: no VS_KS.zip" in told(
+    assert "validation: not compared, because the other release lacks it: no VS_KS.zip" in shown(
         capsys, after, "--against", before
     )
-    assert "validation: cannot be compared, not in this release" in told(capsys, before, "--against", after)
+    assert "validation: not compared, because this release lacks it" in shown(capsys, before, "--against", after)
 
 
 labels = st.lists(
@@ -112,18 +114,18 @@ def made(rows: list[tuple[str, int, str, bool]]) -> SampleTable:
 @settings(max_examples=80, deadline=None)
 @given(labels, labels)
 def test_every_label_is_accounted_for_once(before: Any, after: Any) -> None:
-    found = compare(made(before), made(after))
-    changed = len(found.labels_changed)
-    assert found.labels_same + changed + len(found.labels_removed) == len(before)
-    assert found.labels_same + changed + len(found.labels_added) == len(after)
-    assert found.labels_same == (Counter(before) & Counter(after)).total()
-    assert all(change.what for change in found.labels_changed)
+    changes = compare(made(before), made(after))
+    changed = len(changes.labels_changed)
+    assert changes.labels_same + changed + len(changes.labels_removed) == len(before)
+    assert changes.labels_same + changed + len(changes.labels_added) == len(after)
+    assert changes.labels_same == (Counter(before) & Counter(after)).total()
+    assert all(change.what for change in changes.labels_changed)
     back = compare(made(after), made(before))
-    assert len(back.labels_added) == len(found.labels_removed)
+    assert len(back.labels_added) == len(changes.labels_removed)
     assert compare(made(before), made(before)).nothing
 
 
-def test_a_picture_is_known_by_the_archives_crc_where_it_has_one_and_else_by_its_bytes() -> None:
+def test_a_picture_is_identified_by_the_crc_of_its_archive_or_else_by_its_bytes() -> None:
     class Plain(Members):
         def __init__(self) -> None:
             self.names = ["a"]
@@ -148,6 +150,6 @@ def test_a_picture_is_known_by_the_archives_crc_where_it_has_one_and_else_by_its
 
 def test_json_is_one_line_and_nothing_else(two_releases: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     before, after = two_releases
-    printed = told(capsys, after, "--json", "--against", before)
+    printed = shown(capsys, after, "--json", "--against", before)
     assert printed.count("\n") == 1
     json.loads(printed)

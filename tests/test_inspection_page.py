@@ -1,4 +1,4 @@
-"""The inspection's page as its reader gets it: parsed as HTML, pictures decoded."""
+"""The page of an inspection, parsed as HTML, with its pictures decoded."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import cv2
 import numpy as np
 import pytest
 
+from dali_pipes.html import jpeg_uri
+from dali_pipes.inspect.findings import headline, sections
+from dali_pipes.inspect.inspection import inspect
 from dali_pipes.samples.via import Reason
 from tests.reported import Page
-from tests.test_inspection import HOSTILE, PICTURE, TILTED, hostile_release, line, right, tile, told
+from tests.test_inspection import HOSTILE, PICTURE, TILTED, hostile_release, line, right, shown, tile
 
 
 def page_of(release: Path, capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[str, Page]:
     path = release / "page.html"
-    assert told(capsys, release, "--html", path, *argv).endswith(f"page: {path}\n")
+    assert shown(capsys, release, "--html", path, *argv).endswith(f"page: {path}\n")
     text = path.read_text("utf-8")
     return text, Page(text)
 
 
 @pytest.fixture
 def flawed(write_split: Callable[..., Path]) -> Path:
-    """Twenty tiles, in all of which region 1 is wrong; the picture of tile 3 is but a header."""
+    """Twenty tiles, each with a wrong region 1; the picture of tile 3 is only a header."""
     tiles = {}
     for i in range(20):
         name = f"K3_A_{i}_1.jpg"
@@ -37,7 +40,7 @@ def flawed(write_split: Callable[..., Path]) -> Path:
     return write_split({name: tiles[name] for name in list(tiles)[5:8]}, "validation")
 
 
-def test_the_page_is_balanced_and_asks_nothing_of_the_network(flawed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_is_balanced_and_works_offline(flawed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text, page = page_of(flawed, capsys, "--against", flawed)
     for tag, attributes in page.elements:
         assert tag not in ("script", "link", "iframe", "object", "embed")
@@ -67,7 +70,7 @@ def test_pictures_of_flagged_tiles_are_shown_the_worst_first(flawed: Path, capsy
         assert image.shape == (448, 448, 3)
     figures = [attributes for tag, attributes in page.elements if tag == "svg" and attributes["class"] == "tile"]
     assert len(figures) == len(pictures)
-    assert Reason.UNDECODABLE.value in page.text, "what is left out is told with its reason"
+    assert Reason.UNDECODABLE.value in page.text, "a skipped tile is listed with its reason"
     assert all("polyline" in (figure["aria-label"] or "") for figure in figures)
 
 
@@ -82,6 +85,28 @@ def test_hostile_names_stay_text(write_split: Callable[..., Path], capsys: pytes
 
 def test_a_page_that_cannot_be_written_is_one_sentence(flawed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        told(capsys, flawed, "--html", flawed / "nowhere" / "page.html")
+        shown(capsys, flawed, "--html", flawed / "nowhere" / "page.html")
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith("error: cannot write the page")
+
+
+def test_the_page_and_the_console_show_the_same_findings(flawed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inspection = inspect(flawed, flawed)
+    _, page = page_of(flawed, capsys, "--against", flawed)
+    console = shown(capsys, flawed, "--against", flawed)
+    assert headline(inspection) in page.text
+    assert headline(inspection) in console
+    for section in sections(inspection):
+        for text in (section.title, *section.sentences):
+            assert text[1:] in page.text
+            assert text in console
+        for table in section.tables:
+            assert [list(row) for row in table.rows] == [row for row in page.rows if tuple(row) in table.rows]
+            assert table.title in console
+            assert table.total == len(table.rows)
+
+
+def test_a_picture_that_opencv_cannot_decode_has_no_thumbnail() -> None:
+    for data in (b"", b"no JPEG", PICTURE[:200]):
+        assert jpeg_uri(np.frombuffer(data, np.uint8), 64) is None
+    assert (jpeg_uri(np.frombuffer(PICTURE, np.uint8), 64) or "").startswith("data:image/jpeg;base64,/9j/")

@@ -8,45 +8,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import numpy as np
 
 from ..samples.table import Split
 from .audit import PRINTED, VERTEX_PX
-from .comparison import Comparison
-from .inspection import Count, Inspection
+from .inspection import Inspection
 from .leakage import CRITERION
 
 
-def as_json(found: Inspection) -> dict[str, Any]:
-    """Everything that was found, in types that JSON has."""
-    return plain(
+def as_json(inspection: Inspection) -> dict[str, Any]:
+    """Everything that the inspection holds, in types that JSON has."""
+    contents: dict[str, Any] = plain(
         {
-            "release": found.release,
-            "missing": found.missing,
-            "splits": {split: _split(found, split) for split in found.tables},
-            "sensors": _counts(found.counts(found.sensor)),
-            "scenes": _counts(found.counts(found.labels.scene)),
-            "distributions": {
-                name: {split: spread._asdict() for split, spread in splits.items()}
-                for name, splits in found.distributions().items()
-            },
-            "leakage": _leakage(found),
-            "closed_form": _closed_form(found),
-            "scales": _scales(found),
-            "repeated_polylines": [_label(found, i) for i in found.repeated],
-            "against": _changes(found),
+            "release": inspection.release,
+            "missing": inspection.missing,
+            "splits": {split: _split(inspection, split) for split in inspection.tables},
+            "sensors": inspection.counts(inspection.sensor),
+            "scenes": inspection.counts(inspection.labels.scene),
+            "distributions": inspection.distributions(),
+            "leakage": _leakage(inspection),
+            "closed_form": _closed_form(inspection),
+            "scales": _scales(inspection),
+            "repeated_polylines": [_label(inspection, i) for i in inspection.repeated],
+            "against": inspection.changes,
         }
     )
+    return contents
 
 
 def plain(value: Any) -> Any:
-    """`value` in types that JSON has: numpy's become Python's, and a number that is not finite becomes None."""
+    """`value` in types that JSON has.
+
+    Numpy's types become Python's, data classes and named tuples become objects, and a number that is not finite
+    becomes None.
+    """
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if is_dataclass(value):
+        value = vars(value)
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -54,63 +60,54 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _split(found: Inspection, split: Split) -> dict[str, Any]:
-    return {
-        **found.total(split)._asdict(),
-        "left_out": {
-            reason.value: [{"file": item.file, "region": item.region} for item in items]
-            for reason, items in found.left_out(split).items()
-        },
+def _split(inspection: Inspection, split: Split) -> dict[str, Any]:
+    left_out = {
+        reason.value: [{"file": item.file, "region": item.region} for item in items]
+        for reason, items in inspection.left_out(split).items()
     }
+    return {**inspection.total(split)._asdict(), "left_out": left_out}
 
 
-def _counts(counts: Mapping[str, Mapping[Split, Count]]) -> dict[str, Any]:
-    return {name: {split: count._asdict() for split, count in splits.items()} for name, splits in counts.items()}
-
-
-def _label(found: Inspection, i: int) -> dict[str, Any]:
-    labels = found.labels
+def _label(inspection: Inspection, i: int, **more: float) -> dict[str, Any]:
+    labels = inspection.labels
     return {
         "split": labels.split[i],
         "tile": labels.tile[i],
         "region": labels.region[i],
         "height_m": labels.height[i],
         "length_px": labels.length_px[i],
+        **more,
     }
 
 
-def _leakage(found: Inspection) -> dict[str, Any] | None:
-    if (leak := found.leakage) is None:
+def _leakage(inspection: Inspection) -> dict[str, Any] | None:
+    if (leak := inspection.leakage) is None:
         return None
+    pairs = [
+        {"validation": _label(inspection, ours), "train": _label(inspection, theirs)} for ours, theirs in leak.pairs
+    ]
     return {
         "samples": leak.samples,
         "samples_in_shared_scenes": leak.in_shared_scenes,
         "scenes": leak.scenes,
         "shared_scenes": leak.shared_scenes,
         "shared_tiles": leak.shared_tiles,
-        "near_duplicates": {
-            "criterion": CRITERION,
-            "expected_by_chance": leak.by_chance,
-            "pairs": [
-                {"validation": _label(found, ours), "train": _label(found, theirs)} for ours, theirs in leak.pairs
-            ],
-        },
+        "near_duplicates": {"criterion": CRITERION, "expected_by_chance": leak.by_chance, "pairs": pairs},
     }
 
 
-def _closed_form(found: Inspection) -> dict[str, Any]:
-    audit = found.closed_form
+def _closed_form(inspection: Inspection) -> dict[str, Any]:
+    audit, labels = inspection.closed_form, inspection.labels
     return {
         "with_metadata": audit.known.sum(),
         "largest_m": np.abs(audit.deviation).max(initial=0.0),
         "flagged": [
-            {**_label(found, i), "formula_m": found.labels.expected[i], "tolerance_m": found.labels.tolerance[i]}
-            for i in audit.flagged
+            _label(inspection, i, formula_m=labels.expected[i], tolerance_m=labels.tolerance[i]) for i in audit.flagged
         ],
     }
 
 
-def _scales(found: Inspection) -> dict[str, Any]:
+def _scales(inspection: Inspection) -> dict[str, Any]:
     not_constant = [
         {
             "scene": scene.scene,
@@ -118,28 +115,10 @@ def _scales(found: Inspection) -> dict[str, Any]:
             "labels": scene.labels,
             "explained_by_vertex_rounding": scene.vertex_rounding,
             "flagged": [
-                {**_label(found, i), "deviation_m": off} for i, off in zip(scene.flagged, scene.deviation, strict=True)
+                _label(inspection, i, deviation_m=deviation)
+                for i, deviation in zip(scene.flagged, scene.deviation, strict=True)
             ],
         }
-        for scene in found.scales
+        for scene in inspection.scales
     ]
     return {"tolerance_m": PRINTED, "vertex_rounding_px_per_segment": VERTEX_PX, "not_constant": not_constant}
-
-
-def _changes(found: Inspection) -> dict[str, Any] | None:
-    if found.changes is None:
-        return None
-    splits = {split: _comparison(comparison) for split, comparison in found.changes.splits.items()}
-    return {"other": found.changes.other, "missing": found.changes.missing, "splits": splits}
-
-
-def _comparison(comparison: Comparison) -> dict[str, Any]:
-    return {
-        **vars(comparison),
-        "labels_added": [label._asdict() for label in comparison.labels_added],
-        "labels_removed": [label._asdict() for label in comparison.labels_removed],
-        "labels_changed": [
-            {"what": change.what, "before": change.before._asdict(), "after": change.after._asdict()}
-            for change in comparison.labels_changed
-        ],
-    }

@@ -1,20 +1,20 @@
-"""Whether the labels agree with themselves: pure functions of the tables, no file is read.
+"""Whether the labels are consistent: pure functions of the tables, no file is read.
 
     labels = Labels.of({"train": table, "validation": other})
     closed_form(labels)     heights against length_px · gsd / sqrt(tan² roll + tan² pitch)
     scene_scales(labels)    scenes in which height ÷ length is not one number
-    repeated(labels)        polylines that stand twice in one tile
+    repeated(labels)        polylines that appear twice in one tile
 
-The tolerances are derived, not tuned.  A height is printed to .01 m and follows from the polyline as it is printed,
-whole pixels included: so the formula holds to half of the last digit, and to what half of the last digit of roll and
-pitch makes of a height (`angle_rounding`).  And
+The tolerances are derived, not tuned.  A height is printed to 0.01 m, and is computed from the polyline as printed, in
+whole pixels.  So the formula holds to half of the last digit, plus the effect of half of the last digit of roll and
+pitch on the height (`angle_rounding`).  Likewise
 
     a label of height h and length L says that its scene's scale lies in [(h − .005) / L, (h + .005) / L].
 
-A scene is constant if one scale lies in the intervals of all its labels, which needs no metadata.  Had a release
-made its heights before the vertices were rounded to whole pixels, each end of a segment could be off by √½ px and
-its length by √2 px, and every scene would fail the first test: the second interval, [(h − .005) / (L + √2 S),
-(h + .005) / (L − √2 S)] with S segments, tells such a scene from one with a wrong label in it.
+A scene is constant if one scale lies in the intervals of all its labels; this needs no metadata.  If a release had
+computed its heights before rounding the vertices to whole pixels, each end of a segment could be off by √½ px and its
+length by √2 px, and every scene would fail this test.  A second interval, [(h − .005) / (L + √2 S),
+(h + .005) / (L − √2 S)] with S segments, separates such a scene from one that has a wrong label.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
 HALF_DIGIT = 0.005  # metres: heights are printed to a hundredth
-PRINTED = HALF_DIGIT + 1e-6  # binary numbers only approach decimal ones
-ANGLE_DECIMALS = range(3, 10)  # of roll and pitch, as published; coarser ones are taken for round numbers
+PRINTED = HALF_DIGIT + 1e-6  # binary numbers only approximate decimal ones
+ANGLE_DECIMALS = range(3, 10)  # of roll and pitch, as published; an angle with fewer is a round number
 VERTEX_PX = 2 * 0.5**0.5  # pixels that a segment's length may lose or gain when its two ends are rounded
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of all splits in one list of M rows.
+    """The labels of all splits, as one list of M rows.
 
     `split`: (M,) str; `row`: (M,) int64, the row in its split's table; `tile`, `scene`: (M,) str; `region`: (M,)
-    int64, its index in the tile's label; `vector`: (M, 2) float64 px (x, y), from the base to the top;
-    `length_px`: (M,) float64 px; `segments`: (M,) int64, those that have a length; `height`: (M,) float64 metres;
-    `expected`: (M,) float64 metres by the closed form, not finite where metadata lack or the view is straight down;
+    int64, its index in the tile's list of regions; `vector`: (M, 2) float64 px (x, y), from the base to the top;
+    `length_px`: (M,) float64 px; `segments`: (M,) int64, the number that have a length; `height`: (M,) float64 metres;
+    `expected`: (M,) float64 metres by the closed form, not finite without metadata or if the view is straight down;
     `tolerance`: (M,) float64 metres by which the height may differ from it.
     """
 
@@ -73,7 +73,7 @@ class Labels:
     @classmethod
     def _of_split(cls, split: str, table: SampleTable) -> Labels:
         length_px = polyline_length_px(table.polyline)
-        with np.errstate(all="ignore"):  # metadata of 1e308 are somebody's, and come out as not finite
+        with np.errstate(all="ignore"):  # absurd metadata such as 1e308 give values that are not finite
             expected = closed_form_height(length_px, table.gsd, table.roll, table.pitch)
             tolerance = PRINTED + np.abs(expected) * angle_rounding(table.roll, table.pitch)
         return cls(
@@ -92,15 +92,15 @@ class Labels:
 
     @property
     def scale(self) -> Float64:
-        """Height ÷ length (M,) float64, metres a pixel."""
+        """Height ÷ length (M,) float64, metres per pixel."""
         with np.errstate(over="ignore"):
             return self.height / self.length_px
 
 
 def angle_rounding(roll: Float64, pitch: Float64) -> Float64:
-    """By what part of itself a height changes if roll and pitch (n,) degrees are rounded as printed → (n,) float64.
+    """The relative change of a height when roll and pitch (n,) degrees are rounded as printed → (n,) float64.
 
-    Height is proportional to 1/t with t² = tan² roll + tan² pitch, and so changes by
+    Height is proportional to 1/t with t² = tan² roll + tan² pitch, so its relative change is
     (tan roll · dtan roll + tan pitch · dtan pitch) / t².
     """
     tangents = [np.tan(np.radians(angle)) for angle in (roll, pitch)]
@@ -112,7 +112,7 @@ def angle_rounding(roll: Float64, pitch: Float64) -> Float64:
 
 
 def _half_digit(angle: Float64) -> Float64:
-    """Half a unit of the last decimal that each angle (n,) is printed with."""
+    """Half a unit of the last printed decimal of each angle (n,)."""
     decimals = np.full(angle.shape, ANGLE_DECIMALS.stop)
     for digits in reversed(ANGLE_DECIMALS):
         decimals[np.abs(np.round(angle, digits) - angle) < 1e-12] = digits
@@ -120,7 +120,7 @@ def _half_digit(angle: Float64) -> Float64:
 
 
 def regions(table: SampleTable) -> Int64:
-    """Each row's index in its tile's list of regions (N,) int64: those that were left out are counted, too."""
+    """Each row's index in its tile's list of regions (N,) int64; skipped regions count as well."""
     left_out: dict[str, set[int]] = {}
     for item in table.left_out:
         left_out.setdefault(item.file, set()).add(item.region)
@@ -139,18 +139,18 @@ def regions(table: SampleTable) -> Int64:
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """Labels against height = length_px · gsd / sqrt(tan² roll + tan² pitch)."""
+    """The labels compared with height = length_px · gsd / sqrt(tan² roll + tan² pitch)."""
 
     known: Bool
-    """(M,) whether the label has gsd, roll and pitch and the view is not straight down."""
+    """(M,) bool, whether the label has gsd, roll and pitch and the view is not straight down."""
     deviation: Float64
-    """(M,) metres, label − formula; 0 where it is not known."""
+    """(M,) metres, label − formula; 0 where the formula is not known."""
     flagged: Int64
-    """(F,) the rows that are off by more than printed digits make, the worst first."""
+    """(F,) the rows that differ by more than rounding explains, the worst first."""
 
 
 def closed_form(labels: Labels) -> ClosedForm:
-    """Compare all heights with the closed form; the model itself never sees these metadata."""
+    """Compare all heights with the closed form.  The network never sees these metadata."""
     known = np.isfinite(labels.expected)
     with np.errstate(invalid="ignore"):
         deviation = np.where(known, labels.height - labels.expected, 0.0)
@@ -162,19 +162,19 @@ def closed_form(labels: Labels) -> ClosedForm:
 
 @dataclass(frozen=True)
 class SceneScale:
-    """One scene whose labels have no scale in common."""
+    """A scene that has no single scale for all its labels."""
 
     scene: str
     scale: float
-    """Metres a pixel: the one that most of its labels have in common; without a majority, their median."""
+    """Metres per pixel: the scale that most of its labels share; without a majority, their median."""
     agreeing: int
-    """How many labels have it."""
+    """How many labels have this scale."""
     flagged: Int64
-    """Rows (F,) of those that have not, the worst first."""
+    """(F,) the rows of the other labels, the worst first."""
     deviation: Float64
     """(F,) metres, label − scale · length."""
     vertex_rounding: bool
-    """Whether whole-pixel vertices explain all of it, had the heights been made before they were rounded."""
+    """Whether rounding the vertices after computing the heights would explain all deviations."""
 
     @property
     def labels(self) -> int:
@@ -183,14 +183,14 @@ class SceneScale:
 
 
 def scene_scales(labels: Labels) -> list[SceneScale]:
-    """The scenes whose height ÷ length is not constant beyond rounding, the one with the worst label first."""
+    """The scenes whose height ÷ length is not constant beyond rounding, the scene with the worst label first."""
     low, high = _scale_intervals(labels, 0.0)
     loosely = _scale_intervals(labels, VERTEX_PX)
     scenes = _rows_of_scenes(labels)
     found = [
-        _examined(labels, rows, low, high, _have_one_in_common(*(bound[rows] for bound in loosely)))
+        _examined(labels, rows, low, high, _share_a_scale(*(bound[rows] for bound in loosely)))
         for rows in scenes
-        if not _have_one_in_common(low[rows], high[rows])
+        if not _share_a_scale(low[rows], high[rows])
     ]
     return sorted(found, key=lambda scene: -abs(float(scene.deviation[0])))
 
@@ -202,14 +202,14 @@ def _rows_of_scenes(labels: Labels) -> list[Int64]:
 
 
 def _scale_intervals(labels: Labels, slack_px: float) -> tuple[Float64, Float64]:
-    """The scales that each label allows, (M,) metres a pixel each, if a segment may be `slack_px` off."""
+    """Lowest and highest scale (M,) m/px that each label allows, if a segment may be off by `slack_px`."""
     slack = slack_px * labels.segments
     with np.errstate(divide="ignore", over="ignore"):
         low = (labels.height - PRINTED) / (labels.length_px + slack)
         return low, (labels.height + PRINTED) / np.maximum(labels.length_px - slack, 0.0)
 
 
-def _have_one_in_common(low: Float64, high: Float64) -> bool:
+def _share_a_scale(low: Float64, high: Float64) -> bool:
     return bool(low.max() <= high.min())
 
 
@@ -236,11 +236,11 @@ def _examined(labels: Labels, rows: Int64, low: Float64, high: Float64, vertex_r
     )
 
 
-# --- Polylines that stand twice in one tile.
+# --- Polylines that appear twice in one tile.
 
 
 def repeated(labels: Labels, polylines: Mapping[Split, NDArray[np.float64]]) -> Int64:
-    """The rows (R,) whose polyline already stood in the same tile; `polylines`: split → (N, P, 2) px."""
+    """The rows (R,) with a polyline that appeared earlier in the same tile; `polylines`: split → (N, P, 2) px."""
     seen: set[tuple[str, str, bytes]] = set()
     again = []
     columns = zip(labels.split.tolist(), labels.row.tolist(), labels.tile.tolist(), strict=True)

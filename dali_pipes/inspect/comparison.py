@@ -1,15 +1,14 @@
-"""What changed between two releases, split by split: pictures by their bytes, labels by what they say.
+"""What changed between two releases, split by split: pictures by their bytes, labels by their content.
 
-    compare(before, after) -> Comparison      two tables of one split
+    compare(before, after) -> SplitChanges      two tables of one split
 
-A picture is known by its file name.  It was added, removed, or changed if its bytes are no longer the same, which
-is told by CRC-32: an archive that states its members' CRCs is believed, so that no picture need be read.
+A picture is identified by its file name.  It was added, removed, or changed if its bytes have another CRC-32.  Where
+an archive states the CRCs of its members, they are believed, so that no picture is read.
 
-A label has no name, and its index in the tile moves when another is put before it.  Within a tile, therefore, equal
-labels are set aside first (twice the same counts twice), then those with the same polyline are taken for one label
-whose height or metadata changed, then those with the same height, and last those with the same index, for one whose
-polyline changed.  What is left was added or removed.  Only labels that can be used are compared; why others are not,
-each release's own list says.
+A label has no name, and its index in the tile moves when another label is inserted before it.  Therefore the labels of
+a tile are paired in four passes: equal labels (two equal ones count twice), then labels with the same polyline, with
+the same height, and with the same index.  Labels that are paired but not equal have changed; those without a partner
+were added or removed.  Only usable labels are compared; each release's own list says why others are skipped.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -26,9 +25,11 @@ from ..release.members import Members
 from ..samples.table import SampleTable
 from .audit import regions
 
+CONTENT = ("polyline", "height", "metadata")  # of a label; its tile and its index there identify it
+
 
 class Label(NamedTuple):
-    """What one label says: its tile, its index there, (x, y) px, metres, and (gsd, roll, pitch) or None each."""
+    """One label: its tile, its index there, (x, y) px, metres, and (gsd, roll, pitch) or None each."""
 
     tile: str
     region: int
@@ -37,66 +38,52 @@ class Label(NamedTuple):
     metadata: tuple[float | None, float | None, float | None]
 
 
-@dataclass(frozen=True)
-class Changed:
-    """A label that says something else than before."""
+class ChangedLabel(NamedTuple):
+    """A label whose polyline, height or metadata changed; `what` names those that did."""
 
+    what: tuple[str, ...]
     before: Label
     after: Label
 
-    @property
-    def what(self) -> tuple[str, ...]:
-        """Which of polyline, height and metadata differ."""
-        return tuple(
-            name
-            for name in ("polyline", "height", "metadata")
-            if getattr(self.before, name) != getattr(self.after, name)
-        )
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """What one split gained, lost and changed; names of pictures, and labels, in the order of their release."""
+@dataclass
+class SplitChanges:
+    """The changes of one split: names of pictures, and labels, in the order of their release."""
 
     pictures_same: int
     pictures_added: list[str]
     pictures_removed: list[str]
     pictures_changed: list[str]
-    labels_same: int
-    labels_added: list[Label]
-    labels_removed: list[Label]
-    labels_changed: list[Changed]
+    labels_same: int = 0
+    labels_added: list[Label] = field(default_factory=list)
+    labels_removed: list[Label] = field(default_factory=list)
+    labels_changed: list[ChangedLabel] = field(default_factory=list)
 
     @property
     def nothing(self) -> bool:
-        """Whether the two are the same."""
-        changes = (self.pictures_added, self.pictures_removed, self.pictures_changed)
-        return not any((*changes, self.labels_added, self.labels_removed, self.labels_changed))
+        """Whether both releases are the same."""
+        return not any(value for value in vars(self).values() if isinstance(value, list))
 
 
-def compare(before: SampleTable, after: SampleTable) -> Comparison:
-    """Compare two tables of one split; the pictures' bytes are read where no CRC is stated."""
+def compare(before: SampleTable, after: SampleTable) -> SplitChanges:
+    """Compare two tables of one split; the pictures' bytes are read where an archive states no CRC."""
     old, new = ({name: i for i, name in enumerate(table.images.names)} for table in (before, after))
     common = [name for name in new if name in old]
     changed = [name for name in common if checksum(before.images, old[name]) != checksum(after.images, new[name])]
-    labels = _LabelChanges()
-    was, now = _labels_by_tile(before), _labels_by_tile(after)
-    for tile in dict.fromkeys((*was, *now)):
-        labels.compare_tile(was.get(tile, []), now.get(tile, []))
-    return Comparison(
+    changes = SplitChanges(
         pictures_same=len(common) - len(changed),
         pictures_added=[name for name in new if name not in old],
         pictures_removed=[name for name in old if name not in new],
         pictures_changed=changed,
-        labels_same=labels.same,
-        labels_added=labels.added,
-        labels_removed=labels.removed,
-        labels_changed=labels.changed,
     )
+    old_labels, new_labels = _labels_by_tile(before), _labels_by_tile(after)
+    for tile in dict.fromkeys((*old_labels, *new_labels)):
+        _compare_tile(changes, old_labels.get(tile, []), new_labels.get(tile, []))
+    return changes
 
 
 def checksum(images: Members, index: int) -> int | None:
-    """CRC-32 of a picture's bytes: the archive's own where it states one, else of what is read; None if damaged."""
+    """CRC-32 of a picture's bytes, as the archive states it or computed from the bytes; None if they cannot be read."""
     stated = images.crc(index)
     try:
         return zlib.crc32(images.read(index).data) if stated is None else stated
@@ -114,36 +101,30 @@ def _labels_by_tile(table: SampleTable) -> dict[str, list[Label]]:
 
 
 def _without_padding(points: list[list[float]]) -> tuple[tuple[float, float], ...]:
-    """The table repeats the last point of a short polyline up to the longest one's length, which may differ."""
+    """The points of a label: the table repeats the last one, up to the length of its longest polyline."""
     end = len(points)
     while end > 1 and points[end - 1] == points[end - 2]:
         end -= 1
     return tuple((x, y) for x, y in points[:end])
 
 
-class _LabelChanges:
-    """Collects, tile by tile, what became of the labels."""
-
-    def __init__(self) -> None:
-        self.same = 0
-        self.added: list[Label] = []
-        self.removed: list[Label] = []
-        self.changed: list[Changed] = []
-
-    def compare_tile(self, before: list[Label], after: list[Label]) -> None:
-        pairs, before, after = _paired(before, after, attrgetter("polyline", "height", "metadata"))
-        self.same += len(pairs)
-        for alike in (attrgetter("polyline"), attrgetter("height"), attrgetter("region")):
-            pairs, before, after = _paired(before, after, alike)
-            self.changed += [Changed(old, new) for old, new in pairs]
-        self.removed += before
-        self.added += after
+def _compare_tile(changes: SplitChanges, before: list[Label], after: list[Label]) -> None:
+    """Add the labels of one tile to `changes`."""
+    pairs, before, after = _paired(before, after, attrgetter(*CONTENT))
+    changes.labels_same += len(pairs)
+    for key in ("polyline", "height", "region"):
+        pairs, before, after = _paired(before, after, attrgetter(key))
+        for old, new in pairs:
+            what = tuple(name for name in CONTENT if getattr(old, name) != getattr(new, name))
+            changes.labels_changed.append(ChangedLabel(what, old, new))
+    changes.labels_removed += before
+    changes.labels_added += after
 
 
 def _paired(
     before: list[Label], after: list[Label], key: Callable[[Label], Hashable]
 ) -> tuple[list[tuple[Label, Label]], list[Label], list[Label]]:
-    """Pair each label with the first one left that has the same key: (pairs, the rest of before, the rest of after)."""
+    """Pair labels of equal key, first with first → (pairs, the rest of `before`, the rest of `after`)."""
     waiting: dict[Hashable, list[Label]] = defaultdict(list)
     for old in before:
         waiting[key(old)].append(old)

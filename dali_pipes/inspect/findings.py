@@ -1,162 +1,294 @@
-"""What an inspection says in words: every sentence that depends on a figure, for the terminal and for the page.
+"""An inspection in words: sections of sentences and tables, which the terminal and the page show.
 
-A sentence is plain text, not markup of any kind.  The file names in it are other people's, and are shown by
-`printable`: without the characters that would move a terminal's cursor or turn the direction of writing.
+    for section in sections(inspection): ...
+
+Texts are plain, without markup of any kind.  The names in them come from other people's files: in sentences they
+are printable already, and who shows a table makes its cells `printable`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
 from ..samples.table import Split
+from ..units import count, number
 from .audit import HALF_DIGIT, VERTEX_PX
-from .comparison import Changed, Comparison, Label
-from .inspection import Inspection
+from .comparison import ChangedLabel, Label, SplitChanges
+from .inspection import Changes, Histogram, Inspection, Totals
 from .leakage import CRITERION
 
 EXAMPLES = 3
 LONGEST = 160  # characters of a name; a label's "filename" may be a megabyte
+ROWS = 200  # of a table; --json has all
+
+UNITS = {"height": "height, m", "length": "length, px", "scale": "scale, m/px"}
+TALLY = {"added": "added", "removed": "removed", "changed": "changed", "same": "the same"}
 
 
-def headline(found: Inspection) -> str:
-    """The release in one sentence: how much there is, and how much of it the audit flags."""
-    labels = found.labels
-    flagged = len(np.union1d(found.closed_form.flagged, [i for scene in found.scales for i in scene.flagged]))
-    left_out = sum(len(table.left_out) for table in found.tables.values())
-    verdict = f"the audit flags {count(flagged, 'height')}" if flagged else "the audit flags no height"
+class Table(NamedTuple):
+    """The first rows of a list, the worst or the largest first."""
+
+    title: str
+    columns: tuple[str, ...]
+    texts: int
+    """How many columns are text; the ones after them are numbers."""
+    rows: list[tuple[str, ...]]
+    total: int
+    """Rows that the list has in all."""
+
+
+class Plot(NamedTuple):
+    """How one quantity of one split is distributed."""
+
+    quantity: str
+    split: Split
+    histogram: Histogram
+
+    @property
+    def caption(self) -> str:
+        """The range and the median."""
+        spread = self.histogram
+        beyond = f"; {spread.beyond:,} beyond the plot" if spread.beyond else ""
+        return f"{spread.least:.4g} to {spread.greatest:.4g}, median {spread.median:.4g}{beyond}"
+
+
+class Section(NamedTuple):
+    """One subject; the page shows pictures in the section with their `name`."""
+
+    name: str
+    title: str
+    sentences: list[str]
+    tables: list[Table]
+    plots: Sequence[Plot] = ()
+
+
+def headline(inspection: Inspection) -> str:
+    """The release in one sentence: how much there is, and how much of it is suspicious or unusable."""
+    labels = inspection.labels
+    flagged = len(np.union1d(inspection.closed_form.flagged, [i for scene in inspection.scales for i in scene.flagged]))
+    skipped = sum(len(table.left_out) for table in inspection.tables.values())
     return (
         f"{count(len(labels), 'polyline')} in {count(len(np.unique(labels.tile)), 'tile')} of"
-        f" {count(len(np.unique(labels.scene)), 'scene')}; {verdict}, and {left_out:,} were left out."
+        f" {count(len(np.unique(labels.scene)), 'scene')}; the audit flags"
+        f" {count(flagged, 'height') if flagged else 'no height'}, and {skipped:,} regions or tiles are skipped."
     )
 
 
-def missing_in_words(found: Inspection) -> list[str]:
-    """Which split is not there."""
-    return [f"{split} is missing: {printable(sentence, 10 * LONGEST)}" for split, sentence in found.missing.items()]
+def missing_splits(inspection: Inspection) -> list[str]:
+    """Which split is not there, and why."""
+    return [f"{split} is missing: {printable(why, 10 * LONGEST)}" for split, why in inspection.missing.items()]
 
 
-def left_out_in_words(found: Inspection) -> list[str]:
-    """What is not in the tables, by split and reason, with examples."""
-    sentences = []
-    for split in found.tables:
-        for reason, items in found.left_out(split).items():
-            examples = _examples(item.file for item in items)
-            sentences.append(f"{split}: left out {len(items):,} because {reason.value}, such as {examples}")
-    return sentences or ["nothing was left out"]
+def sections(inspection: Inspection) -> list[Section]:
+    """All subjects, in the order in which they are shown."""
+    parts = (_contents, _distributions, _skipped, _leakage, _closed_form, _scales)
+    changes = [] if inspection.changes is None else [_changes(inspection, inspection.changes)]
+    return [part(inspection) for part in parts] + changes
 
 
-def leakage_in_words(found: Inspection) -> list[str]:
-    """What validation shares with training, and by which criterion."""
-    leak = found.leakage
+# --- How much there is.
+
+
+def _contents(inspection: Inspection) -> Section:
+    totals = (
+        (split, *(f"{n:,}" for n in (*inspection.total(split), len(table.left_out))))
+        for split, table in inspection.tables.items()
+    )
+    tables = [
+        *_table("", ("split", *Totals._fields, "skipped"), 1, totals, len(inspection.tables)),
+        *_counted("sensor", inspection.counts(inspection.sensor)),
+        *_counted("scene", inspection.counts(inspection.labels.scene)),
+    ]
+    return Section("contents", "What is in it", [], tables)
+
+
+def _counted(noun: str, counts: dict[str, dict[Split, Totals]]) -> list[Table]:
+    cells = [
+        (split, i)
+        for split in next(iter(counts.values()))
+        for i, field in enumerate(Totals._fields)
+        if field != f"{noun}s"
+    ]
+    columns = noun, *(f"{split}\n{Totals._fields[i]}" for split, i in cells)
+    rows = ((name, *(f"{totals[split][i]:,}" for split, i in cells)) for name, totals in counts.items())
+    return _table(f"By {noun}", columns, 1, rows, len(counts))
+
+
+def _distributions(inspection: Inspection) -> Section:
+    distributions = inspection.distributions()
+    plots = [Plot(UNITS[name], *item) for name, splits in distributions.items() for item in splits.items()]
+    return Section("distributions", "Distributions", [], [], plots)
+
+
+def _skipped(inspection: Inspection) -> Section:
+    sentences = [
+        f"{split}: skipped {len(items):,} because {reason.value}, such as {_examples(item.file for item in items)}"
+        for split in inspection.tables
+        for reason, items in inspection.left_out(split).items()
+    ]
+    return Section("skipped", "What is skipped", sentences or ["nothing is skipped"], [])
+
+
+# --- What validation shares with training.
+
+
+def _leakage(inspection: Inspection) -> Section:
+    title, leak, labels = "What validation shares with training", inspection.leakage, inspection.labels
     if leak is None:
-        return ["leakage cannot be told: it takes both splits"]
+        return Section("leakage", title, ["leakage cannot be measured without both splits"], [])
+    shared = count(len(leak.shared_tiles), "file name")
     sentences = [
         f"{leak.in_shared_scenes / leak.samples:.0%} of the validation samples lie in scenes that are also in training"
-        f" ({len(leak.shared_scenes):,} of {count(leak.scenes, 'scene')})"
+        f" ({len(leak.shared_scenes):,} of {count(leak.scenes, 'scene')})",
+        *(
+            [f"both splits have {shared} in common, such as {_examples(leak.shared_tiles)}"]
+            if leak.shared_tiles
+            else []
+        ),
+        f"{len(leak.pairs):,} of {count(leak.samples, 'validation sample')} have a near-duplicate in training; about"
+        f" {leak.by_chance:.0f} are expected by chance (near-duplicates: {CRITERION})",
     ]
-    if leak.shared_tiles:
-        examples = _examples(leak.shared_tiles)
-        sentences.append(f"file names that both splits have: {len(leak.shared_tiles):,}, such as {examples}")
-    sentences.append(
-        f"{len(leak.pairs):,} of {count(leak.samples, 'validation sample')} have a near-duplicate in training, where"
-        f" coincidence alone would make about {leak.by_chance:.0f}; near-duplicates are of {CRITERION}"
+    rows = (
+        (labels.tile[ours], labels.tile[theirs], number(labels.height[ours]), number(labels.length_px[ours], 1))
+        for ours, theirs in leak.pairs
     )
-    return sentences
+    columns = ("validation", "training", "height, m", "length, px")
+    return Section("leakage", title, sentences, _table("Near-duplicates", columns, 2, rows, len(leak.pairs)))
 
 
-def closed_form_in_words(found: Inspection) -> list[str]:
-    """How many heights deviate from the closed form, by split."""
-    sentences = []
-    for split in found.tables:
-        of = found.labels.split == split
-        known, off = int(found.closed_form.known[of].sum()), int(of[found.closed_form.flagged].sum())
-        largest = np.abs(found.closed_form.deviation[of]).max(initial=0.0)
-        without = f"; {of.sum() - known:,} lack gsd, roll or pitch" if known < of.sum() else ""
+# --- The label audit.
+
+
+def _closed_form(inspection: Inspection) -> Section:
+    labels, audit, sentences = inspection.labels, inspection.closed_form, []
+    for split in inspection.tables:
+        of_split = labels.split == split
+        known, off = int(audit.known[of_split].sum()), int(of_split[audit.flagged].sum())
+        largest = np.abs(audit.deviation[of_split]).max(initial=0.0)
+        without = f"; {of_split.sum() - known:,} have no gsd, roll or pitch" if known < of_split.sum() else ""
         sentences.append(
-            f"{split}: {off:,} of {known:,} heights deviate from the closed form by more than their rounding"
-            f" (± {HALF_DIGIT} m, and what the last digits of roll and pitch make);"
-            f" the largest difference is {metres(largest, 3)} m{without}"
+            f"{split}: {off:,} of {known:,} heights deviate from the closed form by more than rounding explains;"
+            f" the largest difference is {number(largest, 3)} m{without}"
         )
-    return sentences
+    sentences.append(f"rounding explains ± {HALF_DIGIT} m, and what the last digits of roll and pitch add to it")
+    metres = (labels.height, labels.expected, audit.deviation)
+    rows = (
+        (labels.tile[i], labels.split[i], str(labels.region[i]), *(number(values[i]) for values in metres))
+        for i in audit.flagged
+    )
+    columns = ("tile", "split", "region", "label, m", "formula, m", "off by, m")
+    tables = _table("Labels that deviate, the worst first", columns, 2, rows, len(audit.flagged))
+    return Section("formula", "Heights against the closed form", sentences, tables)
 
 
-def scales_in_words(found: Inspection) -> list[str]:
-    """How many scenes have no constant scale, and what that means."""
-    scenes = len(np.unique(found.labels.scene))
+def _scales(inspection: Inspection) -> Section:
+    labels, scales = inspection.labels, inspection.scales
     sentences = [
-        f"{len(found.scales):,} of {count(scenes, 'scene')} have a scale, height ÷ length, that is not constant: no one"
-        f" scale gives all their heights to ± {HALF_DIGIT} m from polylines of whole pixels"
+        f"{len(scales):,} of {count(len(np.unique(labels.scene)), 'scene')} have no constant scale (height ÷ length):"
+        f" no single scale gives all their heights to ± {HALF_DIGIT} m from polylines in whole pixels"
     ]
-    if rounded := sum(scene.vertex_rounding for scene in found.scales):
+    if scales:
+        sentences.append("the worst label of each such scene is shown")
+    if rounded := sum(scene.vertex_rounding for scene in scales):
         sentences.append(
-            f"{rounded:,} of these would be constant had their heights been made before the vertices were rounded to"
-            f" whole pixels (± {VERTEX_PX:.2f} px a segment)"
+            f"{rounded:,} of these would be constant if the heights had been computed before the vertices were rounded"
+            f" to whole pixels (± {VERTEX_PX:.2f} px per segment)"
         )
-    return sentences
+    if len(inspection.repeated):
+        repeated, examples = count(len(inspection.repeated), "polyline"), labels.tile[inspection.repeated].tolist()
+        sentences.append(f"{repeated} repeated within one tile, and kept, such as {_examples(examples)}")
+    rows = (
+        (
+            labels.tile[i],
+            str(labels.region[i]),
+            f"{scene.scale:.4g}",
+            f"{scene.agreeing:,} of {scene.labels:,}",
+            number(labels.height[i]),
+            number(scene.deviation[0]),
+        )
+        for scene in scales
+        for i in scene.flagged[:1]
+    )
+    columns = ("worst tile of the scene", "region", "scale, m/px", "agree", "label, m", "off by, m")
+    tables = _table("Scenes without a constant scale, the worst first", columns, 1, rows, len(scales))
+    return Section("scale", "One scale per scene", sentences, tables)
 
 
-def repeated_in_words(found: Inspection) -> list[str]:
-    """How many polylines stand twice in one tile."""
-    if not len(found.repeated):
-        return []
-    examples = _examples(found.labels.tile[found.repeated].tolist())
-    return [f"polylines that repeat another of their own tile, and stay: {len(found.repeated):,}, such as {examples}"]
+# --- What changed since another release.
 
 
-def changes_in_words(found: Inspection) -> list[str]:
-    """What is new against the other release, by split."""
-    if found.changes is None:
-        return []
-    sentences = [f"compared with {printable(found.changes.other)}"]
-    sentences += [_change_in_words(split, comparison) for split, comparison in found.changes.splits.items()]
-    sentences += [f"{split}: cannot be compared, not in this release" for split in found.missing]
-    lacking = found.changes.missing.items()
-    return sentences + [
-        f"{split}: cannot be compared, not in the other release: {printable(why, 10 * LONGEST)}"
-        for split, why in lacking
+def _changes(inspection: Inspection, changes: Changes) -> Section:
+    sentences = [
+        f"compared with {printable(changes.other)}",
+        *(_tally(split, splits) for split, splits in changes.splits.items()),
+        *(f"{split}: not compared, because this release lacks it" for split in inspection.missing),
+        *(
+            f"{split}: not compared, because the other release lacks it: {printable(why, 10 * LONGEST)}"
+            for split, why in changes.missing.items()
+        ),
     ]
+    lists = [
+        (split, name, items)
+        for split, splits in changes.splits.items()
+        for name, items in vars(splits).items()
+        if isinstance(items, list)
+    ]
+    tables = []
+    for split, name, items in lists:  # a table for each kind of change
+        columns = ("tile", "region", "label") if name.startswith("labels") else ("tile",)
+        tables += _table(f"{split}: {name.replace('_', ' ')}", columns, 3, map(_change, items), len(items))
+    return Section("changes", "What changed", sentences, tables)
 
 
-def _change_in_words(split: Split, changes: Comparison) -> str:
+def _tally(split: Split, changes: SplitChanges) -> str:
     if changes.nothing:
         pictures, labels = count(changes.pictures_same, "picture"), count(changes.labels_same, "label")
-        return f"{split}: nothing changed in {pictures} and {labels}"
-    pictures = _tally(changes.pictures_added, changes.pictures_removed, changes.pictures_changed, changes.pictures_same)
-    labels = _tally(changes.labels_added, changes.labels_removed, changes.labels_changed, changes.labels_same)
+        return f"{split}: no change in {pictures} and {labels}"
+    numbers = {name: value if isinstance(value, int) else len(value) for name, value in vars(changes).items()}
+    pictures, labels = (
+        ", ".join(f"{numbers[f'{kind}_{name}']:,} {words}" for name, words in TALLY.items())
+        for kind in ("pictures", "labels")
+    )
     return f"{split}: pictures {pictures}; labels {labels}"
 
 
-def change_in_words(change: Changed) -> str:
-    """What a label said before, and what it says now."""
-    return "; ".join(f"{what} {_said(change.before, what)} → {_said(change.after, what)}" for what in change.what)
+def _change(item: str | Label | ChangedLabel) -> tuple[str, ...]:
+    """A row of a table of changes."""
+    if isinstance(item, str):
+        return (item,)
+    if isinstance(item, Label):
+        return item.tile, str(item.region), _value(item, "height")
+    changes = (f"{what} {_value(item.before, what)} → {_value(item.after, what)}" for what in item.what)
+    return item.after.tile, str(item.after.region), "; ".join(changes)
 
 
-def _said(label: Label, what: str) -> str:
+def _value(label: Label, what: str) -> str:
     if what == "height":
-        return f"{metres(label.height)} m"
+        return f"{number(label.height)} m"
     if what == "polyline":
         return " ".join(f"{x:g},{y:g}" for x, y in label.polyline)
     return " ".join("–" if value is None else f"{value:g}" for value in label.metadata)
 
 
-def _tally(added: Sequence[object], removed: Sequence[object], changed: Sequence[object], same: int) -> str:
-    return f"{len(added):,} added, {len(removed):,} removed, {len(changed):,} changed, {same:,} the same"
+# --- Texts and tables.
 
 
-def count(n: int, noun: str) -> str:
-    """`n` things by their noun: "1 scene", "2,000 scenes"."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
-def metres(value: float, digits: int = 2) -> str:
-    """A height as labels print it; one of 10⁹ m is shorter."""
-    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.4g}"
+def _table(
+    title: str, columns: tuple[str, ...], texts: int, rows: Iterable[tuple[str, ...]], total: int
+) -> list[Table]:
+    """The table of the first of `total` rows, or no table where there is no row."""
+    return [Table(title, columns, texts, list(islice(rows, ROWS)), total)] if total else []
 
 
 def printable(text: str, longest: int = LONGEST) -> str:
-    """`text` on one line: what is no letter, sign or space becomes its escape, and a long one's middle becomes "…"."""
+    """`text` on one line, with escapes for characters that would move a cursor or turn the direction of writing.
+
+    A text of more than `longest` characters loses its middle.
+    """
     if len(text) > longest:
         text = f"{text[: longest // 2]}…{text[-longest // 2 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,23 +1,25 @@
-"""What is in a release, what is wrong with it, and what will be trained on: gathered here, shown elsewhere.
+"""The content of a release, its faults, and what will be trained on, computed here and shown elsewhere.
 
-    found = inspect(paths, against=earlier)         Inspection
-    show(found, console)                            inspection_console.py
-    json.dumps(as_json(found), allow_nan=False)     inspection_json.py
-    write_page(path, found)                         inspection_page.py
+    inspection = inspect(paths, against=earlier)
+    show(inspection, console)                           console.py
+    json.dumps(as_json(inspection), allow_nan=False)    as_json.py
+    write_page(path, inspection)                        page.py
 
-A release may hold only one of the two splits; the other is then told to be missing.  Labels and the headers of the
-pictures are read, the pictures themselves only for a page and, where an archive states no CRC, for `against`.
-The computations are in audit.py, leakage.py and comparison.py.
+A release may have only one of the two splits; the other one is then reported as missing.  Labels and the headers of
+the pictures are read.  The pictures themselves are read only for a page, and for `against` where an archive states
+no CRC.  The computations are in audit.py, leakage.py and comparison.py.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..release.paths import SPLITS, ReleasePaths, Split
@@ -26,22 +28,20 @@ from ..samples.labels import LeftOut
 from ..samples.table import SampleTable
 from ..samples.via import Reason
 from .audit import ClosedForm, Float64, Int64, Labels, SceneScale, closed_form, repeated, scene_scales
-from .comparison import Comparison, compare
+from .comparison import SplitChanges, compare
 from .leakage import Leakage, leakage
 
-BINS = 24  # beside its names and figures a plot has to fit into 80 columns
-
-UNITS = {"height": "height, m", "length": "length, px", "scale": "scale, m/px"}
+BINS = 24  # a plot, its name and its range have to fit into 80 columns
 
 Tables = dict[Split, SampleTable]
 Missing = dict[Split, str]
 
 
 def read_release(paths: ReleasePaths) -> tuple[Tables, Missing]:
-    """The tables of the splits that can be read, and of each of the others the sentence that says why not.
+    """The tables of the splits that can be read, and for each other split the sentence that says why it cannot.
 
-    The one place where a release is opened; every image is decoded, or was for the index in `paths.index_cache`.
-    Raises InputError, the first sentence, if no split can be read.
+    Every image is decoded, unless `paths.index_cache` has an index of this release.  Raises InputError with the first
+    of these sentences if no split can be read.
     """
     tables: Tables = {}
     missing: Missing = {}
@@ -65,7 +65,7 @@ def inspect(paths: ReleasePaths, against: Path | None = None) -> Inspection:
     changes = None
     if against is not None:
         before, lacking = read_release(ReleasePaths(against, index_cache=paths.index_cache))
-        changes = Changes(str(against), {s: compare(before[s], tables[s]) for s in tables if s in before}, lacking)
+        changes = Changes(str(against), lacking, {s: compare(before[s], tables[s]) for s in tables if s in before})
     return Inspection(
         release=str(paths.release),
         tables=tables,
@@ -79,8 +79,8 @@ def inspect(paths: ReleasePaths, against: Path | None = None) -> Inspection:
     )
 
 
-class Count(NamedTuple):
-    """How much there is of something."""
+class Totals(NamedTuple):
+    """How many scenes, tiles and polylines there are."""
 
     scenes: int
     tiles: int
@@ -88,7 +88,7 @@ class Count(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """How N values spread: their moments, and how many lie in each of `BINS` bins between `low` and `high`."""
+    """The distribution of N values: their moments, and how many lie in each of `BINS` bins from `low` to `high`."""
 
     least: float
     median: float
@@ -99,22 +99,22 @@ class Histogram(NamedTuple):
     high: float
     counts: list[int]
     beyond: int
-    """Values outside the bins, which are counted in the outermost."""
+    """Values outside the bins; the outermost bins count them."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What is new against an earlier release."""
+    """The changes since another release."""
 
     other: str
-    splits: dict[Split, Comparison]
     missing: Missing
-    """Splits that the earlier release lacks, and why."""
+    """Splits that the other release lacks, and why."""
+    splits: dict[Split, SplitChanges]
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that is found out about a release; the rows of the audits are rows of `labels`."""
+    """All that is known about a release; the rows of the audits are rows of `labels`."""
 
     release: str
     tables: Tables
@@ -128,65 +128,63 @@ class Inspection:
     changes: Changes | None
 
     @cached_property
-    def sensor(self) -> np.ndarray:
+    def sensor(self) -> NDArray[np.str_]:
         """The first word of each label's file name (M,) str: K3, K3A, …"""
         return np.array([name.split("_", 1)[0] for name in self.labels.tile.tolist()])
 
-    def total(self, split: Split) -> Count:
-        """Scenes, tiles and polylines of a split."""
+    def total(self, split: Split) -> Totals:
+        """The totals of a split."""
         table = self.tables[split]
-        return Count(len(np.unique(table.scene)), len(np.unique(table.tile)), len(table))
+        return Totals(len(np.unique(table.scene)), len(np.unique(table.tile)), len(table))
 
-    def counts(self, by: np.ndarray) -> dict[str, dict[Split, Count]]:
-        """Scenes, tiles and polylines by the values of a column (M,) and by split; the largest first."""
-        names, group = np.unique(by, return_inverse=True)
-        order = np.argsort(-np.bincount(group), kind="stable")
-        tile, scene = (np.unique(column, return_inverse=True)[1] for column in (self.labels.tile, self.labels.scene))
-        found: dict[str, dict[Split, Count]] = {str(names[i]): {} for i in order}
+    def counts(self, by: NDArray[np.str_]) -> dict[str, dict[Split, Totals]]:
+        """The totals for each value of a column (M,), by split; the values with most polylines first."""
+        names = [name for name, _ in Counter(sorted(by.tolist())).most_common()]
+        totals: dict[str, dict[Split, Totals]] = {name: {} for name in names}
         for split in self.tables:
-            of = self.labels.split == split
-            polylines = np.bincount(group[of], minlength=len(names))
+            rows = self.labels.split == split
+            groups = by[rows].tolist()
             scenes, tiles = (
-                np.bincount(np.unique(np.stack([group[of], column[of]]), axis=1)[0], minlength=len(names))
-                for column in (scene, tile)
+                Counter(name for name, _ in set(zip(groups, column[rows].tolist(), strict=True)))
+                for column in (self.labels.scene, self.labels.tile)
             )
-            for i in order:
-                found[str(names[i])][split] = Count(int(scenes[i]), int(tiles[i]), int(polylines[i]))
-        return found
+            polylines = Counter(groups)
+            for name in names:
+                totals[name][split] = Totals(scenes[name], tiles[name], polylines[name])
+        return totals
 
     def distributions(self) -> dict[str, dict[Split, Histogram]]:
-        """Height, length and scale of each split; both splits in the same bins."""
+        """Height, length and scale of each split; both splits have the same bins."""
         columns = {"height": self.labels.height, "length": self.labels.length_px, "scale": self.labels.scale}
         return {
-            name: {split: histogram(values[self.labels.split == split], *bounds) for split in self.tables}
+            name: {split: histogram(values[self.labels.split == split], *plot_range(values)) for split in self.tables}
             for name, values in columns.items()
-            for bounds in (plot_range(values),)
         }
 
     def left_out(self, split: Split) -> dict[Reason, list[LeftOut]]:
-        """What is not in the table of a split, by reason, the most frequent first."""
-        found: dict[Reason, list[LeftOut]] = {}
+        """The labels and tiles that are not in the table of a split, by reason, the most frequent first."""
+        by_reason: dict[Reason, list[LeftOut]] = {}
         for item in self.tables[split].left_out:
-            found.setdefault(item.reason, []).append(item)
-        return dict(sorted(found.items(), key=lambda entry: -len(entry[1])))
+            by_reason.setdefault(item.reason, []).append(item)
+        return dict(sorted(by_reason.items(), key=lambda entry: -len(entry[1])))
 
 
 def plot_range(values: Float64) -> tuple[float, float]:
-    """Where a histogram of `values` (n,) begins and ends: three interquartile ranges beyond the quartiles at most.
+    """Where a histogram of `values` (n,) begins and ends: at most three interquartile ranges beyond the quartiles.
 
-    One height of 10⁹ m, which the plot should tell and not be flattened by, lies beyond.
+    So a single height of 10⁹ m does not flatten the plot.
     """
-    values = np.clip(values, 0, 1e12)  # metres or pixels that are finite, and whose differences are
+    values = np.clip(values, 0, 1e12)  # so that values and their differences are finite
     lower, upper = np.quantile(values, (0.25, 0.75))
     reach = 3 * (upper - lower)
     return float(max(values.min(), lower - reach)), float(min(values.max(), upper + reach))
 
 
 def histogram(values: Float64, low: float, high: float) -> Histogram:
-    """Count `values` (n,) in `BINS` bins between `low` and `high`."""
+    """Count `values` (n,) in `BINS` bins from `low` to `high`."""
     with np.errstate(all="ignore"):
         mean, std = float(values.mean()), float(values.std())
-    width = (high - low) / BINS or 1.0  # all values may be one
+    width = (high - low) / BINS or 1.0  # all values may be equal
     bins = np.clip((np.clip(values, low, high) - low) / width, 0, BINS - 1).astype(np.int64)
     return Histogram(
         least=float(values.min()),

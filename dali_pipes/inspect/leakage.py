@@ -1,19 +1,19 @@
-"""What validation shares with training: scenes, tiles, and chimneys that stand in two tiles that overlap.
+"""What validation shares with training: scenes, tiles, and chimneys that lie in two overlapping tiles.
 
-Within one scene height ÷ length is one number, so a network that recognises a scene knows the hard half of the
-answer; one that recognises a chimney knows all of it.
+Within one scene height ÷ length is one number.  So a network that recognises a scene knows half of the answer, the
+harder half; a network that recognises a chimney knows all of it.
 
-A label does not say where on Earth its chimney stands.  What it holds is the scene, the height and the polyline,
-and a chimney that two overlapping tiles cut out at different places keeps the vector from its base to its top.  So
+A label does not say where on Earth its chimney is.  It holds the scene, the height and the polyline.  A chimney that
+two overlapping tiles show at different places keeps the vector from its base to its top.  So
 
     two labels are *near-duplicates* if they are of one scene, their heights are at most .01 m apart, and their
     vectors from base to top are at most 1 px apart in x and in y (each of two ends, rounded by half a pixel).
 
-All vectors of one scene point the same way, hence two different chimneys of one height are near-duplicates, too.
-How many that makes is estimated, not left unsaid: the same search is made for chimneys a few pixels longer or
-shorter than the real ones, which can be nothing but coincidences.  The estimate is a little low: of 1,033 samples
-drawn as bench/render/scene.py does, without one chimney in two tiles, 257 were found and 224 expected.  A chimney
-that was labelled twice by hand, to different heights, is not found.
+All vectors of one scene point the same way, so two different chimneys of the same height are near-duplicates, too.
+Their number is estimated: the same search is made for chimneys a few pixels longer or shorter than the real ones,
+which can only match by chance.  The estimate is slightly low: among 1,033 samples drawn as in bench/render/scene.py,
+with no chimney in two tiles, 257 were found and 224 expected.  A chimney that was labelled twice by hand, with
+different heights, is not found.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .audit import Float64, Int64, Labels
 HEIGHT_APART = 0.01  # metres: two neighbouring printed heights
 VECTOR_APART = 1.0  # pixels in x and in y
 CRITERION = (
-    f"one scene, heights at most {HEIGHT_APART} m apart, vectors from base to top at most {VECTOR_APART:g} px apart"
+    f"same scene, heights at most {HEIGHT_APART} m apart, vectors from base to top at most {VECTOR_APART:g} px apart"
     " in x and in y"
 )
-CONTROL_PX = (-6, -5, -4, -3, 3, 4, 5, 6)  # how much longer the chimneys are that do not exist: more than VECTOR_APART
-PAIRS_AT_ONCE = 1 << 22  # bounds the memory where a release repeats one height over and over
+CONTROL_PX = (-6, -5, -4, -3, 3, 4, 5, 6)  # how much longer the invented chimneys are: more than VECTOR_APART
+PAIRS_AT_ONCE = 1 << 22  # limits the memory where a release has one height many times
 
-_FUZZ = 1e-6  # for decimals that binary numbers only approach
-_HIGHEST = 1e7  # metres: heights beyond are no chimneys, and would overflow the search's keys
+_FUZZ = 1e-6  # binary numbers only approximate decimal ones
+_HIGHEST = 1e7  # metres: greater heights would overflow the keys of the search
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Leakage:
     samples: int
     """V."""
     in_shared_scenes: int
-    """How many of them lie in scenes that training has, too."""
+    """How many of them lie in scenes that are also in training."""
     scenes: int
     """Scenes of validation."""
     shared_scenes: tuple[str, ...]
-    """Those of them that training has, too, by name."""
+    """The names of those that are also in training."""
     shared_tiles: tuple[str, ...]
     """File names that both splits have."""
     pairs: NDArray[np.int64]
-    """(D, 2) int64, near-duplicates as rows of `Labels`: a validation sample, and the first of training like it."""
+    """(D, 2) int64, near-duplicates as rows of `Labels`: a validation sample and its first match in training."""
     by_chance: float
-    """How many such validation samples coincidence alone makes, by the estimate that the module describes."""
+    """How many of these validation samples are expected by chance, as the module docstring describes."""
 
 
 def leakage(labels: Labels, training: str = "train", validation: str = "validation") -> Leakage:
@@ -63,10 +63,10 @@ def leakage(labels: Labels, training: str = "train", validation: str = "validati
     ours, theirs = np.flatnonzero(labels.split == validation), np.flatnonzero(labels.split == training)
     scenes = np.unique(labels.scene[ours])
     _, scene = np.unique(labels.scene, return_inverse=True)
-    known = _Chimneys(scene[theirs], labels.height[theirs], labels.vector[theirs])
-    asked = _Chimneys(scene[ours], labels.height[ours], labels.vector[ours])
-    first = first_alike(asked, known)
-    controls = [int((first_alike(_lengthened(asked, by), known) >= 0).sum()) for by in CONTROL_PX]
+    references = _Chimneys(scene[theirs], labels.height[theirs], labels.vector[theirs])
+    queries = _Chimneys(scene[ours], labels.height[ours], labels.vector[ours])
+    first = first_alike(queries, references)
+    controls = [int((first_alike(_lengthened(queries, by), references) >= 0).sum()) for by in CONTROL_PX]
     return Leakage(
         samples=len(ours),
         in_shared_scenes=int(np.isin(labels.scene[ours], labels.scene[theirs]).sum()),
@@ -80,7 +80,7 @@ def leakage(labels: Labels, training: str = "train", validation: str = "validati
 
 @dataclass(frozen=True)
 class _Chimneys:
-    """What the criterion looks at: `scene` (n,) int64, `height` (n,) metres, `vector` (n, 2) px."""
+    """The columns that the criterion uses: `scene` (n,) int64, `height` (n,) metres, `vector` (n, 2) px."""
 
     scene: Int64
     height: Float64
@@ -88,7 +88,7 @@ class _Chimneys:
 
 
 def _lengthened(chimneys: _Chimneys, by: float) -> _Chimneys:
-    """Chimneys of the same scenes, `by` px longer, in whole pixels again, and as much higher."""
+    """Chimneys of the same scenes, `by` px longer in whole pixels, with heights in proportion."""
     length = np.hypot(*chimneys.vector.T)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         vector = np.nan_to_num(np.rint(chimneys.vector * np.maximum(1 + by / length, 0.0)[:, None]))
@@ -96,21 +96,21 @@ def _lengthened(chimneys: _Chimneys, by: float) -> _Chimneys:
     return _Chimneys(chimneys.scene, height, vector)
 
 
-def first_alike(asked: _Chimneys, known: _Chimneys) -> Int64:
-    """For each chimney of `asked` the first of `known` that is its near-duplicate, -1 where there is none → (n,) int64.
+def first_alike(queries: _Chimneys, references: _Chimneys) -> Int64:
+    """For each of `queries` the first near-duplicate among `references`, -1 if there is none → (n,) int64.
 
-    Sorted by scene and height in hundredths, the candidates of a chimney are one run of neighbours.
+    Sorted by scene and height in hundredths, the candidates of a chimney are a run of neighbours.
     """
-    key, order = _key(known), np.argsort(_key(known), kind="stable")
-    low = np.searchsorted(key[order], _key(asked) - 1, side="left")
-    high = np.searchsorted(key[order], _key(asked) + 1, side="right")
+    key, order = _key(references), np.argsort(_key(references), kind="stable")
+    low = np.searchsorted(key[order], _key(queries) - 1, side="left")
+    high = np.searchsorted(key[order], _key(queries) + 1, side="right")
     first = np.full(len(low), len(order))
     for some in _parts(high - low):
         count = (high - low)[some]
         who = np.repeat(some, count)
         which = order[np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low[some], count)]
-        height = np.abs(asked.height[who] - known.height[which])
-        vector = np.abs(asked.vector[who] - known.vector[which]).max(axis=1, initial=0.0)
+        height = np.abs(queries.height[who] - references.height[which])
+        vector = np.abs(queries.vector[who] - references.vector[which]).max(axis=1, initial=0.0)
         alike = (height <= HEIGHT_APART + _FUZZ) & (vector <= VECTOR_APART + _FUZZ)
         np.minimum.at(first, who[alike], which[alike])
     return np.where(first < len(order), first, -1)

@@ -1,94 +1,93 @@
-"""An inspection as one HTML file that asks nothing of the network: its sentences, tables, plots and pictures.
+"""An inspection as one HTML file that works offline: its sections, plots, and pictures of what was flagged.
 
     write_page("release.html", inspect(paths))
 
-The pictures are of what the audit flagged, the worst first, with the polyline outlined; only these are read and
-decoded.  All names come from other people's files, and the template (page.html.j2) escapes them.  The same
-release gives the same bytes.
+Only the tiles that are shown are read and decoded, the worst of each section, with the polyline outlined.  All names
+come from other people's files, and the template (page.html.j2) escapes them.  The same release gives the same bytes.
 """
 
 from __future__ import annotations
 
-import base64
 from itertools import count as numbers
 from pathlib import Path
 from typing import Any
 
-import cv2
-import jinja2
-import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..files import write_text
-from . import findings as findings
-from .inspection import UNITS, Inspection
+from ..html import jpeg_uri, template
+from ..units import number
+from .findings import headline, missing_splits, printable, sections
+from .inspection import Inspection
 
-PICTURES = 12  # a section
+PICTURES = 12  # of a section
 PAIRS = 6
-ROWS = 200  # of a table; --json has all
 PICTURE_PX = 448  # the longer side of a picture in the page: sharp at twice its printed size, about 30 kB each
-LONGEST = 2000  # characters of what the page shows of a text
-LARGEST_PIXELS = 1 << 26  # of a picture that is decoded for the page: 200 MB
+LONGEST = 2000  # characters of a text in the page
+LARGEST_PIXELS = 1 << 26  # of a tile that is decoded for the page: 200 MB
 
 
-def write_page(path: str | Path, found: Inspection) -> None:
-    """Write the page, replacing `path` only when the whole of it is written.  Raises InputError if it cannot be."""
-    text = _template().render(
-        found=found,
-        findings=findings,
-        UNITS=UNITS,
-        ROWS=ROWS,
-        **_pictures(found),
+def write_page(path: str | Path, inspection: Inspection) -> None:
+    """Write the page, whole or not at all.  Raises InputError if it cannot be written."""
+    text = template(Path(__file__).with_name("page.html.j2"), {}, _shown).render(
+        release=inspection.release,
+        headline=headline(inspection),
+        missing=missing_splits(inspection),
+        sections=sections(inspection),
+        pictures=_pictures(inspection),
     )
-    path = Path(path)
     try:
-        write_text(path, text)
+        write_text(Path(path), text)
     except OSError as error:
         raise InputError(f"cannot write the page {path}: {error.strerror or error}; name another file") from None
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_finalised,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["metres"] = lambda value: findings.metres(value).replace("-", "−")
-    return environment.get_template("page.html.j2")
+def _shown(value: Any) -> Any:
+    """A value as the page shows it: texts are made printable, except markup of our own."""
+    return printable(value, LONGEST) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _finalised(value: Any) -> Any:
-    """What the page shows of a value: of a text that is no mark-up of ours, that which is printable."""
-    return findings.printable(value, LONGEST) if isinstance(value, str) and not isinstance(value, Markup) else value
+def _pictures(inspection: Inspection) -> dict[str, list[list[dict[str, Any]]]]:
+    """The figures of each section by its name; a figure has one or two pictures."""
+    ids = numbers(1)  # unique in the page
+    labels, leak = inspection.labels, inspection.leakage
 
+    def picture(i: int, *caption: tuple[str, str]) -> dict[str, Any]:
+        return _picture(inspection, i, next(ids), caption)
 
-def _pictures(found: Inspection) -> dict[str, Any]:
-    """What the template shows of flagged tiles: lists of pictures, and pairs of them."""
-    number = numbers(1)  # ids are unique in the page
-    leak = found.leakage
+    def height(i: int) -> str:
+        return f"{number(labels.height[i])} m"
+
     pairs = leak.pairs[:PAIRS].tolist() if leak is not None else []
     return {
-        "off_formula": [_picture(found, i, next(number)) for i in found.closed_form.flagged[:PICTURES].tolist()],
-        "off_scale": [
-            (scene, _picture(found, int(scene.flagged[0]), next(number))) for scene in found.scales[:PICTURES]
+        "leakage": [[picture(i, (height(i), "")) for i in pair] for pair in pairs],
+        "formula": [
+            [picture(i, (height(i), " by the label"), (f"{number(labels.expected[i])} m", " by the formula"))]
+            for i in inspection.closed_form.flagged[:PICTURES].tolist()
         ],
-        "alike": [[_picture(found, i, next(number)) for i in pair] for pair in pairs],
+        "scale": [
+            [
+                picture(
+                    i,
+                    (height(i), f", {labels.scale[i]:.4g} m/px"),
+                    (f"{scene.scale:.4g} m/px", f" in {scene.agreeing} of {scene.labels} labels"),
+                )
+            ]
+            for scene in inspection.scales[:PICTURES]
+            for i in (int(scene.flagged[0]),)
+        ],
     }
 
 
-def _picture(found: Inspection, i: int, number: int) -> dict[str, Any]:
-    """What the template needs to show label `i`: the tile as a data-URI, the polyline in the tile's pixels."""
-    labels = found.labels
-    table, row = found.tables[labels.split[i]], labels.row[i]
+def _picture(inspection: Inspection, i: int, serial: int, caption: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """Label `i` for the template: its tile as a data URI, its polyline in the tile's pixels."""
+    labels = inspection.labels
+    table, row = inspection.tables[labels.split[i]], labels.row[i]
     width, height = int(table.width[row]), int(table.height_px[row])
     return {
-        "number": number,
-        "uri": None if width * height > LARGEST_PIXELS else _jpeg_uri(found, i),
+        "serial": serial,
+        "uri": _thumbnail(inspection, i) if width * height <= LARGEST_PIXELS else None,
         "width": width,
         "height": height,
         "unit": max(width, height) / 512,
@@ -97,32 +96,15 @@ def _picture(found: Inspection, i: int, number: int) -> dict[str, Any]:
         "split": str(labels.split[i]),
         "tile": str(labels.tile[i]),
         "region": int(labels.region[i]),
-        "label": float(labels.height[i]),
-        "formula": float(labels.expected[i]),
-        "off": float(found.closed_form.deviation[i]),
-        "scale": float(labels.scale[i]),
+        "caption": caption,
     }
 
 
-def _jpeg_uri(found: Inspection, i: int) -> Markup | None:
-    """The tile of label `i`, decoded and made small for the page; None if it cannot be."""
-    table = found.tables[found.labels.split[i]]
+def _thumbnail(inspection: Inspection, i: int) -> Markup | None:
+    """The tile of label `i` as a data URI; None if it cannot be read or decoded."""
+    table = inspection.tables[inspection.labels.split[i]]
     try:
-        image = _decoded(table.images.read(int(table.image[found.labels.row[i]])))
+        uri = jpeg_uri(table.images.read(int(table.image[inspection.labels.row[i]])), PICTURE_PX)
     except InputError:
         return None
-    if image is None:
-        return None
-    shrink = min(1.0, PICTURE_PX / max(image.shape[:2]))
-    size = [max(1, round(side * shrink)) for side in image.shape[1::-1]]
-    encoded = cv2.imencode(
-        ".jpg", cv2.resize(image, size, interpolation=cv2.INTER_AREA), (cv2.IMWRITE_JPEG_QUALITY, 80)
-    )
-    return Markup("data:image/jpeg;base64,") + base64.b64encode(encoded[1].tobytes()).decode("ascii")
-
-
-def _decoded(data: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    try:
-        return cv2.imdecode(data, cv2.IMREAD_COLOR)  # type: ignore[return-value]
-    except cv2.error:  # an empty file, or a size that OpenCV refuses
-        return None
+    return None if uri is None else Markup(uri)

@@ -11,22 +11,20 @@ them as formulas, is never handed one; they go into captions and labels, where t
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
+from dali_pipes.html import jpeg_uri
 from dali_pipes.units import count
 
 from ..scores.metrics import LINEAR, MEAN, NETWORK, Baselines, score
@@ -165,7 +163,7 @@ def thumbnail(group: Predictions, i: int) -> dict[str, Any]:
     """What the template needs to show sample `i`: the tile as a data-URI, the polyline in the tile's pixels."""
     table, points = group.table, group.points(i)
     return {
-        "uri": _jpeg_uri(table.images.read(int(table.image[i]))),
+        "uri": jpeg_uri(table.images.read(int(table.image[i])), TILE_PX),
         "width": int(table.width[i]),
         "height": int(table.height_px[i]),
         "points": " ".join(f"{x:g},{y:g}" for x, y in points),
@@ -178,14 +176,3 @@ def thumbnail(group: Predictions, i: int) -> dict[str, Any]:
         "mu": float(group.mu[i]),
         "sigma": float(group.sigma[i]),
     }
-
-
-def _jpeg_uri(data: NDArray[np.uint8]) -> str | None:
-    """A JPEG file's bytes (n,) uint8, decoded and made small for the page; None if OpenCV cannot decode them."""
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    if image is None:
-        return None
-    scale = min(1.0, TILE_PX / max(image.shape[:2]))
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    encoded = cv2.imencode(".jpg", small, (cv2.IMWRITE_JPEG_QUALITY, 80))[1]
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")

@@ -25,9 +25,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from dali_pipes.files import write_text
+from dali_pipes.html import template
 from dali_pipes.units import count, duration, number
 
 from ..recipe.config import flatten
@@ -67,7 +66,8 @@ def write_report(
     uncertain = uncertainty_blocks(finite)
     table = score_rows(predictions, baselines)
     blocks = [(group, part, list(block)) for (group, part), block in groupby(table, lambda row: (row.group, row.part))]
-    text = _template().render(
+    filters = {"number": number, "duration": duration, "count": count, "percent": "{:.0%}".format}
+    text = template(Path(__file__).with_name("page.html.j2"), filters).render(
         title=title,
         headline=headline(shown, baselines),
         findings=[
@@ -96,15 +96,3 @@ def write_report(
         CONSTANT=CONSTANT,
     )
     write_text(Path(path), text)
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "duration": duration, "count": count, "percent": "{:.0%}".format}
-    return environment.get_template("page.html.j2")
