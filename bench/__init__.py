@@ -1,1 +1,1 @@
-"""Rendered releases, and throughput against the reference system's own way of working."""
+"""Benchmarks: throughput compared with baselines, growth, what options are worth, and the synthetic dataset."""

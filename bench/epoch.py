@@ -1,87 +1,97 @@
-"""Whole epochs: the reference's way and ours, what each loses to its data, and how soon a network is good enough.
+"""Whole epochs: throughput of the reference and ours, the cost of loading data, and the time to a target RMSE.
 
     python -m bench.epoch --release runs/release --repeats 5 --seeds 3
 
-Two tables, and one JSON object as the last line.
+It prints two tables, and one JSON object as the last line.
 
-1.  Epochs of training alone, peers taking turns.  The reference: loose files, a DataLoader of two workers, an eager
-    fp32 step in NCHW, `loss.item()` after each.  Ours: the loader, streamed and cached, and the step that
-    `python -m train` would choose here.  Two figures tell what data cost.  *Waits* is the share of an epoch that the
-    step stood still for its next batch, as the host sees it.  It hides what loading takes from the step: on a CPU
-    both want the same cores, on a GPU the host may run ahead.  So *above its step* is the time of an epoch over that
-    of as many steps on batches that lie in memory, less one: all that data cost, whatever the reason.
-2.  Time to what preset `reference` reaches, by the presets `reference` and `fast` as `python -m train` runs them, both
-    with our loader and our step, scaled down alike, so that a CPU can do it: `--backbones` in place of convnext_base
-    and convnext_tiny, random weights, smaller frames, and `--epochs` in place of the reference's 40, of which fast
-    gets its preset's share.  All else is each preset's own.  See `bench/target.py`.  `--seeds 0` leaves this part out.
+1. Epochs of training, without validation; all take turns. The reference reads loose files with a DataLoader of two
+   workers, steps in eager fp32 NCHW, and calls `loss.item()` after each step. Ours uses the loader, streamed and
+   cached, and the step that `python -m train` would choose here. Two columns show the cost of data. *Waits* is the
+   share of an epoch in which the host waited for the next batch. It does not show what loading takes from the step: on
+   a CPU both use the same cores, and on a GPU the host may run ahead. *Above its step* therefore is the time of an
+   epoch, divided by the time of the same steps on batches in memory, minus one: the whole cost of data.
+2. Time until preset `fast` is as good as preset `reference` gets. Both run as in `python -m train`, with our loader and
+   step, scaled down equally so that a CPU can do it: the backbones of `--backbones`, random weights, smaller frames,
+   and fewer epochs. The target of a seed is the lowest validation RMSE of the reference at that seed. It is chosen in
+   hindsight, so it is the hardest target that the reference can be said to reach. The seconds are those of the epochs,
+   validation included. `--seeds 0` skips this part.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import cycle, islice
+from itertools import accumulate, cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
+from rich.console import Console
 from rich.table import Table
 
-from bench import target
-from bench.measure.baselines import ReferenceDataset, ReferenceStep, data_loader, unpack
-from bench.measure.timing import Rate, alternate, at_least, finish, ratio, report
+from bench.measure.baselines import ReferenceDataset, ReferenceStep, data_loader
+from bench.measure.data import unpack, whole_batches
+from bench.measure.flags import at_least
+from bench.measure.report import grid, report
+from bench.measure.timing import Rate, alternate, finish, ratio
 from bench.render.release import given_or_rendered
 from dali_pipes import Batch, CacheOptions, Loader, SampleTable
 from dali_pipes.command import parse
-from dali_pipes.errors import InputError, exits_with_one_sentence
+from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError, HeightRegressor
+from train.engine.run import run
 from train.engine.step import Forward, Step
 from train.machine.choices import choose_compilation, choose_device, choose_precision, choose_threads
 from train.recipe.config import Config
 from train.recipe.presets import PRESETS
+from train.run.console import RunConsole
 
 REFERENCE, STREAMED, CACHED = "the reference's way", "ours, streamed", "ours, cached"
 THEIR_STEP, OUR_STEP = "the reference's step alone", "our step alone"
 STEP_OF = {REFERENCE: THEIR_STEP, STREAMED: OUR_STEP, CACHED: OUR_STEP}
-IN_MEMORY = 4  # batches that the steps alone take in turn
+IN_MEMORY = 4  # batches that a step alone repeats
+RACERS = ("reference", "fast")  # presets
+Record = Mapping[str, Any]
+"""An epoch of a run: a line of its metrics.jsonl, with "rmse" in metres and "seconds"."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Measure whole epochs, and the time to a target."""
+    """Measure whole epochs, and the time to a target RMSE."""
 
     release: Path | None = None
-    """Folder of a release; if not given, one of 600 + 100 tiles is rendered."""
+    """Folder of a release. Default: one of 600 + 100 tiles is rendered."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
     backbone: str = "convnext_atto"
-    """Any ConvNeXt of timm, for the first part."""
+    """Part 1: any ConvNeXt of timm."""
     size: int = 224
-    """Side of the letterboxed frame in the first part, in pixels."""
+    """Part 1: side of the letterboxed frame in pixels."""
     batch_size: int = 16
-    """Samples a step in the first part."""
+    """Part 1: samples per step."""
     samples: int = 512
-    """Samples of an epoch in the first part, at most those of the release."""
+    """Part 1: samples per epoch, at most those of the release."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Whether our step is compiled, as --compile of `python -m train`."""
     repeats: int = 5
-    """Counted turns of each peer in the first part."""
+    """Part 1: counted epochs of each."""
     seeds: int = 1
-    """Runs of each preset in the second part."""
+    """Part 2: runs of each preset."""
     backbones: tuple[str, str] = ("convnext_pico", "convnext_atto")
-    """The reference's and fast's in the second part.  An image costs the first 2.5 times as much, and convnext_base 3.4
-    times as much as convnext_tiny (multiplications, timm's tables)."""
+    """Part 2: backbones of reference and fast. The first costs 2.5 times as much per image; convnext_base costs 3.4
+    times as much as convnext_tiny (multiplications in timm's tables)."""
     split: Literal["official", "scene"] = "scene"
-    """Validation samples of the second part: the release's own, or a fold of whole scenes."""
+    """Part 2: validate on the release's own split, or on a fold of whole scenes."""
     target_size: int = 80
-    """Side of the frame in the second part, in pixels."""
+    """Part 2: side of the frame in pixels."""
     epochs: int = 6
-    """The reference's epochs in the second part."""
+    """Part 2: epochs of reference, which has 40 as a preset; fast gets the same share of its own."""
 
     def __post_init__(self) -> None:
         at_least(1, batch_size=self.batch_size, repeats=self.repeats, epochs=self.epochs)
@@ -90,45 +100,43 @@ class Arguments:
         at_least(self.batch_size, "a batch", samples=self.samples)
 
 
-# --- Epochs.
+# --- Part 1: epochs.
 
 
 @dataclass
 class Epochs:
-    """One epoch a turn; `waits` gets the share of each in which the step stood still for data."""
+    """Each call trains one epoch and appends to `waits` the share of it in which the step waited for data."""
 
     batches: Callable[[], Iterator[Any]]
     step: Callable[[Any], int]
-    """Trains on one batch; how many samples it had."""
+    """Trains on one batch and returns its number of samples."""
     device: torch.device
     waits: list[float] = field(default_factory=list)
 
     def __call__(self) -> int:
-        """Train an epoch to its end, the device's included."""
+        """Train an epoch until the device has finished, and return its number of samples."""
         began = asked = time.perf_counter()
         batches, samples, waited = self.batches(), 0, 0.0
         for batch in batches:
             waited += time.perf_counter() - asked
             samples += self.step(batch)
             asked = time.perf_counter()
-        waited += time.perf_counter() - asked  # the reference's workers end
+        waited += time.perf_counter() - asked  # the end of the reference's workers
         finish(self.device)
         self.waits.append(waited / (time.perf_counter() - began))
         return samples
 
 
 def epochs(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any]:
-    """Rates of all peers, their waits, and how much longer than its step alone each epoch takes."""
+    """Rates, waits, and the time of each epoch above that of its step alone."""
     device = choose_device(arguments.device)
-    whole = SampleTable.from_release(release)
-    table = whole.select(np.arange(min(len(whole), arguments.samples) // arguments.batch_size * arguments.batch_size))
-    if not len(table):
-        raise InputError(f"expected at least {arguments.batch_size} samples in {release}, found {len(whole)}")
-    peers = {**_reference(arguments, table, device, scratch), **_ours(arguments, table, device)}
-    rates = alternate(peers, arguments.repeats, warm_up=2)  # the first epoch fills the cache, and compiles
-    waits = {name: Rate.of(peers[name].waits[2:]) for name in STEP_OF}
-    above = {name: ratio(rates[step], rates[name]) for name, step in STEP_OF.items()}
-    above = {name: Rate.of([value - 1 for value in rate.each]) for name, rate in above.items()}
+    table = whole_batches(release, arguments.samples, arguments.batch_size)
+    works = {**_reference(arguments, table, device, scratch), **_ours(arguments, table, device)}
+    rates = alternate(works, arguments.repeats, warm_up=2)  # the first epoch fills the cache and compiles
+    waits = {name: Rate.of(works[name].waits[2:]) for name in STEP_OF}
+    above = {
+        name: Rate.of([value - 1 for value in ratio(rates[step], rates[name]).each]) for name, step in STEP_OF.items()
+    }
     return {"rates": rates, "data_wait": waits, "above_step": above, "samples_an_epoch": len(table)}
 
 
@@ -147,10 +155,10 @@ def _reference(arguments: Arguments, table: SampleTable, device: torch.device, s
         train(*batch)
         return len(batch[0])
 
-    held = list(islice(loader, IN_MEMORY))
+    in_memory = list(islice(loader, IN_MEMORY))
     return {
         REFERENCE: Epochs(lambda: iter(loader), step, device),
-        THEIR_STEP: Epochs(lambda: islice(cycle(held), len(loader)), step, device),
+        THEIR_STEP: Epochs(lambda: islice(cycle(in_memory), len(loader)), step, device),
     }
 
 
@@ -184,44 +192,51 @@ def _ours(arguments: Arguments, table: SampleTable, device: torch.device) -> dic
         )
 
     streamed, cached = loader("none"), loader("device" if device.type == "cuda" else "host")
-    # Copies, since DALI takes its buffers back.
-    held = [Batch(**{name: x.clone() for name, x in vars(batch).items()}) for batch in islice(streamed, IN_MEMORY)]
+    # Copies, because DALI reuses its buffers.
+    in_memory = [Batch(**{name: x.clone() for name, x in vars(b).items()}) for b in islice(streamed, IN_MEMORY)]
     return {
         STREAMED: Epochs(lambda: iter(streamed), step, device),
         CACHED: Epochs(lambda: iter(cached), step, device),
-        OUR_STEP: Epochs(lambda: islice(cycle(held), len(streamed)), step, device),
+        OUR_STEP: Epochs(lambda: islice(cycle(in_memory), len(streamed)), step, device),
     }
 
 
 def _network(arguments: Arguments, device: torch.device) -> HeightRegressor:
     torch.manual_seed(0)
-    network = HeightRegressor(arguments.backbone, weights=None).to(device)
-    return network.train()
+    return HeightRegressor(arguments.backbone, weights=None).to(device).train()
 
 
-def epoch_table(found: dict[str, Any]) -> Table:
-    """Rates, and what data cost."""
-    table = Table(title="Epochs of training: median (lowest–highest)", box=None, title_justify="left")
-    table.add_column("")
-    for name in ("samples/s", "of the reference's way", "waits", "above its step"):
-        table.add_column(name, justify="right")
-    for name, rate in found["rates"].items():
-        data = [f"{found[what][name]:.1%}" if name in STEP_OF else "–" for what in ("data_wait", "above_step")]
-        table.add_row(name, f"{rate:,.1f}", f"{ratio(rate, found['rates'][REFERENCE]):.2f}", *data)
-    table.caption = f"{found['samples_an_epoch']} samples an epoch"
+def epoch_table(results: Mapping[str, Any]) -> Table:
+    """Rates, and the cost of data."""
+    columns = ("samples/s", "/ the reference's way", "waits", "above its step")
+    table = grid("Epochs of training: median (lowest–highest)", *columns)
+    for name, rate in results["rates"].items():
+        data = [f"{results[key][name]:.1%}" if name in STEP_OF else "–" for key in ("data_wait", "above_step")]
+        table.add_row(name, f"{rate:,.1f}", f"{ratio(rate, results['rates'][REFERENCE]):.2f}", *data)
+    table.caption = f"{results['samples_an_epoch']} samples per epoch"
     return table
 
 
-def presets(arguments: Arguments) -> dict[str, list[Config]]:
-    """The runs of the second part by their preset, one a seed: each preset, scaled down as the flags say."""
-    return {
-        name: [_scaled_down(PRESETS[name](), backbone, arguments, seed) for seed in range(arguments.seeds)]
-        for name, backbone in zip((target.REFERENCE, target.FAST), arguments.backbones, strict=True)
-    }
+# --- Part 2: time to a target.
 
 
-def _scaled_down(preset: Config, backbone: str, arguments: Arguments, seed: int) -> Config:
-    share = arguments.epochs / PRESETS[target.REFERENCE]().epochs
+def to_target(arguments: Arguments, release: Path, scratch: Path) -> list[dict[str, Any]]:
+    """Run both presets in turn for each seed → the result of `race` for each seed."""
+
+    def records(config: Config, folder: Path) -> list[Record]:
+        run(config, release, folder, resume=False, console=RunConsole(Console(quiet=True)))
+        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+    return [
+        race(*(records(scaled_down(name, arguments, seed), scratch / f"{name}-{seed}") for name in RACERS))
+        for seed in range(arguments.seeds)
+    ]
+
+
+def scaled_down(name: str, arguments: Arguments, seed: int) -> Config:
+    """The configuration of a preset in the race, scaled down as the flags say."""
+    preset = PRESETS[name]()
+    share = arguments.epochs / PRESETS["reference"]().epochs
     warmup = max(1, round(share * preset.optimizer.variance_warmup))
     data = replace(preset.data, size=arguments.target_size, split=arguments.split, select_on="validation")
     return replace(
@@ -229,7 +244,7 @@ def _scaled_down(preset: Config, backbone: str, arguments: Arguments, seed: int)
         epochs=max(1, round(share * preset.epochs)),
         device=arguments.device,
         seed=seed,
-        backbone=backbone,
+        backbone=arguments.backbones[RACERS.index(name)],
         weights="none",
         data=replace(data, holdout=0.0),  # both train on the same samples
         optimizer=replace(preset.optimizer, variance_warmup=warmup),
@@ -237,8 +252,51 @@ def _scaled_down(preset: Config, backbone: str, arguments: Arguments, seed: int)
     )
 
 
+def race(reference: Sequence[Record], fast: Sequence[Record]) -> dict[str, Any]:
+    """The result of one seed: the target in metres, and for each preset its RMSE by epoch and its seconds.
+
+    `to_target` are the seconds until the target, or None if a preset never reached it. A reference that diverged in
+    every epoch sets no target: None.
+    """
+    target = min((record["rmse"] for record in reference if math.isfinite(record["rmse"])), default=None)
+
+    def of(records: Sequence[Record]) -> dict[str, Any]:
+        passed = accumulate(record["seconds"] for record in records)
+        reached = [s for s, record in zip(passed, records, strict=True) if target and record["rmse"] <= target]
+        return {
+            "rmse_by_epoch": [record["rmse"] for record in records],
+            "seconds": sum(record["seconds"] for record in records),
+            "to_target": reached[0] if reached else None,
+        }
+
+    return {"target_rmse": target, "reference": of(reference), "fast": of(fast)}
+
+
+def target_table(races: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per seed, and the speed-up over all seeds."""
+    columns = ("target RMSE, m", "reference", "fast", "times faster", "lowest RMSE of fast, m")
+    table = grid("Seconds to the lowest validation RMSE of preset reference", *columns, first="seed")
+    times: list[float] = []
+    for seed, result in enumerate(races):
+        reference, fast = result["reference"]["to_target"], result["fast"]["to_target"]
+        if reference is None:
+            table.add_row(str(seed), "diverged", *["–"] * 4)
+            continue
+        if fast is None:
+            cells = (f"over {result['fast']['seconds']:,.1f}", "–")
+        else:
+            times.append(reference / fast)
+            cells = (f"{fast:,.1f}", f"{times[-1]:.1f}")
+        lowest = min(result["fast"]["rmse_by_epoch"])
+        table.add_row(str(seed), f"{result['target_rmse']:.2f}", f"{reference:,.1f}", *cells, f"{lowest:.2f}")
+    # No median unless all seeds reached the target: that of the others alone would be too good.
+    speed_up = f", {Rate.of(times):.1f} times faster" if len(times) == len(races) else ""
+    table.caption = f"{len(times)} of {len(races)} seeds reached it{speed_up}"
+    return table
+
+
 def main(argv: list[str]) -> None:
-    """The command: exits with status 2 and one sentence on bad input."""
+    """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(BackboneError), tempfile.TemporaryDirectory() as folder:
         arguments = parse(Arguments, argv, module="bench.epoch", description=__doc__)
         scratch = Path(folder)
@@ -247,8 +305,8 @@ def main(argv: list[str]) -> None:
             results = epochs(arguments, release, scratch / "loose")
             tables = [epoch_table(results)]
             if arguments.seeds:
-                results["to_target"] = target.to_target(presets(arguments), release, scratch)
-                tables.append(target.target_table(results["to_target"]))
+                results["to_target"] = to_target(arguments, release, scratch)
+                tables.append(target_table(results["to_target"]))
         report(tables, {"bench": "epoch", **asdict(arguments), **results}, choose_device(arguments.device))
 
 

@@ -1,16 +1,17 @@
-"""Put what benchmarks measured on a GPU into the README, in the places kept for them.
+"""Insert the figures that benchmarks measured on a GPU into a page, in the places reserved for them.
 
-    python -m bench.fill README.md runs/gpu/loader.txt runs/gpu/step.txt
+    python -m bench.fill docs/benchmarks.md runs/gpu/loader.txt runs/gpu/step.txt
 
-Each file is what one command printed, its name that of a place: the command itself as the first line,
-`$ python -m bench.loader …`; as the last one the JSON object of a benchmark, whose tables are taken as they were
-printed, or the summary of pytest.  The place is what stands between two comments, which stay:
+Each text file is the output of one command, and its name is that of a place. The first line is the command itself, `$
+python -m bench.loader …`. The last line is the JSON object of a benchmark, which contains its tables, or the summary of
+pytest. A place is the text between two comments, which stay:
 
     <!-- gpu:loader -->
     No GPU has run this yet.
     <!-- /gpu -->
 
-The README is written whole or not at all, and not if any file was not measured on a GPU.  `bench/gpu.sh` does it all.
+The page is changed completely or not at all: not if one of the files was not measured on a GPU. `bench/gpu.sh` runs all
+benchmarks and this command.
 """
 
 from __future__ import annotations
@@ -21,52 +22,52 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 
+from bench.measure.report import as_markdown
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
 
-NAMED = re.compile(r"torch|nvidia-dali-cuda\d+")  # packages whose versions a reader of the README is told
+SHOWN = re.compile(r"torch|nvidia-dali-cuda\d+")  # packages whose versions the page shows
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Put measurements into the README."""
+    """Insert measurements into a page."""
 
-    readme: tyro.conf.Positional[Path]
-    """The file with the places."""
-    printed: tyro.conf.Positional[tuple[Path, ...]]
-    """What each command printed, one file a command, NAME.txt for the place gpu:NAME."""
+    page: tyro.conf.Positional[Path]
+    """The Markdown file with the places, such as docs/benchmarks.md."""
+    outputs: tyro.conf.Positional[tuple[Path, ...]]
+    """Output of the commands, one file each: NAME.txt for the place gpu:NAME."""
 
 
-def filled(readme: str, printed: Mapping[str, str]) -> str:
-    """`readme` with each place filled by what its command printed.  Raises InputError where either cannot be."""
-    for name, text in printed.items():
-        block = in_words(name, text)
+def filled(page: str, outputs: Mapping[str, str]) -> str:
+    """`page` with each place replaced by the output of its command. Raises InputError if that is impossible."""
+    for name, output in outputs.items():
+        block = described(name, output)
         place = re.compile(rf"(<!-- gpu:{re.escape(name)} -->\n).*?(<!-- /gpu -->)", re.DOTALL)
-        if len(place.findall(readme)) != 1:
-            raise InputError(f"expected one place <!-- gpu:{name} --> … <!-- /gpu --> in the README for {name}.txt")
-        readme = place.sub(lambda found, block=block: f"{found[1]}{block}\n{found[2]}", readme)  # type: ignore[misc]
-    return readme
+        if len(place.findall(page)) != 1:
+            raise InputError(f"expected one place <!-- gpu:{name} --> … <!-- /gpu --> in the page for {name}.txt")
+        page = place.sub(lambda match, block=block: f"{match[1]}{block}\n{match[2]}", page)  # type: ignore[misc]
+    return page
 
 
-def in_words(name: str, printed: str) -> str:
-    """Markdown of what one command printed.  Raises InputError if it is cut short or was not measured on a GPU."""
-    lines = printed.strip().splitlines() or [""]
+def described(name: str, output: str) -> str:
+    """The output of one command in Markdown. Raises InputError if it is incomplete or was not measured on a GPU."""
+    lines = output.strip().splitlines() or [""]
     command = lines[0].removeprefix("$ ")
     if not lines[0].startswith("$ python -m "):
         raise InputError(f"expected the command, `$ python -m …`, as the first line of {name}.txt, found {command!r}")
     if re.fullmatch(r"=* ?\d+ passed\b[^=]*=*", lines[-1]) and not re.search("failed|error", lines[-1]):
         return f"`{command}`: {lines[-1].strip('= ')}"
     try:
-        found = json.loads(lines[-1])
-        hardware, tables = found["hardware"], [_markdown(table) for table in found["tables"]]
+        result = json.loads(lines[-1])
+        hardware, tables = result["hardware"], [as_markdown(table) for table in result["tables"]]
         if hardware["GPU"] == "none used":
             raise InputError(f"{name}.txt was not measured on a GPU; add --device cuda to its command")
-        versions = ", ".join(f"{name} {version}" for name, version in hardware.items() if NAMED.fullmatch(name))
+        versions = ", ".join(f"{name} {version}" for name, version in hardware.items() if SHOWN.fullmatch(name))
         machine = f"{hardware['GPU']}, {hardware['cores']} cores of {hardware['processor']}, {versions}"
     except (ValueError, TypeError, KeyError) as error:
         if isinstance(error, InputError):
@@ -75,20 +76,12 @@ def in_words(name: str, printed: str) -> str:
     return "\n\n".join([f"`{command}` on {machine}:", *tables])
 
 
-def _markdown(table: Mapping[str, Any]) -> str:
-    rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [table["columns"], *table["rows"]]]
-    rule = ["---", *("---:" for _ in rows[0][1:])]
-    lines = [f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]]]
-    around = [table["title"], "\n".join(lines), table["caption"]]
-    return "\n\n".join(text for text in around if text)
-
-
 def main(argv: list[str]) -> None:
-    """The command: exits with status 2 and one sentence on bad input."""
+    """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
         arguments = parse(Arguments, argv, module="bench.fill", description=__doc__)
-        printed = {path.stem: path.read_text("utf-8") for path in arguments.printed}
-        write_text(arguments.readme, filled(arguments.readme.read_text("utf-8"), printed))
+        outputs = {path.stem: path.read_text("utf-8") for path in arguments.outputs}
+        write_text(arguments.page, filled(arguments.page.read_text("utf-8"), outputs))
 
 
 if __name__ == "__main__":

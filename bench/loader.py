@@ -1,63 +1,66 @@
-"""Throughput of loading: decode alone, ours streamed and cached, the reference's way, and a tuned DataLoader.
+"""Throughput of loading: ours streamed and cached, compared with the reference's loader and a tuned DataLoader.
 
     python -m bench.loader [--release DIR] [--device cpu] [--repeats 5]
 
-Three tables: rates, the seconds to a first batch, and the memory that streaming takes (see fresh.py for both).
+It prints three tables: rates, the seconds to a first batch, and the memory that streaming takes.
 
-All peers load the same samples in the same process call and take turns.  `decode` is the ceiling of everything that
-streams: DALI decoding the same JPEGs and nothing else.  `gather` is the floor of everything cached: picking rows from
-a uint8 tensor and normalising them in torch, with no loader around it.
+All loaders load the same samples in the same process and take turns. `decode alone` is the upper limit of every
+streaming loader: DALI decodes the same JPEGs and does nothing else. `plain gather and normalise` is the upper limit of
+every cached loader: torch selects rows of a uint8 tensor and normalises them.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
 from rich.table import Table
 
 from bench.measure import fresh
-from bench.measure.baselines import ReferenceDataset, TunedDataset, data_loader, unpack
-from bench.measure.fresh import resident
-from bench.measure.timing import Rate, Work, alternate, at_least, finish, ratio, report
+from bench.measure.baselines import ReferenceDataset, TunedDataset, data_loader
+from bench.measure.data import linked_release, unpack, whole_batches
+from bench.measure.flags import at_least
+from bench.measure.report import grid, report
+from bench.measure.timing import Rate, Work, alternate, finish, ratio
 from bench.render.release import given_or_rendered
 from dali_pipes import CacheOptions, Loader, SampleTable
 from dali_pipes.command import parse
-from dali_pipes.errors import InputError, exits_with_one_sentence
+from dali_pipes.errors import exits_with_one_sentence
 from train.engine.step import Forward
 from train.machine.choices import choose_device
 
-REFERENCE, TUNED, CEILING = "reference DataLoader", "tuned DataLoader", "decode alone"
-NORMALISED, FLOOR = "ours, cached and normalised", "plain gather and normalise"
+REFERENCE, TUNED, DECODE = "reference DataLoader", "tuned DataLoader", "decode alone"
+NORMALISED, GATHER = "ours, cached and normalised", "plain gather and normalise"
+TIMES = (1, 10, 100)
+"""How often the table of the memory test repeats its rows."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Measure the throughput of loading."""
 
     release: Path | None = None
-    """Folder of a release; if not given, one of 600 tiles is rendered."""
+    """Folder of a release. Default: one of 600 tiles is rendered."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
     batch_size: int = 64
-    """Samples a batch."""
+    """Samples per batch."""
     size: int = 224
-    """Side of the letterboxed frame, in pixels."""
+    """Side of the letterboxed frame in pixels."""
     samples: int = 2560
-    """Samples a repeat, at most those of the release; many batches, since DALI has two ready when its turn begins."""
+    """Samples per repeat, at most those of the release; take many batches, because DALI prefetches two."""
     repeats: int = 5
-    """Counted turns of each peer."""
+    """Counted turns of each loader."""
     tiles: int = 8000
-    """Tiles of the release whose first batch is waited for: links to those of `release`."""
+    """Tiles of the release for the first-batch test; they are links to the tiles of --release."""
     batches: int = 20
-    """Batches that are streamed before memory is looked at."""
+    """Batches to stream before memory is measured."""
 
     def __post_init__(self) -> None:
         at_least(1, batch_size=self.batch_size, repeats=self.repeats, batches=self.batches)
@@ -66,58 +69,62 @@ class Arguments:
 
 
 def measure(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any]:
-    """Rates of all peers, seconds to the first batch, and memory."""
+    """The rates of all loaders, the seconds to the first batch, and memory."""
     device = choose_device(arguments.device)
-    loose, disk = scratch / "loose", scratch / "disk"
+    loose = scratch / "loose"
     loose.mkdir()
-    whole = SampleTable.from_release(release)
-    rows = np.arange(min(len(whole), arguments.samples) // arguments.batch_size * arguments.batch_size)
-    if not len(rows):
-        raise InputError(f"expected at least {arguments.batch_size} samples in {release}, found {len(whole)}")
-    table = whole.select(rows)
+    table = whole_batches(release, arguments.samples, arguments.batch_size)
     unpack(table, loose)
-
-    def loader(cache: str) -> Loader:
-        batch_size, size = arguments.batch_size, arguments.size
-        return Loader(table, batch_size, device=device, shuffle=True, size=size, cache=CacheOptions(cache, disk))
-
-    cached = loader("device" if device.type == "cuda" else "host")
-    reference = data_loader(ReferenceDataset(table, loose, arguments.size), arguments.batch_size, tuned=False)
-    tuned = data_loader(TunedDataset(table, arguments.size), arguments.batch_size, tuned=True)
-    peers: dict[str, Work] = {
-        REFERENCE: epoch(reference, device),
-        TUNED: epoch(tuned, device),
-        "ours, streamed": epoch(loader("none"), device),
-        CEILING: decode_alone(table, arguments, device),
-        "ours, cached": epoch(cached, device),
-        "ours, cached on disk": epoch(loader("disk"), device),
-        NORMALISED: normalised(cached, arguments, device),
-        FLOOR: gather(len(table), arguments, device),
-    }
-    rates = alternate(peers, arguments.repeats, warm_up=2)  # a cache is full after two epochs
+    rates = alternate(
+        loaders(table, arguments, device, loose, scratch / "disk"),
+        arguments.repeats,
+        warm_up=2,  # a cache is full after two epochs
+    )
     return {
         "rates": rates,
         "samples": len(table),
         "first_batch": first_batches(sorted(loose.iterdir()), scratch, arguments, device),
         "memory": [
-            resident(release, str(device), arguments.batch_size, arguments.batches, times) for times in fresh.TIMES
+            fresh.resident(release, str(device), arguments.batch_size, arguments.batches, times) for times in TIMES
         ],
     }
 
 
+def loaders(table: SampleTable, arguments: Arguments, device: torch.device, loose: Path, disk: Path) -> dict[str, Work]:
+    """An epoch of each loader; `loose` has the JPEGs as files, and `disk` is for the cache on disk."""
+
+    def ours(cache: str) -> Loader:
+        batch_size, size = arguments.batch_size, arguments.size
+        return Loader(table, batch_size, device=device, shuffle=True, size=size, cache=CacheOptions(cache, disk))
+
+    cached = ours("device" if device.type == "cuda" else "host")
+    reference = data_loader(ReferenceDataset(table, loose, arguments.size), arguments.batch_size, tuned=False)
+    tuned = data_loader(TunedDataset(table, arguments.size), arguments.batch_size, tuned=True)
+    return {
+        REFERENCE: epoch(reference, device),
+        TUNED: epoch(tuned, device),
+        "ours, streamed": epoch(ours("none"), device),
+        DECODE: decode_alone(table, arguments, device),
+        "ours, cached": epoch(cached, device),
+        "ours, cached on disk": epoch(ours("disk"), device),
+        NORMALISED: normalised(cached, arguments, device),
+        GATHER: gather(len(table), arguments, device),
+    }
+
+
 def first_batches(loose: list[Path], scratch: Path, arguments: Arguments, device: torch.device) -> dict[str, Rate]:
-    """Seconds from the start of a process to its first batch, with a new index and with one that is kept."""
-    fresh.grow(loose, scratch / "grown", arguments.tiles)
-    waited: dict[str, list[float]] = {"cold": [], "warm": []}
+    """Seconds from the start of a process to its first batch: "cold" without an index, "warm" with one."""
+    linked_release(loose, scratch / "grown", arguments.tiles)
+    waits: dict[str, list[float]] = {"cold": [], "warm": []}
     for repeat in range(arguments.repeats):
-        for seconds in waited.values():  # cold first, which leaves the index for warm
-            cache = scratch / f"index-{repeat}"
-            seconds.append(fresh.first_batch(scratch / "grown", cache, str(device), arguments.batch_size))
-    return {name: Rate.of(seconds) for name, seconds in waited.items()}
+        for seconds in waits.values():  # cold comes first and leaves the index for warm
+            index = scratch / f"index-{repeat}"
+            seconds.append(fresh.first_batch(scratch / "grown", index, str(device), arguments.batch_size))
+    return {name: Rate.of(seconds) for name, seconds in waits.items()}
 
 
 def epoch(batches: Iterable[Any], device: torch.device) -> Work:
-    """One epoch of any loader, and the device's end of it."""
+    """One epoch of any loader, until the device has finished."""
 
     def work() -> int:
         count = sum(len(batch) if hasattr(batch, "sample") else len(batch[0]) for batch in batches)
@@ -128,14 +135,14 @@ def epoch(batches: Iterable[Any], device: torch.device) -> Work:
 
 
 def normalised(loader: Loader, arguments: Arguments, device: torch.device) -> Work:
-    """A cached epoch with the normalisation that the step makes of it."""
+    """A cached epoch, normalised as in the training step."""
     forward = Forward(torch.nn.Identity(), device, arguments.batch_size, "fp32")
     return epoch(_Mapped(loader, lambda batch: forward.image(batch.rgb, batch.polyline, batch.padding)), device)
 
 
 def gather(samples: int, arguments: Arguments, device: torch.device) -> Work:
-    """Rows of one (N, S, S, 5) uint8 tensor in a random order, normalised by the step's own lines."""
-    # Noise, since zeros would be one page of memory, mapped many times, and so always in the processor's cache.
+    """Rows of an (N, S, S, 5) uint8 tensor in random order, normalised as in the training step."""
+    # Noise, because zeros would be one page of memory, mapped many times and always in the cache of the processor.
     tiles = torch.randint(0, 256, (samples, arguments.size, arguments.size, 5), dtype=torch.uint8, device=device)
     forward = Forward(torch.nn.Identity(), device, arguments.batch_size, "fp32")
     order = torch.randperm(samples, device=device).split(arguments.batch_size)
@@ -147,7 +154,7 @@ def gather(samples: int, arguments: Arguments, device: torch.device) -> Work:
 
 
 def decode_alone(table: SampleTable, arguments: Arguments, device: torch.device) -> Work:
-    """DALI decoding the same JPEGs with the same threads, and nothing else."""
+    """DALI decodes the same JPEGs with as many threads, and does nothing else."""
     source = Loader(table, arguments.batch_size, device=device, shuffle=True, size=arguments.size)
     on_gpu = device.type == "cuda"
 
@@ -177,7 +184,7 @@ def decode_alone(table: SampleTable, arguments: Arguments, device: torch.device)
 
 
 class _Mapped:
-    """`function` of each batch, of every epoch anew."""
+    """`function` of each batch, computed again in each epoch."""
 
     def __init__(self, batches: Iterable[Any], function: Callable[[Any], torch.Tensor]) -> None:
         self._batches, self._function = batches, function
@@ -186,50 +193,48 @@ class _Mapped:
         return ([self._function(batch)] for batch in self._batches)
 
 
-def table_of(rates: dict[str, Rate]) -> Table:
-    """Rates, and their ratios to the reference loader and to the ceiling."""
-    title = "Loading, samples a second: median (lowest–highest)"
-    table = Table("", title=title, box=None, title_justify="left", caption_justify="left")
-    for name in ("samples/s", "of the reference", "of the tuned", "of decode alone"):
-        table.add_column(name, justify="right")
+# --- Tables.
+
+
+def rate_table(rates: dict[str, Rate]) -> Table:
+    """Rates, and their ratios to the two baselines and to decoding alone."""
+    columns = ("samples/s", "/ reference", "/ tuned", "/ decode alone")
+    table = grid("Loading, samples per second: median (lowest–highest)", *columns)
     for name, rate in rates.items():
-        ratios = (ratio(rate, rates[peer]) for peer in (REFERENCE, TUNED, CEILING))
-        table.add_row(name, str(rate), *(f"{found.median:.2f}" for found in ratios))
-    table.caption = f"{NORMALISED}: {ratio(rates[NORMALISED], rates[FLOOR]):.2f} of a {FLOOR}"
+        ratios = (ratio(rate, rates[other]).median for other in (REFERENCE, TUNED, DECODE))
+        table.add_row(name, str(rate), *(f"{value:.2f}" for value in ratios))
+    table.caption = f"{NORMALISED} / {GATHER}: {ratio(rates[NORMALISED], rates[GATHER]):.2f}"
     return table
 
 
-def table_of_waits(waits: dict[str, Rate], tiles: int) -> Table:
+def first_batch_table(waits: dict[str, Rate], tiles: int) -> Table:
     """Seconds to the first batch."""
-    table = Table("", title=f"First batch of {tiles:,} tiles", box=None, title_justify="left")
-    table.add_column("seconds from the start of the process", justify="right")
+    table = grid(f"First batch of {tiles:,} tiles", "seconds from the start of the process")
     for name, rate in waits.items():
         table.add_row(f"{name} index", f"{rate:.2f}")
     return table
 
 
-def table_of_memory(found: list[dict[str, Any]]) -> Table:
-    """What streaming takes, by the size of the release."""
-    table = Table("samples", title="Private memory that streaming takes", box=None, title_justify="left")
-    for name in ("MB", "bytes a sample more"):
-        table.add_column(name, justify="right")
-    for one in found:
-        rows = one["rows"] - found[0]["rows"]
-        more = f"{(one['bytes'] - found[0]['bytes']) / rows:,.0f}" if rows else "–"
+def memory_table(memory: Sequence[dict[str, int]]) -> Table:
+    """Memory of streaming by the number of samples."""
+    table = grid("Private memory of streaming", "MB", "bytes per additional sample", first="samples")
+    for one in memory:
+        rows = one["rows"] - memory[0]["rows"]
+        more = f"{(one['bytes'] - memory[0]['bytes']) / rows:,.0f}" if rows else "–"
         table.add_row(f"{one['rows']:,}", f"{one['bytes'] / 1e6:,.0f}", more)
     return table
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
+    """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(), tempfile.TemporaryDirectory() as scratch:
         arguments = parse(Arguments, argv, module="bench.loader", description=__doc__)
         with given_or_rendered(arguments.release) as release:
             results = measure(arguments, release, Path(scratch))
         tables = [
-            table_of(results["rates"]),
-            table_of_waits(results["first_batch"], arguments.tiles),
-            table_of_memory(results["memory"]),
+            rate_table(results["rates"]),
+            first_batch_table(results["first_batch"], arguments.tiles),
+            memory_table(results["memory"]),
         ]
         report(tables, {"bench": "loader", **asdict(arguments), **results}, choose_device(arguments.device))
 

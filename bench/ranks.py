@@ -1,13 +1,13 @@
-"""What DDP's knobs change in a step of several ranks, and what saving a checkpoint takes from the step.
+"""The cost of several ranks: a training step on one process and on many, and how long a checkpoint stops the training.
 
     python -m bench.ranks --ranks 2 --backbone convnext_tiny
 
-Two tables, and one JSON object as the last line.
+It prints two tables, and one JSON object as the last line.
 
-1.  Steps of the same network on the same random batch under DDP with one knob turned, on ranks of this machine that
-    take turns together: milliseconds of a step, and the ratio to the knobs as training has them.
-2.  The state of a run of the backbone, weights, AdamW's moments and the average: how long a step waits until it is
-    copied, and how long the thread beside the training then takes to write, fsync and rename it into `--folder`.
+1. Steps of the same network on a random batch per rank, first on one process alone, then on `--ranks` processes of this
+   machine under DDP as in training. Efficiency is the step time alone, divided by the step time of all ranks.
+2. The state of a run: weights, moments of AdamW and the average of the weights. The step waits until it is copied. Then
+   a thread writes it to `--folder` with fsync and rename, while training continues.
 """
 
 from __future__ import annotations
@@ -16,41 +16,31 @@ import os
 import socket
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.multiprocessing.spawn import spawn
-from torch.nn.parallel import DistributedDataParallel
 
-from bench.measure.baselines import random_batch
-from bench.measure.timing import Rate, Work, alternate, ratio, report
+from bench.measure.data import random_batch
+from bench.measure.flags import at_least
+from bench.measure.report import grid, report
+from bench.measure.timing import Rate, alternate, seconds_of
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
 from model import HeightRegressor
 from train.engine.step import Forward, Step
-from train.machine.choices import choose_device
+from train.machine.choices import choose_device, choose_precision
 from train.run.folder import save_checkpoint
-from train.run.ranks import Place, joined
+from train.run.ranks import Place, data_parallel, joined
 from train.run.writer import Snapshot
-
-AS_TRAINED = "as in training"
-KNOBS: dict[str, dict[str, Any]] = {
-    AS_TRAINED: {},
-    "without gradient_as_bucket_view": {"gradient_as_bucket_view": False},
-    "static_graph": {"static_graph": True},
-    "bf16 hook": {"hook": bf16_compress_hook},
-}
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Measure the knobs of DDP, and a checkpoint."""
+    """Measure steps on several ranks, and saving a checkpoint."""
 
     device: str = "auto"
     """cpu, cuda, or auto."""
@@ -59,105 +49,108 @@ class Arguments:
     size: int = 64
     """Side of the frame in pixels."""
     batch: int = 4
-    """Samples a rank and step."""
+    """Samples per rank and step."""
     ranks: int = 2
-    """Processes on this machine, each with its own GPU or its share of the cores; 0 leaves the first table out."""
+    """Processes on this machine, each with its own GPU or its share of the cores; 0 skips part 1."""
     steps: int = 3
-    """Steps a turn."""
+    """Steps per turn."""
     repeats: int = 5
-    """Turns, after one that does not count."""
+    """Counted turns, after one that does not count."""
     folder: Path | None = None
-    """Where the checkpoint is written; if not given, where this machine keeps temporary files."""
+    """Folder to write the checkpoint to. Default: the folder for temporary files."""
+
+    def __post_init__(self) -> None:
+        at_least(0, ranks=self.ranks)
+        at_least(1, batch=self.batch, steps=self.steps, repeats=self.repeats)
+        at_least(32, size=self.size)
 
 
-def step_of(arguments: Arguments, device: torch.device, hook: Any = None, **turned: bool) -> Work:
-    """A peer: some steps, and the device waited for."""
-    torch.manual_seed(0)
-    model = HeightRegressor(arguments.backbone, drop_path=0.0).to(device).to(memory_format=torch.channels_last)
-    options: dict[str, Any] = {"gradient_as_bucket_view": True, "forward_sync_buffers": False, **turned}
-    network = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None, **options)
-    if hook:
-        network.register_comm_hook(None, hook)
-    forward = Forward(model, device, arguments.batch, "bf16" if device.type == "cuda" else "fp32", network=network)
-    step = Step(forward, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True), 5.0)
-    batch, weight = random_batch(arguments.batch, arguments.size, device), torch.ones((), device=device)
-
-    def work() -> int:
-        for _ in range(arguments.steps):
-            loss = step(batch, weight)
-        float(loss)  # waits for the device
-        return arguments.steps
-
-    return work
+# --- Part 1: steps.
 
 
-def _rank(rank: int, arguments: Arguments, port: int, out: str) -> None:
-    told = {"RANK": rank, "WORLD_SIZE": arguments.ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": arguments.ranks}
-    os.environ |= {
-        name: str(value) for name, value in {**told, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items()
-    }
-    place = Place.from_environment()
-    device = choose_device(place.device(arguments.device))
-    with joined(place, device):
-        peers = {name: step_of(arguments, device, **turned) for name, turned in KNOBS.items()}
-        rates = alternate(peers, arguments.repeats)
-    if place.leads:
-        torch.save({name: rate.each for name, rate in rates.items()}, out)
-
-
-def knobs(arguments: Arguments) -> dict[str, Rate]:
-    """Steps a second of each variant."""
+def steps_per_second(arguments: Arguments, ranks: int) -> Rate:
+    """The rate of steps on `ranks` processes under DDP, or on one process without it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with tempfile.NamedTemporaryFile() as out:
-        spawn(_rank, (arguments, port, out.name), nprocs=arguments.ranks)
-        return {name: Rate.of(each) for name, each in torch.load(out.name, weights_only=True).items()}
+        spawn(_rank, (ranks, arguments, port, out.name), nprocs=ranks)
+        return Rate.of(torch.load(out.name, weights_only=True))
 
 
-def saving(arguments: Arguments) -> dict[str, Any]:
-    """MB of the state, and seconds to copy and to write it."""
-    device = choose_device(arguments.device)
-    model = HeightRegressor(arguments.backbone).to(device)
-    weights = model.state_dict()
-    state = {"stats": (0.0, 1.0, 0.0, 1.0), "model": weights}
+def _rank(rank: int, ranks: int, arguments: Arguments, port: int, out: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    place = Place(rank, ranks, rank, ranks)
+    device = choose_device(place.device(arguments.device))
+    with joined(place, device):
+        torch.manual_seed(0)
+        model = HeightRegressor(arguments.backbone).to(device).to(memory_format=torch.channels_last)
+        network = data_parallel(model, device, compress=False)
+        forward = Forward(model, device, arguments.batch, choose_precision("auto", device).value, network=network)
+        step = Step(forward, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True), 5.0)
+        batch, weight = random_batch(arguments.batch, arguments.size, device), torch.ones((), device=device)
+
+        def work() -> int:
+            for _ in range(arguments.steps):
+                loss = step(batch, weight)
+            float(loss)  # waits for the device
+            return arguments.steps
+
+        rate = alternate({"steps": work}, arguments.repeats)["steps"]
+    if place.leads:
+        torch.save(rate.each, out)
+
+
+def step_table(rates: dict[int, Rate], arguments: Arguments) -> Table:
+    """Step time, throughput and efficiency by the number of ranks."""
+    columns = ("ms per step", "samples/s", "efficiency")
+    table = grid(f"{arguments.backbone}, {arguments.batch} samples per rank", *columns, first="ranks")
+    for ranks, rate in rates.items():
+        milliseconds = Rate.of([1000 / each for each in rate.each])
+        samples, efficiency = ranks * arguments.batch * rate.median, rate.median / rates[1].median
+        table.add_row(str(ranks), f"{milliseconds:.1f}", f"{samples:,.1f}", f"{efficiency:.0%}")
+    return table
+
+
+# --- Part 2: saving.
+
+
+def saving(arguments: Arguments, device: torch.device) -> dict[str, Any]:
+    """The size of the state in MB, and the seconds to copy and to write it."""
+    weights = HeightRegressor(arguments.backbone).to(device).state_dict()
+    state: dict[str, Any] = {"stats": (0.0, 1.0, 0.0, 1.0), "model": weights}
     for name in ("average", "first moment", "second moment"):
         state[name] = {key: value.clone() for key, value in weights.items()}
-    snapshot, copied = Snapshot(), dict[str, Any]()
-
-    def copy() -> None:
-        copied.update(snapshot.of(state))
-
+    snapshot = Snapshot()
+    copied = snapshot.of(state)  # the first copy allocates the memory
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "last.pt"
-        seconds = {"copy": [_seconds(copy) for _ in range(arguments.repeats + 1)][1:]}  # the first makes room
-        seconds["write"] = [_seconds(lambda: save_checkpoint(path, copied)) for _ in range(arguments.repeats)]
+        copy = [seconds_of(lambda: snapshot.of(state)) for _ in range(arguments.repeats)]
+        write = [seconds_of(lambda: save_checkpoint(path, copied)) for _ in range(arguments.repeats)]
         size = path.stat().st_size / 1e6
-    return {"MB": size, **{name: Rate.of(each) for name, each in seconds.items()}}
+    return {"MB": size, "copy": Rate.of(copy), "write": Rate.of(write)}
 
 
-def _seconds(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def saving_table(saved: dict[str, Any], arguments: Arguments) -> Table:
+    """Seconds to copy and to write the state."""
+    table = grid(f"last.pt of {arguments.backbone} with an average, {saved['MB']:.0f} MB", "seconds")
+    table.add_row("copied, while the step waits", f"{saved['copy']:.3f}")
+    table.add_row("written, while training continues", f"{saved['write']:.3f}")
+    return table
 
 
 def main(argv: list[str]) -> None:
-    """Measure, and print the tables and one JSON line."""
+    """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
         arguments = parse(Arguments, argv, module="bench.ranks", description=__doc__)
         device = choose_device(arguments.device)
-        rates, saved = knobs(arguments) if arguments.ranks else {}, saving(arguments)
-    turned = Table("DDP", "ms a step", "steps/s relative", title=f"{arguments.ranks} ranks, {arguments.backbone}")
-    for name, rate in rates.items():
-        milliseconds = Rate.of([1000 / each for each in rate.each])
-        turned.add_row(name, f"{milliseconds:.1f}", f"{ratio(rate, rates[AS_TRAINED]):.2f}")
-    save = Table(
-        "checkpoint", "seconds", title=f"last.pt of {arguments.backbone} with an average, {saved['MB']:.0f} MB"
-    )
-    save.add_row("copied, while the step waits", f"{saved['copy']:.3f}")
-    save.add_row("written beside the next steps", f"{saved['write']:.3f}")
-    report([turned, save], {"arguments": asdict(arguments), "knobs": rates, "saving": saved}, device)
+        worlds = sorted({1, arguments.ranks}) if arguments.ranks else []
+        rates = {ranks: steps_per_second(arguments, ranks) for ranks in worlds}
+        saved = saving(arguments, device)
+        tables = [saving_table(saved, arguments)]
+        if rates:
+            tables.insert(0, step_table(rates, arguments))
+        report(tables, {"bench": "ranks", **asdict(arguments), "steps_per_s": rates, "saving": saved}, device)
 
 
 if __name__ == "__main__":

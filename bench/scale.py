@@ -1,44 +1,46 @@
-"""What a sample costs as the release grows from 10³ to 10⁶ samples, and as the ranks grow from 1 to 1,024.
+"""Cost per sample as the release grows from 10³ to 10⁶ samples, and as the ranks grow from 1 to 1,024.
 
     python -m bench.scale --release runs/release --figure runs/scale.svg
 
-Two tables, one figure, and one JSON object as the last line.  All costs are CPU time for one sample of one rank, on
-a host; other programs do not change it.
+It prints two tables, and one JSON object as the last line. All costs are CPU time per sample of one rank on a host,
+which other programs do not change.
 
-1.  Samples: one rank on tables of 10³ … `--samples` rows.  `plan` is every step of a whole epoch, `source` a few of
-    its batches: bytes and masks, as DALI asks for them.  Memory is that of a process of its own, which builds the
-    table and then streams a few batches through DALI: only what the table takes may grow.
-2.  Ranks: the largest table and `--batch-size` samples a rank; what the last rank pays for its own samples.  The other
-    ranks are not there: a plan asks nobody.
+1. Samples: one rank on tables of 10³ … `--samples` rows. `plan` is every step of a whole epoch. `source` is a few
+   batches of bytes and masks, as DALI requests them. Memory is that of a new process, which builds the table and then
+   streams a few batches through DALI; only the memory of the table may grow.
+2. Ranks: the largest table and `--batch-size` samples per rank. The cost is that of the last rank for its own samples.
+   The other ranks do not run: a plan needs no communication.
 
-The peer, `sorted epoch`, is what most samplers do: each rank sorts (or permutes) all samples each epoch and takes its
-part.  Its cost a sample of one rank grows as fast as the ranks.
+The baseline, `sorted epoch`, is what most samplers do: in each epoch each rank sorts (or permutes) all samples and
+takes its part. Its cost per sample of one rank grows in proportion to the ranks.
 
-The tables are one release's, its rows repeated: pictures are read from the same places again, so this tells how the
-code grows, not how a disk does.
+The tables repeat the rows of one release. Images are read from the same places again, so this measures how the code
+scales, not the disk.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from bench.measure.fresh import private_memory
-from bench.measure.timing import Rate, Work, alternate, at_least, report
+from bench.measure.data import repeated
+from bench.measure.flags import at_least
+from bench.measure.fresh import resident
+from bench.measure.report import grid, report
+from bench.measure.timing import Rate, Work, alternate
 from bench.render.release import given_or_rendered
-from dali_pipes import Loader, SampleTable, Shard
+from dali_pipes import SampleTable, Shard
 from dali_pipes.batches.plan import TrainingPlan
 from dali_pipes.batches.source import Source
 from dali_pipes.batches.view import WHOLE_TILE
@@ -47,31 +49,31 @@ from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
 from train.machine.choices import choose_device
 
-PLAN, SOURCE, PEER = "plan", "source", "sorted epoch"
+PLAN, SOURCE, SORTED = "plan", "source", "sorted epoch"
 FEWEST = 1_000  # samples of the smallest table
-STREAMED = 8  # batches
+BATCHES = 8  # to read or to stream
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Measure how costs grow."""
+    """Measure how the cost per sample grows."""
 
     release: Path | None = None
-    """Folder of a release; if not given, one of 600 tiles is rendered."""
+    """Folder of a release. Default: one of 600 tiles is rendered."""
     device: str = "auto"
-    """cpu, cuda, cuda:N, or auto: where the memory test's batches go; all else is the host's."""
+    """cpu, cuda, cuda:N, or auto: the device of the batches in the memory test; all else runs on the host."""
     samples: int = 1_000_000
     """Rows of the largest table."""
     ranks: int = 1_024
-    """The most ranks."""
+    """Largest number of ranks."""
     batch_size: int = 16
-    """Samples a step of one rank."""
+    """Samples per step of one rank."""
     size: int = 224
-    """Side of the letterboxed frame, in pixels."""
+    """Side of the letterboxed frame in pixels."""
     repeats: int = 5
-    """Counted turns of each."""
+    """Counted turns of each measurement."""
     figure: Path | None = None
-    """Where the figure goes, .svg, .png or .pdf; if not given, none is drawn."""
+    """File for a figure, .svg, .png or .pdf. Default: no figure."""
 
     def __post_init__(self) -> None:
         at_least(1, ranks=self.ranks, batch_size=self.batch_size, repeats=self.repeats)
@@ -83,85 +85,77 @@ class Arguments:
 
 
 class Growth(NamedTuple):
-    """CPU-µs a sample, by what is done and by how many samples or ranks there are."""
+    """CPU-µs per sample, by the kind of work and by the number of samples or ranks."""
 
     by_samples: dict[str, dict[int, Rate]]
     by_ranks: dict[str, dict[int, Rate]]
     memory: dict[int, dict[str, float]]
-    """By samples: MB of "table" and of "streaming" above it."""
+    """By samples: MB of "table", and of "streaming" above it."""
 
 
 def measure(arguments: Arguments, release: Path) -> Growth:
-    """Measure both ways of growing."""
+    """Measure the growth with samples and with ranks."""
     small = SampleTable.from_release(release)
     sizes = _powers(FEWEST, arguments.samples, 10)
     worlds = _powers(1, arguments.ranks, 4)
-    tables = {size: grown(small, size) for size in sizes}
+    tables = {size: repeated(small, size) for size in sizes}
     return Growth(
         _costs(arguments, {size: (table, 1) for size, table in tables.items()}),
         _costs(arguments, {world: (tables[arguments.samples], world) for world in worlds}),
-        {size: _in_own_process(_memory, arguments, release, size) for size in sizes},
+        {size: _memory(arguments, release, size) for size in sizes},
     )
-
-
-def grown(table: SampleTable, samples: int) -> SampleTable:
-    """A table of so many rows: those of `table`, over and over."""
-    return table.select(np.arange(samples) % len(table))
 
 
 def _powers(first: int, last: int, base: int) -> list[int]:
     """`first`, `first`·base, … below `last`, and `last`."""
-    found = [first]
-    while found[-1] * base < last:
-        found.append(found[-1] * base)
-    return found if found[-1] == last else [*found, last]
+    powers = [first]
+    while powers[-1] * base < last:
+        powers.append(powers[-1] * base)
+    return powers if powers[-1] == last else [*powers, last]
 
 
-# --- Time.
+# --- Measurements.
 
 
 def _costs(arguments: Arguments, cases: Mapping[int, tuple[SampleTable, int]]) -> dict[str, dict[int, Rate]]:
-    """CPU-µs a sample of plan, source and peer, for each case of a table and a number of ranks."""
-    peers: dict[str, Work] = {}
+    """CPU-µs per sample of plan, source and baseline, for each case of a table and a number of ranks."""
+    works: dict[str, Work] = {}
     for case, (table, world) in cases.items():
-        # A seed of its own: in one process the ranks would find each other's epochs in the plan's cache.
+        # Different seeds, because in one process the ranks would find their epochs in the cache of the plan.
         plan = TrainingPlan(len(table), world * arguments.batch_size, Shard(world - 1, world, seed=world))
-        peers[f"{PLAN} {case}"] = _Plan(plan)
-        peers[f"{SOURCE} {case}"] = _Source(Source(WHOLE_TILE.frames(table, arguments.size), plan))
-        peers[f"{PEER} {case}"] = partial(_sort_an_epoch, plan)
-    rates = alternate(peers, arguments.repeats, clock=time.process_time)
+        works[f"{PLAN} {case}"] = _plan_epochs(plan)
+        works[f"{SOURCE} {case}"] = _read_batches(Source(WHOLE_TILE.frames(table, arguments.size), plan))
+        works[f"{SORTED} {case}"] = partial(_sort_an_epoch, plan)
+    rates = alternate(works, arguments.repeats, clock=time.process_time)
     return {
         work: {case: Rate.of([1e6 / rate for rate in rates[f"{work} {case}"].each]) for case in cases}
-        for work in (PLAN, SOURCE, PEER)
+        for work in (PLAN, SOURCE, SORTED)
     }
 
 
-class _Plan:
-    """Each turn is a whole epoch that was not seen before, so that what a plan does once an epoch is counted."""
+def _plan_epochs(plan: TrainingPlan) -> Work:
+    """Each call plans a whole new epoch, so that work done once per epoch is counted."""
+    epochs = count()
 
-    def __init__(self, plan: TrainingPlan) -> None:
-        self._plan, self._epoch = plan, 0
+    def work() -> int:
+        steps, epoch = plan.steps_per_epoch, next(epochs)
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            plan.ids(step)
+        return steps * plan.largest_batch
 
-    def __call__(self) -> int:
-        steps = self._plan.steps_per_epoch
-        for step in range(self._epoch * steps, (self._epoch + 1) * steps):
-            self._plan.ids(step)
-        self._epoch += 1
-        return steps * self._plan.largest_batch
+    return work
 
 
-class _Source:
-    """Each turn is a few batches; their rows are chosen beforehand, since the plan is measured apart."""
+def _read_batches(source: Source) -> Work:
+    """Each call reads a few batches; their rows are chosen before, because the plan is measured separately."""
+    rows = [source.plan.ids(step) for step in range(min(BATCHES, source.plan.steps_per_epoch))]
 
-    def __init__(self, source: Source) -> None:
-        plan = source.plan
-        self._source = source
-        self._rows = [plan.ids(step) for step in range(min(STREAMED, plan.steps_per_epoch))]
+    def work() -> int:
+        for of_batch in rows:
+            source.batch(of_batch)
+        return sum(map(len, rows))
 
-    def __call__(self) -> int:
-        for rows in self._rows:
-            self._source.batch(rows)
-        return sum(map(len, self._rows))
+    return work
 
 
 def _sort_an_epoch(plan: TrainingPlan) -> int:
@@ -169,51 +163,39 @@ def _sort_an_epoch(plan: TrainingPlan) -> int:
     return plan.steps_per_epoch * plan.largest_batch
 
 
-# --- Memory.
-
-
-def _in_own_process(function: Any, *arguments: Any) -> Any:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
-
-
 def _memory(arguments: Arguments, release: Path, samples: int) -> dict[str, float]:
-    small = SampleTable.from_release(release)
-    before = private_memory()
-    table = grown(small, samples)
-    built = private_memory()
-    device, size = choose_device(arguments.device), arguments.size
-    loader = Loader(table, arguments.batch_size, device=device, size=size, shuffle=True)
-    batches = loader.epoch(0)
-    for _ in range(min(STREAMED, len(loader))):
-        next(batches)
-    return {"table": (built - before) / 1e6, "streaming": (private_memory() - built) / 1e6}
+    used = resident(
+        release,
+        str(choose_device(arguments.device)),
+        arguments.batch_size,
+        BATCHES,
+        samples=samples,
+        size=arguments.size,
+    )
+    return {"table": used["table"] / 1e6, "streaming": used["bytes"] / 1e6}
 
 
-# --- What was found.
+# --- Output.
 
 
 def tables_of(growth: Growth) -> list[Table]:
-    """A table by samples, with memory, and one by ranks."""
-    by_samples = _table("samples", growth.by_samples, "of one rank")
-    for name in ("table, MB", "streaming, MB above it"):
-        by_samples.add_column(name, justify="right")
+    """A table by samples, with memory, and a table by ranks."""
+    memory = ("table, MB", "streaming, MB above it")
+    by_samples = _table("samples", growth.by_samples, "of one rank", *memory)
     for size in growth.by_samples[PLAN]:
         megabytes = [f"{growth.memory[size][name]:,.0f}" for name in ("table", "streaming")]
         by_samples.add_row(*_row(growth.by_samples, size), *megabytes)
     largest = max(growth.by_samples[PLAN])
-    by_ranks = _table("ranks", growth.by_ranks, f"of one of the ranks that share {largest:,}")
+    by_ranks = _table("ranks", growth.by_ranks, f"of one of the ranks that share {largest:,} samples")
     for world in growth.by_ranks[PLAN]:
         by_ranks.add_row(*_row(growth.by_ranks, world))
     return [by_samples, by_ranks]
 
 
-def _table(what: str, costs: dict[str, dict[int, Rate]], whose: str) -> Table:
-    table = Table(title=f"CPU-µs a sample {whose}: median (lowest–highest)", box=None, title_justify="left")
-    for name in (what, *costs):
-        table.add_column(name, justify="right")
-    changes = (f"{name} {spread(by_case):.2f}" for name, by_case in costs.items())
-    table.caption = f"dearest ÷ cheapest: {', '.join(changes)}"
+def _table(cases: str, costs: dict[str, dict[int, Rate]], of_ranks: str, *more: str) -> Table:
+    table = grid(f"CPU-µs per sample {of_ranks}: median (lowest–highest)", *costs, *more, first=cases)
+    spreads = (f"{name} {spread(by_case):.2f}" for name, by_case in costs.items())
+    table.caption = f"highest / lowest cost: {', '.join(spreads)}"
     return table
 
 
@@ -222,18 +204,18 @@ def _row(costs: dict[str, dict[int, Rate]], case: int) -> list[str]:
 
 
 def spread(by_case: Mapping[int, Rate]) -> float:
-    """The dearest case over the cheapest, by their medians: 1 is flat."""
+    """The highest median cost divided by the lowest: 1 if the cost does not grow."""
     medians = [rate.median for rate in by_case.values()]
     return max(medians) / min(medians)
 
 
 def draw(growth: Growth, path: Path) -> None:
-    """Draw both tables, log over log, each cost with its spread.  Raises InputError if `path` cannot be written."""
+    """Draw both tables on log axes with their spread. Raises InputError if `path` cannot be written."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     _draw(left, growth.by_samples, "samples of the release, one rank")
     _draw(right, growth.by_ranks, f"ranks that share {max(growth.by_samples[PLAN]):,} samples")
-    left.set_ylabel("CPU-µs for a sample of one rank")
+    left.set_ylabel("CPU-µs per sample of one rank")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     try:
         write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:]))
@@ -252,7 +234,7 @@ def _draw(axes: Axes, costs: dict[str, dict[int, Rate]], label: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """The command: exits with status 2 and one sentence on bad input."""
+    """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
         arguments = parse(Arguments, argv, module="bench.scale", description=__doc__)
         device = choose_device(arguments.device)
@@ -261,8 +243,8 @@ def main(argv: list[str]) -> None:
         if arguments.figure:
             draw(growth, arguments.figure)
         flatness = {
-            way: {name: spread(by_case) for name, by_case in costs.items()}
-            for way, costs in (("samples", growth.by_samples), ("ranks", growth.by_ranks))
+            growing: {name: spread(by_case) for name, by_case in costs.items()}
+            for growing, costs in (("samples", growth.by_samples), ("ranks", growth.by_ranks))
         }
         results = {"bench": "scale", **asdict(arguments), **growth._asdict(), "dearest_over_cheapest": flatness}
         report(tables_of(growth), results, device)

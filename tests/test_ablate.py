@@ -1,4 +1,4 @@
-"""The ablation: every recipe changes what it says, a finished run is not trained again, and the table's arithmetic."""
+"""The ablation: recipes change what their names say, finished runs are kept, and the tables are correct."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import bench.ablate.__main__
-from bench.ablate.__main__ import Arguments, runs, scores_of
+import bench.ablate.runs
+from bench.ablate.__main__ import Arguments, main, planned
 from bench.ablate.recipes import OPTIONS, OURS, REFERENCE, THIRD, changed, recipes
-from bench.ablate.tables import heights, markdown_of, uncertainty
-from bench.measure.timing import as_plain
+from bench.ablate.runs import scores_of
+from bench.ablate.tables import height_table, uncertainty_table
+from bench.measure.report import as_plain
 from dali_pipes.errors import InputError
 from train.recipe.config import Config, flattened
 from train.recipe.presets import fast, reference
@@ -25,28 +26,28 @@ def differing(a: Config, b: Config) -> set[str]:
     return {name for name in left if left[name] != right[name]}
 
 
-def test_the_first_row_is_the_references_recipe_and_each_option_changes_its_own_fields_alone() -> None:
-    by_recipe = {run.recipe: run.config for run in runs(Arguments(Path("DIR"), seeds=1, splits=("scene",)))}
+def test_the_first_row_is_the_references_recipe_and_each_option_changes_only_its_own_fields() -> None:
+    by_recipe = {run.recipe: run.config for run in planned(Arguments(Path("DIR"), seeds=1, splits=("scene",)))}
     assert list(by_recipe) == list(recipes())
     ours, theirs = by_recipe[OURS], by_recipe[REFERENCE]
     optimizer = {name for name in differing(theirs, reference()) if name.startswith(("optimizer.", "model."))}
-    assert optimizer == {"optimizer.variance_warmup"}, "its share of the epochs is the reference's"
+    assert optimizer == {"optimizer.variance_warmup"}, "the same share of the epochs as in the preset"
     for name, option in OPTIONS.items():
         assert differing(by_recipe[f"reference + {name}"], theirs) == set(option), "each option changes something"
         assert differing(by_recipe[f"ours − {name}"], ours) == set(option)
     of_scale = ("epochs", "backbone", "optimizer.variance_warmup", "data.holdout", "data.select_on")
-    assert differing(fast(), reference()) - differing(ours, theirs) == set(of_scale), "ours is preset fast, all of it"
+    assert differing(fast(), reference()) - differing(ours, theirs) == set(of_scale), "ours is the whole preset fast"
     assert differing(by_recipe[THIRD], ours) == {"epochs"}
     assert ours.epochs == 3 * by_recipe[THIRD].epochs
 
 
 def test_recipes_of_one_seed_see_the_same_samples_and_seeds_differ() -> None:
-    planned = runs(Arguments(Path("DIR"), seeds=2))
-    assert len({run.key for run in planned}) == len(planned)
-    assert {run.config.division() for run in planned if (run.seed, run.split) == (1, "scene")} == {
-        changed(planned[0].config, {"seed": 1, "data.split": "scene"}).division()
+    runs = planned(Arguments(Path("DIR"), seeds=2))
+    assert len({run.key for run in runs}) == len(runs)
+    assert {run.config.division() for run in runs if (run.seed, run.split) == (1, "scene")} == {
+        changed(runs[0].config, {"seed": 1, "data.split": "scene"}).division()
     }
-    assert {run.recipe for run in planned if run.split == "official"} == {REFERENCE, OURS}
+    assert {run.recipe for run in runs if run.split == "official"} == {REFERENCE, OURS}
 
 
 def result(recipe: str, seed: int, rmse: float, by_epoch: list[float]) -> dict[str, Any]:
@@ -68,25 +69,24 @@ def test_the_table_compares_seed_by_seed() -> None:
         result(OURS, 1, 16.0, [31.0, 29.0]),
         result(THIRD, 1, 24.0, [33.0]),
     ]
-    table = markdown_of([heights(results, "scene")])
-    cells = {row.split(" | ")[0].strip("| "): row.strip("| ").split(" | ") for row in table.splitlines() if "|" in row}
+    cells = {row[0]: row for row in as_plain(height_table(results, "scene"))["rows"]}
     assert cells[REFERENCE][3:] == ["25.00 ± 7.07", "24.00 ± 7.07", "1.62 (1.25–2.00)", "2, 2"]
     assert cells[OURS][3:] == ["15.50 ± 0.71", "14.50 ± 0.71", "1.00 (1.00–1.00)", "1, 2"]
     assert cells[THIRD][-2:] == ["1.50 (1.50–1.50)", "–"]
     assert cells["linear in length"][3] == "30.00 ± 0.00"
 
 
-def test_the_table_of_uncertainty_counts_the_seeds_that_beat_a_constant_and_knows_no_infinite_width() -> None:
+def test_the_uncertainty_table_counts_seeds_that_beat_a_constant_and_shows_no_infinite_width() -> None:
     def of(seed: int, nll: float, width: float | None) -> dict[str, Any]:
         figures = {"rmse": 9.0, "nll": nll, "constant_nll": 4.0, "crps": 5.0, "constant_crps": 6.0, "coverage": 0.9}
         return {**result(OURS, seed, 9.0, [9.0]), "scores": {"line": 30.0, NETWORK: {**figures, "width": width}}}
 
-    plain = as_plain(uncertainty([of(0, 3.0, 10.0), of(1, 4.5, None)], "scene"))
+    plain = as_plain(uncertainty_table([of(0, 3.0, 10.0), of(1, 4.5, None)], "scene"))
     row = dict(zip(plain["columns"], plain["rows"][0], strict=True))
     assert (row["beats it"], row["width, m"], row["NLL"]) == ("1 of 2", "–", "3.750 ± 1.061")
 
 
-def test_scores_are_those_of_the_rows_they_are_given() -> None:
+def test_scores_of_rows_agree_with_closed_forms() -> None:
     rng = np.random.default_rng(0)
     n, sigma = 4000, 10.0
     height = rng.uniform(50, 200, n)
@@ -111,11 +111,11 @@ def test_scores_are_those_of_the_rows_they_are_given() -> None:
     ]
     scores = scores_of(rows, Baselines.fit([0.1, 0.1], [100.0, 100.0]))
     assert scores["line"] == pytest.approx(np.sqrt(np.mean((height - 100) ** 2)))
-    assert POOLED not in scores, "what was not made has no score"
+    assert POOLED not in scores, "no predictions, no score"
     network, calibrated = scores[NETWORK], scores[CALIBRATED]
     assert network["nll"] == pytest.approx(0.5 * np.log(2 * np.pi * np.e) + np.log(sigma), abs=0.02), "Gaussian entropy"
     assert network["crps"] == pytest.approx(sigma / np.sqrt(np.pi), rel=0.02), "Gaussian CRPS: σ/√π"
-    assert network["nll"] == pytest.approx(network["constant_nll"], abs=0.001), "its σ is a constant, the right one"
+    assert network["nll"] == pytest.approx(network["constant_nll"], abs=0.001), "its σ is the right constant"
     assert calibrated["nll"] > calibrated["constant_nll"] + 0.2, "twice the σ is worse than the right one"
     assert (network["coverage"], calibrated["coverage"]) == pytest.approx((0.9, 0.683), abs=0.02)
     assert calibrated["width"] == pytest.approx(2 * sigma)
@@ -126,7 +126,7 @@ def test_a_quick_run_ends_with_tables_and_is_not_trained_again(
 ) -> None:
     files = ["--markdown", str(tmp_path / "table.md"), "--figure", str(tmp_path / "figure.svg")]
     argv = ["--release", str(release), "--out", str(tmp_path / "runs"), "--quick", "--splits", "scene", *files]
-    bench.ablate.__main__.main(argv)
+    main(argv)
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [table["title"].split(" on ")[0] for table in first["tables"]] == ["Heights", "Uncertainty"]
     assert {(item["recipe"], item["seed"]) for item in first["results"]} == {(REFERENCE, 0), (OURS, 0)}
@@ -134,15 +134,15 @@ def test_a_quick_run_ends_with_tables_and_is_not_trained_again(
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"results.jsonl", "index-cache"}
     kept = [json.loads(line) for line in (tmp_path / "runs/results.jsonl").read_text().splitlines()]
     assert kept == first["results"]
-    assert "| ours | 1 |" in (tmp_path / "table.md").read_text()
+    assert "| ours | 1 | " in (tmp_path / "table.md").read_text()
     assert "<svg" in (tmp_path / "figure.svg").read_text()
 
-    monkeypatch.setattr(bench.ablate.__main__, "run", None)  # whoever trains now fails
-    bench.ablate.__main__.main(argv)
+    monkeypatch.setattr(bench.ablate.runs, "train", None)  # training would fail now
+    main(argv)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["results"] == first["results"]
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_unknown_recipes_and_no_seeds_are_refused() -> None:
     with pytest.raises(InputError, match="--only knows no recipe 'theirs'; expected some of: reference, "):
         Arguments(Path("DIR"), only=("theirs",))
     with pytest.raises(InputError, match="--seeds must be at least 1"):

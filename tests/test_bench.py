@@ -1,4 +1,4 @@
-"""The throughput scripts, tiny: what they measure is what they say, and their last line can be read by a program."""
+"""The benchmarks with tiny arguments: they measure what they report, and a program can read their last line."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 import torch
 from rich.table import Table
 
-from bench import epoch, index, loader, scale, step
-from bench.epoch import Epochs
-from bench.measure.baselines import ReferenceDataset, ReferenceStep, random_batch, unpack
-from bench.measure.timing import Rate, alternate, as_plain, ratio
-from bench.target import race, target_table
+from bench import epoch, index, loader, ranks, scale, step
+from bench.epoch import Epochs, race, scaled_down, target_table
+from bench.measure.baselines import ReferenceDataset, ReferenceStep
+from bench.measure.data import random_batch, unpack
+from bench.measure.report import as_markdown, as_plain
+from bench.measure.timing import Rate, alternate, ratio
 from dali_pipes import Loader, SampleTable
 from model import HeightRegressor
 from train.engine.step import Forward
@@ -27,11 +28,11 @@ CPU = torch.device("cpu")
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return result
 
 
-def test_peers_take_turns_and_the_warm_up_is_not_counted() -> None:
+def test_works_take_turns_and_the_warm_up_is_not_counted() -> None:
     now, turns = 0.0, []
 
     def takes(name: str, *seconds: float) -> Any:
@@ -52,18 +53,20 @@ def test_peers_take_turns_and_the_warm_up_is_not_counted() -> None:
     assert f"{rates['slow']:.1f}" == "3.0 (2.0–4.0)"
 
 
-def test_a_printed_table_is_told_as_plain_texts() -> None:
+def test_a_printed_table_becomes_plain_values_and_markdown() -> None:
     table = Table("", "samples/s", title="loading", caption="two cores")
     table.add_row("[bold]ours[/bold]", "1,000")
-    assert as_plain(table) == {
+    plain = as_plain(table)
+    assert plain == {
         "title": "loading",
         "columns": ["", "samples/s"],
         "rows": [["ours", "1,000"]],
         "caption": "two cores",
     }
+    assert as_markdown(plain) == "loading\n\n|  | samples/s |\n| --- | ---: |\n| ours | 1,000 |\n\ntwo cores"
 
 
-def test_the_references_step_is_ours_in_fp32(release: Path, tmp_path: Path) -> None:
+def test_the_references_step_equals_ours_in_fp32(release: Path, tmp_path: Path) -> None:
     table = SampleTable.from_release(release).select(np.arange(4))
     unpack(table, tmp_path)
     table = replace(table, height=(table.height - table.height.mean()) / table.height.std())
@@ -87,11 +90,11 @@ def test_scale_reports_each_size_and_each_rank_count(
         f"--release={release} --samples=1000 --ranks=8 --batch-size=2 --repeats=1 --size=32 --device=cpu"
         f" --figure={figure}".split()
     )
-    found = last_line(capsys)
-    assert list(found["by_samples"]["plan"]) == ["1000"]
-    assert list(found["by_ranks"]["source"]) == ["1", "4", "8"]
-    assert found["memory"]["1000"]["streaming"] > 0
-    assert found["hardware"]["processor"]
+    result = last_line(capsys)
+    assert list(result["by_samples"]["plan"]) == ["1000"]
+    assert list(result["by_ranks"]["source"]) == ["1", "4", "8"]
+    assert result["memory"]["1000"]["streaming"] > 0
+    assert result["hardware"]["processor"]
     assert figure.read_text().startswith("<?xml")
 
 
@@ -115,6 +118,8 @@ def test_scale_reports_each_size_and_each_rank_count(
         (epoch.main, "--seeds=-1", "--seeds must be at least 0, found -1"),
         (index.main, "runs --repeats=0", "--repeats must be at least 1, found 0"),
         (index.main, "runs --records=999", "--records must be at least 1000, found 999"),
+        (ranks.main, "--steps=0", "--steps must be at least 1, found 0"),
+        (ranks.main, "--ranks=-1", "--ranks must be at least 0, found -1"),
     ],
 )
 def test_flags_that_measure_nothing_are_refused_in_one_sentence(
@@ -123,27 +128,28 @@ def test_flags_that_measure_nothing_are_refused_in_one_sentence(
     with pytest.raises(SystemExit) as end:
         main([*flags.split(), "--device=cpu"])
     assert end.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert sentence in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert error.count("\n") == 1
 
 
-def test_the_peer_of_a_cache_gathers_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plain_gather_normalises_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "epoch", lambda batches, device: batches)
     gathered: Any = loader.gather(4, loader.Arguments(batch_size=2, size=32), CPU)
     image = torch.cat([batch for [batch] in gathered])
     assert image.shape == (4, 5, 32, 32)
-    assert len(image.unique()) > 256, "zeros would have five values"
+    assert len(image.unique()) > 256, "zeros would give five values"
 
 
-def test_the_loading_table_tells_what_a_cached_epoch_is_of_a_plain_gather() -> None:
-    names = (loader.REFERENCE, loader.TUNED, loader.CEILING, loader.NORMALISED, loader.FLOOR)
+def test_the_loading_table_compares_a_cached_epoch_with_a_plain_gather() -> None:
+    names = (loader.REFERENCE, loader.TUNED, loader.DECODE, loader.NORMALISED, loader.GATHER)
     rates = {name: Rate.of([float(10 * (i + 1)), 10.0 * (i + 1)]) for i, name in enumerate(names)}
-    assert as_plain(loader.table_of(rates))["caption"] == f"{loader.NORMALISED}: 0.80 (0.80–0.80) of a {loader.FLOOR}"
+    caption = as_plain(loader.rate_table(rates))["caption"]
+    assert caption == f"{loader.NORMALISED} / {loader.GATHER}: 0.80 (0.80–0.80)"
 
 
-def test_what_an_epoch_waits_is_the_time_outside_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_waits_for_data_outside_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("bench.epoch.time.perf_counter", lambda: now)
 
@@ -153,11 +159,11 @@ def test_what_an_epoch_waits_is_the_time_outside_its_steps(monkeypatch: pytest.M
         return 16
 
     def batches() -> Iterator[float]:
-        pass_by(2.0)  # the workers start
+        pass_by(2.0)  # start of the workers
         for _ in range(3):
             pass_by(1.0)
             yield 5.0
-        pass_by(4.0)  # and end
+        pass_by(4.0)  # and their end
 
     epochs = Epochs(batches, pass_by, CPU)
     assert epochs() == 48
@@ -169,27 +175,27 @@ def test_an_epoch_is_measured_and_the_presets_race_to_a_target(
 ) -> None:
     small = "--samples=32 --batch-size=8 --size=32 --target-size=32 --epochs=1 --repeats=1 --seeds=1 --device=cpu"
     epoch.main([f"--release={release}", "--backbones", "convnext_femto", "convnext_atto", *small.split()])
-    found = last_line(capsys)
-    rates = found["rates"]
-    assert set(rates) == {"the reference's step alone", *found["above_step"], "our step alone"}
+    result = last_line(capsys)
+    rates = result["rates"]
+    assert set(rates) == {"the reference's step alone", *result["above_step"], "our step alone"}
     alone, streamed = rates["our step alone"]["median"], rates["ours, streamed"]["median"]
-    assert found["above_step"]["ours, streamed"]["median"] == pytest.approx(alone / streamed - 1)
-    assert all(0 < rate["median"] < 1 for rate in found["data_wait"].values())
-    (raced,) = found["to_target"]
+    assert result["above_step"]["ours, streamed"]["median"] == pytest.approx(alone / streamed - 1)
+    assert all(0 < rate["median"] < 1 for rate in result["data_wait"].values())
+    (raced,) = result["to_target"]
     assert raced["target_rmse"] == raced["reference"]["rmse_by_epoch"][0], "the only epoch is the best"
     assert len(raced["fast"]["rmse_by_epoch"]) == 1
-    assert len(found["tables"]) == 2
+    assert len(result["tables"]) == 2
 
 
 def test_presets_race_on_the_same_samples_at_their_own_length() -> None:
-    config = {name: of_seed[1] for name, of_seed in epoch.presets(epoch.Arguments(seeds=2, epochs=6)).items()}
+    config = {name: scaled_down(name, epoch.Arguments(epochs=6), seed=1) for name in ("reference", "fast")}
     assert (config["reference"].epochs, config["fast"].epochs) == (6, 4), "40 and 24, scaled down"
     assert config["reference"].data == config["fast"].data
     assert config["reference"].optimizer.learning_rate == PRESETS["reference"]().optimizer.learning_rate
     assert config["fast"].model == PRESETS["fast"]().model
 
 
-def test_a_race_is_won_at_the_first_epoch_that_is_good_enough() -> None:
+def test_a_race_ends_at_the_first_epoch_that_is_good_enough() -> None:
     def records(*rmse: float) -> list[dict[str, float]]:
         return [{"rmse": value, "seconds": 2.0} for value in rmse]
 
@@ -203,27 +209,36 @@ def test_a_race_is_won_at_the_first_epoch_that_is_good_enough() -> None:
     table = target_table([won, lost])
     rows = [row[2:] for row in as_plain(table)["rows"]]
     assert rows == [["6.0", "4.0", "1.5", "9.00"], ["4.0", "over 4.0", "–", "11.00"]]
-    assert table.caption == "1 of 2 seeds reached it", "who won tells nothing of who did not"
-    assert target_table([won, won]).caption == "2 of 2 seeds reached it, 1.5 (1.5–1.5) times sooner"
+    assert table.caption == "1 of 2 seeds reached it", "no speed-up from the other seed alone"
+    assert target_table([won, won]).caption == "2 of 2 seeds reached it, 1.5 (1.5–1.5) times faster"
 
 
-def test_the_ladder_of_steps_tells_each_rung_beside_the_references(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_variant_of_the_step_is_compared_with_the_references(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--size=32", "--batch-size=2", "--steps=1", "--repeats=1", "--compile=off", "--device=cpu"]
     step.main([*small, "--backbones", "convnext_atto"])
-    found = last_line(capsys)
-    rungs = found["backbones"]["convnext_atto"]["rungs"]
-    assert next(iter(rungs)) == found["peer"] == step.REFERENCE
+    result = last_line(capsys)
+    rungs = result["backbones"]["convnext_atto"]["rungs"]
+    assert next(iter(rungs)) == result["peer"] == step.REFERENCE
     reference = rungs[step.REFERENCE]["samples_per_s"]["each"]
     for rung in rungs.values():
         ratios = [mine / other for mine, other in zip(rung["samples_per_s"]["each"], reference, strict=True)]
         assert rung["of_the_reference"]["each"] == pytest.approx(ratios)
-        assert rung["utilisation"] is None, "the peak of a CPU is not known"
-    assert [row[0] for row in found["tables"][0]["rows"]] == list(rungs)
+        assert rung["utilisation"] is None, "the peak of a CPU is unknown"
+    assert [row[0] for row in result["tables"][0]["rows"]] == list(rungs)
 
 
-def test_flops_are_counted_as_published_and_peaks_found_by_name() -> None:
+def test_steps_are_measured_on_one_process_and_on_two_ranks(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--size=32", "--batch=1", "--steps=1", "--repeats=1", "--device=cpu"]
+    ranks.main([*small, "--backbone=convnext_atto"])
+    result = last_line(capsys)
+    assert list(result["steps_per_s"]) == ["1", "2"]
+    assert result["saving"]["MB"] > 4 * 13, "four times the weights of convnext_atto"
+    assert [row[0] for row in result["tables"][0]["rows"]] == ["1", "2"]
+
+
+def test_flops_agree_with_published_counts_and_peaks_are_looked_up_by_name() -> None:
     # timm's table of results: convnext_atto has 0.55 GMACs at 224² with three input channels
-    stem = 2 * 56 * 56 * 4 * 4 * 40 * 2  # the two channels more
+    stem = 2 * 56 * 56 * 4 * 4 * 40 * 2  # two more channels
     assert step.flops_per_sample("convnext_atto", 224) / 3 - stem == pytest.approx(2 * 0.55e9, rel=0.02)
     assert step.peak_flops("NVIDIA H100 PCIe") == 756e12
     assert step.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
@@ -247,7 +262,7 @@ def test_flops_are_counted_as_published_and_peaks_found_by_name() -> None:
         "NVIDIA GH200 480GB",
     ],
 )
-def test_the_peak_of_a_gpu_whose_name_only_resembles_another_is_unknown(gpu: str) -> None:
+def test_the_peak_of_a_gpu_with_only_a_similar_name_is_unknown(gpu: str) -> None:
     assert step.peak_flops(gpu) is None
 
 
@@ -255,10 +270,10 @@ def test_the_parts_of_the_references_step_begin_without_gradients(monkeypatch: p
     model = HeightRegressor("convnext_atto").eval()
     monkeypatch.setattr(step, "network", lambda backbone, device: model)
     batch, arguments = random_batch(2, 32, CPU), step.Arguments(batch_size=2, size=32)
-    reference, rung = next(step.ladder(arguments, "convnext_atto", batch, CPU))
+    reference, variant = next(step.variants(arguments, "convnext_atto", batch, CPU))
     assert reference == step.REFERENCE
     norms = []
     for _ in range(2):
-        rung.way.backward(rung.way.forward())
+        variant.parts.backward(variant.parts.forward())
         norms.append(torch.cat([x.grad.flatten() for x in model.parameters() if x.grad is not None]).norm().item())
-    assert norms[1] == pytest.approx(norms[0], rel=1e-4), "as large as before, not twice"
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4), "not twice as large as before"

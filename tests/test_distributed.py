@@ -24,7 +24,6 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from bench.scaling_model import Arguments, scaling
 from dali_pipes import Batch
 from dali_pipes.errors import InputError
 from model import HeightRegressor
@@ -359,13 +358,3 @@ def test_places_and_devices() -> None:
     with pytest.raises(InputError, match="each rank takes its own GPU"):
         place.device("cuda:3")
     assert place.threads == max(1, len(os.sched_getaffinity(0)) // 4)
-
-
-def test_the_scaling_model_hides_what_fits_the_backward_and_no_more() -> None:
-    assumed = Arguments(parameters=1e6, bytes_each=4, batch=10, samples_per_s=100, within=1e9, between=1e7, latency=0)
-    assert scaling(assumed, 1).step == scaling(assumed, 8).step == pytest.approx(0.1)
-    reduce = 2 * 1023 / 1024 * 4e6 / 1e7
-    far = scaling(assumed, 1024)
-    assert far.reduce == pytest.approx(reduce)
-    assert far.step == pytest.approx(0.1 + reduce - 0.1 * 2 / 3)
-    assert far.samples_per_s == pytest.approx(10240 / far.step)

@@ -1,4 +1,4 @@
-"""The README's GPU rows are what was measured, or they stay as they are."""
+"""The GPU figures of docs/benchmarks.md are replaced by measurements, or stay as they are."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import pytest
 from rich.table import Table
 
 from bench import fill
-from bench.measure.timing import as_plain
+from bench.measure.report import as_plain
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
-PLACES = re.findall(r"<!-- gpu:(\w+) -->", README)
+PAGE = (ROOT / "docs/benchmarks.md").read_text("utf-8")
+PLACES = re.findall(r"<!-- gpu:(\w+) -->", PAGE)
 HARDWARE = {"GPU": "Made-up 100", "cores": "16", "processor": "CPU", "torch": "2.9", "timm": "1.0"}
-DALI = {"nvidia-dali-cuda130": "2.2"}  # whichever wheel was there
+DALI = {"nvidia-dali-cuda130": "2.2"}  # one of two wheels
 
 
 def printed(name: str, gpu: str = "Made-up 100") -> str:
-    """What a benchmark prints, as far as it is read."""
+    """The output of a benchmark, as far as it is read."""
     table = Table("", "samples/s", title=f"{name}, samples a second", caption="64 samples")
     table.add_row("ours | streamed", "1,234")
     everything = {"bench": name, "tables": [as_plain(table)], "hardware": {**HARDWARE, **DALI, "GPU": gpu}}
@@ -35,7 +35,7 @@ def printed(name: str, gpu: str = "Made-up 100") -> str:
 
 
 def test_each_place_gets_its_own_figures_and_nothing_else_changes() -> None:
-    text = fill.filled(README, {"loader": printed("loader"), "tests": "$ python -m pytest -m gpu\n7 passed in 9.8s\n"})
+    text = fill.filled(PAGE, {"loader": printed("loader"), "tests": "$ python -m pytest -m gpu\n7 passed in 9.8s\n"})
     loader = text.split("<!-- gpu:loader -->")[1].split("<!-- /gpu -->")[0]
     assert (
         "`python -m bench.loader --device cuda` on Made-up 100, 16 cores of CPU, torch 2.9, nvidia-dali-cuda130 2.2:"
@@ -44,12 +44,12 @@ def test_each_place_gets_its_own_figures_and_nothing_else_changes() -> None:
     assert "| ours \\| streamed | 1,234 |" in loader.splitlines()
     assert "`python -m pytest -m gpu`: 7 passed in 9.8s" in text
     place = re.compile(r"<!-- gpu:(loader|tests) -->\n.*?<!-- /gpu -->", re.DOTALL)
-    assert place.sub("", text) == place.sub("", README)
+    assert place.sub("", text) == place.sub("", PAGE)
 
 
 def test_filling_again_replaces_what_was_filled() -> None:
-    once = fill.filled(README, {"step": printed("step", "An older one")})
-    assert fill.filled(once, {"step": printed("step")}) == fill.filled(README, {"step": printed("step")})
+    once = fill.filled(PAGE, {"step": printed("step", "An older one")})
+    assert fill.filled(once, {"step": printed("step")}) == fill.filled(PAGE, {"step": printed("step")})
 
 
 @pytest.mark.parametrize(
@@ -63,35 +63,36 @@ def test_filling_again_replaces_what_was_filled() -> None:
         ("weather", printed("weather"), "one place <!-- gpu:weather -->"),
     ],
 )
-def test_what_is_no_measurement_of_a_gpu_leaves_the_readme_alone(
+def test_without_a_measurement_on_a_gpu_the_page_does_not_change(
     name: str, text: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(InputError, match=re.escape(sentence)):
-        fill.filled(README, {name: text})
-    (tmp_path / "README.md").write_text(README, "utf-8")
+        fill.filled(PAGE, {name: text})
+    (tmp_path / "page.md").write_text(PAGE, "utf-8")
     (tmp_path / f"{name}.txt").write_text(text, "utf-8")
     with pytest.raises(SystemExit) as end:
-        fill.main([str(tmp_path / "README.md"), str(tmp_path / f"{name}.txt")])
+        fill.main([str(tmp_path / "page.md"), str(tmp_path / f"{name}.txt")])
     assert end.value.code == 2
     assert sentence in capsys.readouterr().err
-    assert (tmp_path / "README.md").read_text("utf-8") == README
+    assert (tmp_path / "page.md").read_text("utf-8") == PAGE
 
 
-SCRIPT = (ROOT / "bench/gpu.sh").read_text("utf-8").replace("\\\n", "")  # lines that go on
+SCRIPT = (ROOT / "bench/gpu.sh").read_text("utf-8").replace("\\\n", "")  # continued lines
 COMMANDS = re.findall(r"^record \w+ (bench\.\w+) (.*)$", SCRIPT, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("module", "flags"), COMMANDS)
-def test_the_scripts_flags_are_the_benchmarks_own(module: str, flags: str) -> None:
+def test_the_benchmarks_know_the_flags_of_the_script(module: str, flags: str) -> None:
     pytest.importorskip(module)
     parse(importlib.import_module(module).Arguments, shlex.split(flags), module=module, description=None)
 
 
 def gpu_script(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
-    """`bench/gpu.sh` in a copy of what it changes."""
+    """`bench/gpu.sh` on a copy of the page."""
     (folder / "bench").mkdir()
     (folder / "bench/gpu.sh").write_bytes((ROOT / "bench/gpu.sh").read_bytes())
-    (folder / "README.md").write_text(README, "utf-8")
+    (folder / "docs").mkdir()
+    (folder / "docs/benchmarks.md").write_text(PAGE, "utf-8")
     environment = {**os.environ, "PYTHON": python, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     return subprocess.run(["bash", "bench/gpu.sh"], cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -100,12 +101,12 @@ def test_without_a_gpu_the_script_says_so_and_changes_nothing(tmp_path: Path) ->
     result = gpu_script(tmp_path, sys.executable)
     assert result.returncode == 2
     assert re.fullmatch(r"error: expected a CUDA device .*, found none; .*\n", result.stderr)
-    assert (tmp_path / "README.md").read_text("utf-8") == README
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "bench"]
+    assert (tmp_path / "docs/benchmarks.md").read_text("utf-8") == PAGE
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench", "docs"]
 
 
 FAKE = """#!/usr/bin/env bash
-# A python that finds a GPU, and prints what each command would.
+# A python that finds a GPU and prints the output of each command.
 case "$*" in
     "-c"*) ;;
     "-m bench.render"*) mkdir -p "$3" ;;
@@ -125,10 +126,10 @@ def test_with_a_gpu_the_script_fills_every_place_or_none(tmp_path: Path, broken:
     fake.write_text(FAKE.format(python=sys.executable, result=result, broken=broken or "nothing"), "utf-8")
     fake.chmod(0o755)
     ended = gpu_script(tmp_path, str(fake))
-    text = (tmp_path / "README.md").read_text("utf-8")
+    text = (tmp_path / "docs/benchmarks.md").read_text("utf-8")
     if broken:
         assert ended.returncode != 0
-        assert text == README
+        assert text == PAGE
         return
     assert ended.returncode == 0, ended.stderr
     for name in PLACES:

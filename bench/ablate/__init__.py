@@ -1,1 +1,4 @@
-"""What each option of a recipe is worth: the runs, how they differ, and the tables of results."""
+"""The ablation: what each option of the training recipe is worth.
+
+In: a release. Out: a run per recipe and seed, and tables of their results.
+"""

@@ -1,8 +1,8 @@
-"""The recipes that the ablation compares: the reference's, ours, and each option of ours alone.
+"""The recipes of the ablation: the reference's, ours (preset fast), and each option of ours alone.
 
-The rows of its table, in their order: the recipe of preset reference; one of our options added to it at a time; ours,
-that of preset fast; one option taken out of it at a time; what was tried and not taken, added to it; and ours in a
-third of the epochs.  Backbone, size, weights and epochs are scaled down alike for all.
+The rows of its table, in order: the reference's recipe; the reference plus one of our options; ours; ours without one
+of its options; ours plus an option that was tried and not taken; ours in a third of the epochs. Backbone, size, weights
+and epochs are scaled down equally for all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from train.recipe.config import Config, Data, flattened
 from train.recipe.presets import fast
 
 Settings = Mapping[str, Any]
-"""Fields of the configuration by their dotted names, such as {"optimizer.learning_rate": 1e-3}."""
+"""Values by the dotted names of their fields, such as {"optimizer.learning_rate": 1e-3}."""
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "log-scale target": ("model.target",),
@@ -23,7 +23,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "warm-up and cosine, 3e-4": ("optimizer.schedule", "optimizer.learning_rate"),
     "EMA .99": ("optimizer.ema",),
 }
-"""What preset fast does otherwise than preset reference, apart from backbone and length: the fields of each option."""
+"""How preset fast differs from preset reference, except for backbone and epochs: the fields of each option."""
 
 TRIED: dict[str, Settings] = {
     "β-NLL .5": {"optimizer.beta": 0.5},
@@ -32,13 +32,13 @@ TRIED: dict[str, Settings] = {
     "crop for the tile": {"data.view": "crop"},
     "crop beside the tile": {"data.view": "both"},
 }
-"""What was tried and is no part of ours."""
+"""Options that were tried and are not part of ours."""
 
 REFERENCE, OURS, THIRD = "reference", "ours", "ours, a third of the epochs"
 
 
 def recipes() -> dict[str, Settings]:
-    """The rows of the table, in their order: name → what differs from the reference's recipe."""
+    """The rows of the table in order: name → how the recipe differs from the reference's."""
     preset = flattened(fast())
     ours = {name: preset[name] for option in OPTIONS.values() for name in option}
     rows: dict[str, Settings] = {REFERENCE: {}}
@@ -51,7 +51,7 @@ def recipes() -> dict[str, Settings]:
 
 
 def configuration(recipe: str, *, split: Any, seed: int, epochs: int, size: int) -> Config:
-    """The recipe's configuration, scaled down: convnext_atto from random weights at `size`²."""
+    """The configuration of a recipe, scaled down: convnext_atto from random weights at `size`²."""
     if recipe == THIRD:
         epochs = max(1, epochs // 3)
     config = Config(
@@ -61,12 +61,12 @@ def configuration(recipe: str, *, split: Any, seed: int, epochs: int, size: int)
         weights="none",
         data=Data(size=size, split=split, holdout=0.15, select_on="development", cache="disk"),
     )
-    # The reference trains the mean alone for 4 epochs of 40, and fast for 1 of 24.
+    # The reference trains only the mean in the first 4 of its 40 epochs, fast in the first of its 24.
     return changed(config, {"optimizer.variance_warmup": max(1, epochs // 10), **recipes()[recipe]})
 
 
 def changed(config: Any, settings: Settings) -> Any:
-    """`config`, a dataclass, with other values in the fields of these dotted names."""
+    """A copy of the dataclass `config` with these settings."""
     for name, value in settings.items():
         field, _, rest = name.partition(".")
         inner = getattr(config, field)

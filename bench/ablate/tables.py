@@ -1,4 +1,4 @@
-"""The tables and the figure of the ablation: results of `bench.ablate`, by recipe, over seeds."""
+"""The tables and the figure of the ablation, made from the results of its runs."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from bench.ablate.recipes import OURS, REFERENCE, recipes
-from bench.measure.timing import as_plain
+from bench.measure.report import grid
 from dali_pipes.files import write_whole
 from train.scores.metrics import CALIBRATED, NETWORK, POOLED
 
 LINE = "linear in length"
-WHERE = {"scene": "unseen scenes (--split scene)", "official": "seen scenes (--split official)"}
-FIGURES = {"nll": 3, "constant_nll": 3, "crps": 2, "constant_crps": 2, "coverage": 2, "width": 0}
-"""What the table of uncertainty tells, with how many digits."""
+SPLITS = {"scene": "unseen scenes (--split scene)", "official": "seen scenes (--split official)"}
+PROPER = {"nll": 3, "constant_nll": 3, "crps": 2, "constant_crps": 2}
+INTERVAL = {"coverage": 2, "width": 0}
+"""Scores in the table of uncertainty → their decimals."""
 Result = Mapping[str, Any]
 BySeed = dict[int, Result]
 
 
 def tables_of(results: Sequence[Result]) -> list[Table]:
-    """For each split: heights by recipe, then the uncertainty of the reference's recipe and ours."""
-    splits = [split for split in WHERE if any(result["split"] == split for result in results)]
-    return [table(results, split) for split in splits for table in (heights, uncertainty)]
+    """For each split, the errors of all recipes and the uncertainty of the reference's recipe and ours."""
+    splits = [split for split in SPLITS if any(result["split"] == split for result in results)]
+    return [table(results, split) for split in splits for table in (height_table, uncertainty_table)]
 
 
 def by_recipe(results: Sequence[Result], split: str) -> dict[str, BySeed]:
     """The results of a split by recipe, in the order of the table, and by seed."""
-    found: dict[str, BySeed] = {name: {} for name in recipes()}
+    by_seed: dict[str, BySeed] = {name: {} for name in recipes()}
     for result in results:
         if result["split"] == split:
-            found[result["recipe"]][result["seed"]] = result
-    return {name: of_seed for name, of_seed in found.items() if of_seed}
+            by_seed[result["recipe"]][result["seed"]] = result
+    return {name: of_seed for name, of_seed in by_seed.items() if of_seed}
 
 
-def heights(results: Sequence[Result], split: str) -> Table:
-    """Validation RMSE by recipe, beside ours at the same seeds, and the epochs to what the reference reaches."""
-    table = Table(title=f"Heights on {WHERE[split]}: mean ± standard deviation", title_justify="left", box=None)
-    for name in ("recipe", "runs", "samples seen", "RMSE, m", "pooled, m", "RMSE of ours", "epochs to reach it"):
-        table.add_column(name, justify="left" if name == "recipe" else "right")
+def height_table(results: Sequence[Result], split: str) -> Table:
+    """Validation RMSE by recipe, its ratio to ours, and the epochs until it reaches the reference."""
+    columns = ("runs", "samples seen", "RMSE, m", "pooled, m", "RMSE / ours", "epochs to reach it")
+    table = grid(f"Heights on {SPLITS[split]}: mean ± standard deviation", *columns, first="recipe")
     recipe = by_recipe(results, split)
     lines = [result["scores"]["line"] for result in recipe.get(REFERENCE, {}).values()]
     if lines:
@@ -58,39 +58,40 @@ def heights(results: Sequence[Result], split: str) -> Table:
             _epochs_to(of_seed, recipe.get(REFERENCE, {})),
         )
     table.caption = (
-        "convnext_atto from random weights; the best epoch by held-out development scenes; pooled by scene after"
-        " calibration on these. RMSE of ours: this recipe's over it, seed by seed. Epochs to reach it: until"
-        " development RMSE is the lowest that the reference reaches at that seed."
+        "convnext_atto from random weights; the best epoch on held-out development scenes; pooled: calibrated on these"
+        " scenes, then pooled by scene. RMSE / ours: ratio to the RMSE of ours at the same seed. Epochs to reach it:"
+        " epochs until the development RMSE is as low as the lowest of the reference at that seed."
     )
     return table
 
 
-def uncertainty(results: Sequence[Result], split: str) -> Table:
-    """What σ and the 90 % interval are worth, as the network says, calibrated and pooled, beside constant σ."""
-    table = Table(title=f"Uncertainty on {WHERE[split]}: mean ± standard deviation", title_justify="left", box=None)
-    columns = ("recipe", "", "NLL", "of constant σ", "CRPS, m", "of constant σ", "beats it", "90 % covers", "width, m")
+def uncertainty_table(results: Sequence[Result], split: str) -> Table:
+    """Scores of σ and of the 90 % interval: of the network, calibrated, and pooled; for comparison a constant σ."""
+    columns = ("NLL", "constant σ", "CRPS, m", "constant σ", "beats it", "90 % covers", "width, m")
+    table = grid(f"Uncertainty on {SPLITS[split]}: mean ± standard deviation", first="recipe")
+    table.add_column("")
     for name in columns:
-        table.add_column(name, justify="left" if name in ("recipe", "") else "right")
+        table.add_column(name, justify="right")
     for recipe, of_seed in by_recipe(results, split).items():
         if recipe not in (REFERENCE, OURS):
             continue
         for predictor in (NETWORK, CALIBRATED, POOLED):
-            figures = {
-                figure: _spread(_values(of_seed, predictor, figure), digits) for figure, digits in FIGURES.items()
-            }
-            proper, interval = list(figures.values())[:4], list(figures.values())[4:]
+            proper, interval = (
+                [_spread(_values(of_seed, predictor, name), digits) for name, digits in scores.items()]
+                for scores in (PROPER, INTERVAL)
+            )
             table.add_row(recipe, predictor, *proper, _beaten(of_seed, predictor), *interval)
     table.caption = (
-        "Constant σ is the RMSE of hindsight on the very samples that are scored, for the same means; it is beaten"
-        " where both NLL and CRPS are lower. Coverage has one vote a scene; the network's own"
-        " interval is its Gaussian's, the others are split-conformal by scene."
+        "Constant σ: the RMSE of the same means on the scored samples themselves; it is beaten where both NLL and CRPS"
+        " are lower. Coverage is the mean over scenes; the interval of the network is Gaussian, the others are"
+        " split-conformal by scene."
     )
     return table
 
 
-def _values(of_seed: BySeed, predictor: str, figure: str) -> list[float]:
+def _values(of_seed: BySeed, predictor: str, name: str) -> list[float]:
     scores = [result["scores"] for result in of_seed.values()]
-    return [score[predictor][figure] for score in scores if predictor in score]
+    return [score[predictor][name] for score in scores if predictor in score]
 
 
 def _beaten(of_seed: BySeed, predictor: str) -> str:
@@ -101,14 +102,13 @@ def _beaten(of_seed: BySeed, predictor: str) -> str:
 
 def _rmse(of_seed: BySeed, predictor: str) -> str:
     values = _values(of_seed, predictor, "rmse")
-    some = (
-        f", {len(values)} runs" if 0 < len(values) < len(of_seed) else ""
-    )  # too few scenes to calibrate the others on
-    return _spread(values) + some
+    # The other runs had too few scenes for a calibration.
+    note = f", {len(values)} runs" if 0 < len(values) < len(of_seed) else ""
+    return _spread(values) + note
 
 
 def _spread(values: Sequence[float | None], digits: int = 2) -> str:
-    """Mean ± standard deviation; "–" where one is None, such as the width of an interval that cannot be promised."""
+    """Mean ± standard deviation; "–" if a value is None, as the width of an interval without a guarantee is."""
     numbers = [value for value in values if value is not None]
     if not numbers or len(numbers) < len(values):
         return "–"
@@ -132,21 +132,8 @@ def _epochs_to(mine: BySeed, reference: BySeed) -> str:
     return ", ".join(reached)
 
 
-def markdown_of(tables: Sequence[Table]) -> str:
-    """The tables as Markdown, each with its title before and its caption after it."""
-
-    def one(table: Table) -> str:
-        plain = as_plain(table)
-        rows = [plain["columns"], ["---"] * len(plain["columns"]), *plain["rows"]]
-        return "\n".join(
-            ["", plain["title"], "", *(f"| {' | '.join(row)} |" for row in rows), "", plain["caption"], ""]
-        )
-
-    return "\n".join(map(one, tables))
-
-
 def draw(results: Sequence[Result], path: Path) -> None:
-    """Every run's validation RMSE on unseen scenes as a dot, a recipe a line; the mean as a bar."""
+    """Draw the validation RMSE on unseen scenes: a row per recipe, a dot per run, a bar for the mean."""
     rows = list(by_recipe(results, "scene").items())
     figure = Figure(figsize=(7, 0.8 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()

@@ -1,1 +1,4 @@
-"""What all benchmarks share: timing, cold-start measurements and the baselines."""
+"""Shared by all benchmarks: checks of flags, timing, cold starts, baselines and the output.
+
+In: workloads. Out: rates and tables. It must not know a single benchmark.
+"""

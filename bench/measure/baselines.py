@@ -1,9 +1,10 @@
-"""The peers: the reference system's own way of loading, and the best loader that one would write without DALI.
+"""Baselines: loading and the training step of the reference system, and a tuned DataLoader without DALI.
 
-`ReferenceDataset` reads loose files with `imread`, draws the polyline, resizes the four channels together, and
-converts and normalises to float CHW in two DataLoader workers, as the reference does.  `TunedDataset` is what an
-engineer would write instead: bytes from the archive, image and mask resized apart, uint8 HWC out, persistent workers.
-`ReferenceStep` is its step: eager, fp32, NCHW, and the host waits for the loss of each one.
+- `ReferenceDataset` works as the reference does: it reads loose files with `imread`, draws the polyline and resizes
+  four channels together. Two DataLoader workers convert to float CHW and normalise.
+- `TunedDataset` is what an engineer would write without DALI: bytes from the archive, image and mask resized
+  separately, uint8 HWC out, persistent workers.
+- `ReferenceStep` is the reference's step: eager, fp32, NCHW, and the host waits for each loss.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dali_pipes import Batch, SampleTable
+from dali_pipes import SampleTable
 from dali_pipes.batches.masks import letterbox_mask, padding_mask, polyline_mask
 from dali_pipes.geometry import letterbox
 
@@ -26,14 +27,8 @@ MEAN = torch.tensor([0.485, 0.456, 0.406, 0.5, 0.5])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225, 0.5, 0.5])[:, None, None]
 
 
-def unpack(table: SampleTable, folder: Path) -> None:
-    """Write the table's JPEGs into `folder` as loose files, which the reference needs."""
-    for image in np.unique(table.image).tolist():
-        (folder / table.images.names[image]).write_bytes(table.images.read(image).tobytes())
-
-
 class ReferenceDataset(Dataset[Any]):
-    """Sample → image (5, S, S) normalised, length (1,), height (), all float32, as the reference makes them."""
+    """Sample → normalised image (5, S, S), length (1,), height (), all float32, computed as in the reference."""
 
     def __init__(self, table: SampleTable, folder: Path, size: int) -> None:
         self.paths = [str(folder / name) for name in table.tile.tolist()]
@@ -64,7 +59,7 @@ class ReferenceDataset(Dataset[Any]):
 
 
 class TunedDataset(Dataset[Any]):
-    """Sample → RGB (S, S, 3), polyline (S, S, 1), padding (S, S, 1) uint8 and its row, from the archive's bytes."""
+    """Sample → RGB (S, S, 3), polyline (S, S, 1), padding (S, S, 1), all uint8, and its row in the table."""
 
     def __init__(self, table: SampleTable, size: int) -> None:
         self.table = table
@@ -88,13 +83,13 @@ class TunedDataset(Dataset[Any]):
         return rgb, polyline[:, :, None], padding_mask(box, size).copy()[:, :, None], i
 
 
-def one_thread(_: int) -> None:
-    """Two workers share two cores already: OpenCV's own threads would only get in their way."""
+def _one_thread(_: int) -> None:
+    """Turn off the threads of OpenCV: the workers already use all cores."""
     cv2.setNumThreads(1)
 
 
 def data_loader(dataset: Dataset[Any], batch_size: int, *, tuned: bool, workers: int = 2) -> DataLoader[Any]:
-    """The reference's DataLoader: two workers, shuffled; the tuned one keeps its workers and their threads in check."""
+    """The reference's DataLoader: two workers, shuffled. `tuned` keeps the workers alive, with one thread each."""
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -102,50 +97,37 @@ def data_loader(dataset: Dataset[Any], batch_size: int, *, tuned: bool, workers:
         num_workers=workers,
         drop_last=tuned,
         persistent_workers=tuned,
-        worker_init_fn=one_thread if tuned else None,
+        worker_init_fn=_one_thread if tuned else None,
     )
 
 
 class ReferenceStep:
-    """Normalised float32 images, lengths and z-normalised heights in, the loss out as a Python number."""
+    """The reference's update: normalised images, lengths and heights in float32 → the loss as a Python number."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model, self.device = model, device
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
 
     def __call__(self, image: Tensor, length: Tensor, height: Tensor) -> float:
-        """One update from images (B, 5, S, S), lengths (B, 1) and heights (B,), copied to the device if need be."""
+        """Update once from images (B, 5, S, S), lengths (B, 1) and heights (B,), copied to the device if necessary."""
         loss = self.loss(image, length, height)
         self.backward(loss)
         self.update()
         return loss.item()
 
     def loss(self, image: Tensor, length: Tensor, height: Tensor) -> Tensor:
-        """The batch's mean loss, 0-dim on the device."""
+        """The mean loss of the batch, 0-dim on the device."""
         image, length, height = (x.to(self.device) for x in (image, length, height))
         mu, log_var = self.model(image, length)
         loss: Tensor = (0.5 * (log_var + (height - mu) ** 2 / log_var.exp())).mean()
         return loss
 
     def backward(self, loss: Tensor) -> None:
-        """The gradients of one loss, those before it forgotten."""
+        """Compute the gradients of one loss; earlier gradients are deleted."""
         self.optimizer.zero_grad()
         loss.backward()
 
     def update(self) -> None:
-        """What follows the backward."""
+        """Clip the gradients and update the weights."""
         nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         self.optimizer.step()
-
-
-def random_batch(count: int, size: int, device: torch.device) -> Batch:
-    """A batch of noise."""
-    random = torch.Generator().manual_seed(0)
-
-    def pixels(channels: int) -> torch.Tensor:
-        return torch.randint(0, 256, (count, size, size, channels), generator=random, dtype=torch.uint8).to(device)
-
-    length, height = torch.randn(count, 1, generator=random), torch.randn(count, generator=random)
-    return Batch(
-        pixels(3), pixels(1), pixels(1), length.to(device), height.to(device), torch.arange(count, device=device)
-    )

@@ -1,28 +1,25 @@
-"""What only a fresh process can tell: the seconds from its start to a first batch, and the memory that streaming takes.
+"""Cold-start measurements: the seconds to a first batch, and the memory that streaming takes.
 
-`first_batch` starts Python and waits for the batch, imports included: cold, where each image is checked first, and
-warm, from the index kept.  `resident` streams from a table that repeats its rows, 1, 10 and 100 times.  Only private
-memory counts (RssAnon): pages of the archive that are mapped belong to the system, which takes them back.
+Both need a new process. `first_batch` starts Python and waits for the batch, imports included. `resident` streams from
+a table with repeated rows. Only private memory counts (RssAnon): the system can reclaim mapped pages of an archive.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
+from bench.measure.data import repeated
 from dali_pipes import Loader, SampleTable
 
-TIMES = (1, 10, 100)
-SAME_CODE = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}  # whatever else is installed
+THIS_CODE = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}  # even if another copy is installed
 
 _FIRST_BATCH = """
 import sys
@@ -36,29 +33,32 @@ batch = next(iter(Loader(table, int(batch_size), device=device, shuffle=True)))
 print(len(batch.sample.cpu()), flush=True)
 """
 
-_RESIDENT = """
-import json, sys
-from bench.measure.fresh import stream
-print(json.dumps(stream(*json.loads(sys.argv[1]))), flush=True)
-"""
+Result = TypeVar("Result")
 
 
-def grow(loose: Sequence[Path], folder: Path, tiles: int) -> None:
-    """A release of `tiles` training tiles in `folder`: links to the JPEGs `loose`, one after the other, with labels."""
-    images = folder / "TS_KS"
-    images.mkdir(parents=True)
-    with zipfile.ZipFile(folder / "TL_KS_LINE.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as labels:
-        for i in range(tiles):
-            name = f"K3_CHN_{20210518050720 + i // 40}_{i % 40}"
-            os.link(loose[i % len(loose)], images / f"{name}.jpg")
-            labels.writestr(f"{name}.json", LABEL.replace(b"NAME", name.encode()))
+def in_new_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """`function(*arguments)` in a new Python process, so that memory used before does not count."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def memory_of(entry: str) -> int:
+    """Bytes in an entry of /proc/self/status: RssAnon is private memory now, VmHWM the peak of all memory.
+
+    The peak of getrusage would include the memory of the parent process.
+    """
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index(f"{entry}:") + 1]) * 1024
+
+
+# --- The first batch.
 
 
 def first_batch(release: Path, cache: Path, device: str, batch_size: int) -> float:
-    """Seconds from the start of a process to its first batch of `release`, whose index is, or will be, in `cache`."""
+    """Seconds from the start of a process to its first batch of `release`; `cache` is the folder of the index."""
     command = [sys.executable, "-c", _FIRST_BATCH, str(release), str(cache), device, str(batch_size)]
     began = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=SAME_CODE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=THIS_CODE) as process:
         assert process.stdout
         line = process.stdout.readline()
         seconds = time.perf_counter() - began
@@ -67,63 +67,42 @@ def first_batch(release: Path, cache: Path, device: str, batch_size: int) -> flo
     return seconds
 
 
-def resident(release: Path, device: str, batch_size: int, batches: int, times: int) -> dict[str, Any]:
-    """`stream` in a process of its own."""
-    arguments = json.dumps([str(release), device, batch_size, batches, times])
-    command = [sys.executable, "-c", _RESIDENT, arguments]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=SAME_CODE)
-    found: dict[str, Any] = json.loads(run.stdout)
-    return found
+# --- Memory.
 
 
-def stream(release: str, device: str, batch_size: int, batches: int, times: int) -> dict[str, Any]:
-    """Stream `batches` of a table whose rows stand there `times` times → its rows, and bytes that this took.
+def resident(
+    release: Path,
+    device: str,
+    batch_size: int,
+    batches: int,
+    times: int = 1,
+    *,
+    samples: int | None = None,
+    size: int = 224,
+) -> dict[str, int]:
+    """Memory of streaming `batches` from a table of `samples` rows, or of `times` times the rows of `release`.
 
-    `bytes`: private memory after the last batch above that before the loader was made; `bytes_halfway`: likewise
-    after half of the batches.
+    The table repeats the rows of `release`.
+
+    Returns:
+        "rows" of the table; "table", its private memory in bytes; "bytes", the private memory of streaming after the
+        last batch; "bytes_halfway", the same after half of the batches.
     """
+    return in_new_process(_stream, release, device, batch_size, batches, times, samples, size)
+
+
+def _stream(
+    release: Path, device: str, batch_size: int, batches: int, times: int, samples: int | None, size: int
+) -> dict[str, int]:
     table = SampleTable.from_release(release)
-    table = table.select(np.tile(np.arange(len(table)), times))
-    before = private_memory()
-    halfway = 0
-    loader = Loader(table, batch_size, device=device, shuffle=True)
-    steps = (batch for _ in iter(int, 1) for batch in loader)
+    before = memory_of("RssAnon")
+    table = repeated(table, samples or times * len(table))
+    built = memory_of("RssAnon")
+    loader = Loader(table, batch_size, device=device, size=size, shuffle=True)
+    steps, halfway = (batch for _ in iter(int, 1) for batch in loader), 0
     for i, batch in zip(range(batches), steps, strict=False):
         del batch
         if i == batches // 2:
-            halfway = private_memory() - before
-    return {"rows": len(table), "bytes": private_memory() - before, "bytes_halfway": halfway}
-
-
-def private_memory() -> int:
-    """Bytes of this process that are no file's."""
-    status = Path("/proc/self/status").read_text().split()
-    return int(status[status.index("RssAnon:") + 1]) * 1024
-
-
-LABEL = json.dumps(
-    {
-        "NAME.jpg58854": {
-            "filename": "NAME.jpg",
-            "size": 58854,
-            "regions": [
-                {
-                    "shape_attributes": {"name": "polyline", "all_points_x": [202, 232], "all_points_y": [384, 408]},
-                    "region_attributes": {"chi_id": "1", "chi_height_m": "62.41"},
-                }
-            ],
-            "file_attributes": {
-                "img_id": "NAME",
-                "img_height": "512",
-                "img_width": "512",
-                "img_resolution": "0.7",
-                "img_time": "21051805",
-                "img_roll_tilt": "-16.71936769",
-                "img_pitch_tilt": "-17.167585",
-                "img_provided": "한국항공우주연구원",
-                "provided_nm": "한국지능정보사회진흥원",
-            },
-        }
-    },
-    ensure_ascii=False,
-).encode()
+            halfway = memory_of("RssAnon") - built
+    streaming = memory_of("RssAnon") - built
+    return {"rows": len(table), "table": built - before, "bytes": streaming, "bytes_halfway": halfway}

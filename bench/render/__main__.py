@@ -2,15 +2,15 @@
 
     python -m bench.render OUT --train 2000 --val 300 --scenes 80 --seed 0 [--disjoint] [--workers 2]
 
-The real release requires a login.  This command writes one of the same format: `TS_KS.zip`, `VS_KS.zip` (images),
-`TL_KS_LINE.zip` and `VL_KS_LINE.zip` (labels).  The images are 512 × 512 JPEGs of 59 to 70 kB.  The labels are VIA JSON
+The real release requires a login. This command writes one of the same format: `TS_KS.zip`, `VS_KS.zip` (images),
+`TL_KS_LINE.zip` and `VL_KS_LINE.zip` (labels). The images are 512 × 512 JPEGs of 59 to 70 kB. The labels are VIA JSON
 with Korean values, and the order of their keys varies from file to file.
 
-Heights follow from polyline, GSD and tilt by the formula of the real labels, and the image shows the tilt.  So a
-network has to learn the same thing as on real tiles: the metres per pixel of the scene.
+Heights follow from polyline, GSD and tilt by the formula of the real labels, and the image shows the tilt. So a network
+has to learn the same thing as on real tiles: the metres per pixel of the scene.
 
-By default the validation tiles come from scenes that are also in the training split, as in the official split.  With
-`--disjoint` a quarter of the scenes is kept for validation.  The same seed gives the same bytes with any number of
+By default the validation tiles come from scenes that are also in the training split, as in the official split. With
+`--disjoint` a quarter of the scenes is kept for validation. The same seed gives the same bytes with any number of
 workers.
 """
 
@@ -33,7 +33,7 @@ class Arguments:
     """Write a synthetic release of AI Hub 71805, four ZIP archives, into a folder."""
 
     out: Annotated[Path, tyro.conf.Positional]
-    """Folder to write into; created if missing.  Existing archives of the same names are replaced."""
+    """Folder to write into; created if missing. Existing archives of the same names are replaced."""
     train: int = 2000
     """Training tiles, with 1.3 polylines each on average."""
     val: int = 300
@@ -45,7 +45,7 @@ class Arguments:
     disjoint: bool = False
     """Keep a quarter of the scenes for validation only; the official split shares its scenes."""
     workers: int | None = None
-    """Processes that render.  Default: as many as there are processors and work for."""
+    """Processes that render. Default: as many as there are processors and work for."""
 
 
 def main(argv: list[str]) -> None:

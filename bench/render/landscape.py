@@ -1,15 +1,15 @@
 """Paint the image of a tile: streets, cars, buildings and chimneys at true scale, seen obliquely through haze.
 
-`paint` turns a scene and its chimneys into (512, 512, 3) uint8 RGB.  It paints the ground, streets and cars first, then
-the shadows on them.  Then it paints buildings and chimneys from the far side to the near side as the satellite sees
-them, so that near ones hide far ones.  Haze and camera come last.
+`paint` turns a scene and its chimneys into (512, 512, 3) uint8 RGB. It paints the ground, streets and cars first, then
+the shadows on them. Then it paints buildings and chimneys from the far side to the near side as the satellite sees
+them, so that near ones hide far ones. Haze and camera come last.
 
 The image shows the scale in several ways, each with its own scatter between scenes:
 
 - The line of sight: visible walls of buildings with storeys of 3 m, the length of a chimney relative to its width and
-  to its shadow, and the path radiance, which grows as tan(tilt).  That growth is steeper than in nature, so that a
-  small network learns it within minutes: sixfold between the smallest and the largest tilt, where the air mass adds a
-  quarter at an optical depth of .3.
+  to its shadow, and the path radiance, which grows as tan(tilt). That growth is steeper than in nature, so that a small
+  network learns it within minutes: sixfold between the smallest and the largest tilt, where the air mass adds a quarter
+  at an optical depth of .3.
 - The sensor, and so the GSD: width of streets, length of cars, size of blocks, sharpness and colour balance.
 
 Not painted: shadows on walls and roofs, terrain, clouds, smoke.
@@ -39,7 +39,7 @@ LAYOUT = {
     "field": (1, 1, 10.0, 8.0),
 }
 SHADE = 0.38  # light of the sky relative to that of sun and sky on flat ground
-# The colours below are perceptual, but a sensor is linear in the light.  Full scale is 1.  With this exponent and
+# The colours below are perceptual, but a sensor is linear in the light. Full scale is 1. With this exponent and
 # factor the mean image has the RGB mean (.30 .27 .28) and the standard deviation (about .16) of the real release.
 LINEAR = (1.88 * (np.arange(256) / 255) ** 2.6).astype(np.float32)
 SUBPIXEL = 4  # fractional bits of OpenCV's fixed-point coordinates

@@ -1,10 +1,10 @@
 """Render all tiles of a synthetic release and write its four archives.
 
-`python -m bench.render` (`__main__.py`) is the command; tests and benchmarks call `render_release`.  `scene.py` has the
+`python -m bench.render` (`__main__.py`) is the command; tests and benchmarks call `render_release`. `scene.py` has the
 geometry, `landscape.py` paints the image, and `tile.py` makes the JPEG and the label of one tile.
 
-Archives are flat; images are stored and labels deflated.  Every tile has its own random stream, and archive members
-have no dates, so the same seed gives the same bytes with any number of workers.
+Archives are flat; images are stored and labels deflated. Every tile has its own random stream, and archive members have
+no dates, so the same seed gives the same bytes with any number of workers.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _unfinished_folder(out: Path) -> Iterator[Path]:
 def plan(train: int, val: int, scenes: int, seed: int, disjoint: bool) -> dict[str, list[Tile]]:
     """Distribute the tiles unevenly over the scenes: the name of each split → its tiles in order.
 
-    A pure function.  Each training scene gets at least one tile, and so does each scene for validation only.
+    A pure function. Each training scene gets at least one tile, and so does each scene for validation only.
 
     Raises:
         InputError: if the counts are impossible.

@@ -1,21 +1,21 @@
 """The geometry of a rendered scene: where chimneys stand, and where their tops and shadows appear.
 
-A *scene* is one acquisition: one sensor, one line of sight, one position of the sun, one region.  All tiles of a scene
+A *scene* is one acquisition: one sensor, one line of sight, one position of the sun, one region. All tiles of a scene
 share them, and so they share the *scale*, which the network has to learn:
 
     scale = height / length_px = gsd / sqrt(tan² roll + tan² pitch)        metres per pixel
 
-This module draws scenes and chimneys from a random generator.  It does not paint (`landscape.py` does) or write files
-(`release.py` does).  Image coordinates are pixels, x to the east and y to the south; heights and sizes are metres.
+This module draws scenes and chimneys from a random generator. It does not paint (`landscape.py` does) or write files
+(`release.py` does). Image coordinates are pixels, x to the east and y to the south; heights and sizes are metres.
 
 Two vectors hold the whole geometry, both in pixels per metre of height:
 
-- `Scene.layover`: a point at height z appears at z · layover from its foot.  On the published labels the vector is
-  (tan roll, tan pitch) / gsd, rotated by −7° to −8.5° (the inclination of the ground track) and reversed for some
-  passes.  The same is done here.
-- `Scene.shadow`: the shadow of that point falls at z · shadow from its foot.  Its length is 1 / tan(sun elevation) /
-  gsd.  It points away from the sun at the latitude and date of the scene, at 13:30 local solar time, when KOMPSAT-3
-  and -3A pass.
+- `Scene.layover`: a point at height z appears at z · layover from its foot. On the published labels the vector is (tan
+  roll, tan pitch) / gsd, rotated by −7° to −8.5° (the inclination of the ground track) and reversed for some passes.
+  The same is done here.
+- `Scene.shadow`: the shadow of that point falls at z · shadow from its foot. Its length is 1 / tan(sun elevation) /
+  gsd. It points away from the sun at the latitude and date of the scene, at 13:30 local solar time, when KOMPSAT-3 and
+  -3A pass.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HEIGHT_LIMITS = (40.0, 298.0)  # metres
 LENGTH_LIMITS = (17.0, 319.0)  # pixels
 MARGIN = 4  # pixels between a labelled point and the tile's edge
 
-# ln(1+h) of the release has mean 4.60 and standard deviation 0.43, and the mean height is 109 m.  This normal
+# ln(1+h) of the release has mean 4.60 and standard deviation 0.43, and the mean height is 109 m. This normal
 # distribution has the same moments after it is truncated to 40–298 m.
 LOG_HEIGHT = (4.57, 0.48)
 # ln(scale) of the release has mean ln 1.5 and standard deviation .30: .12 from the GSDs of the two sensors, the rest
@@ -151,7 +151,7 @@ def labelled_height(polyline: np.ndarray, scene: Scene) -> float:
 def draw_scenes(count: int, rng: np.random.Generator) -> list[Scene]:
     """Draw `count` scenes with different names.
 
-    The tilts are stratified: one from each of `count` equally probable strata.  So even a release of sixty scenes has
+    The tilts are stratified: one from each of `count` equally probable strata. So even a release of sixty scenes has
     the distribution of scales of the real one.
     """
     strata = (rng.permutation(count) + rng.random(count)) / count

@@ -1,6 +1,6 @@
 """One tile of a rendered release: its JPEG and its VIA label in the format of AI Hub 71805.
 
-`render_tile` is a pure function of a `Tile`.  The module imports little, because each worker process imports it again.
+`render_tile` is a pure function of a `Tile`. The module imports little, because each worker process imports it again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def render_tile(tile: Tile) -> tuple[bytes, bytes]:
 def encode(rgb: np.ndarray) -> bytes:
     """JPEG of (512, 512, 3) uint8 RGB, of a quality that brings its size into `JPEG_BYTES`.
 
-    Most tiles need about 89.  There one step of quality changes the size by 4 to 6 %, so the search cannot miss the
+    Most tiles need about 89. There one step of quality changes the size by 4 to 6 %, so the search cannot miss the
     range, which is 16 % wide.
     """
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
