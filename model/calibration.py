@@ -63,7 +63,10 @@ class Calibration:
 
     def __call__(self, mu: ArrayLike, sigma: ArrayLike) -> tuple[Float64, Float64]:
         """The network's `mu`, `sigma` (N,) → calibrated mu', sigma' (N,) float64, all metres."""
-        mu, sigma = np.asarray(mu, np.float64), np.asarray(sigma, np.float64)
+        return self.apply(np.asarray(mu, np.float64), np.asarray(sigma, np.float64))
+
+    def apply(self, mu: Any, sigma: Any) -> tuple[Any, Any]:
+        """The calibration of arrays or tensors in their own dtype; torch.export can trace it."""
         return self.a * mu + self.b, self.tau * abs(self.a) * sigma
 
     def interval(

@@ -17,7 +17,7 @@ Kullback and Leibler.  All of it is numpy in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,12 +66,19 @@ class Target:
         For log_scale, with m and v the mean and variance of log scale: length · exp(m + v/2), and that times
         √(exp(v) − 1).
         """
-        mean = np.asarray(mu, np.float64) * self.std + self.mean
-        variance = np.exp(np.asarray(log_var, np.float64)) * self.std**2
+        mu, log_var, length = (np.asarray(values, np.float64) for values in (mu, log_var, length))
+        return self.decode_arrays(mu, log_var, length, library=np)
+
+    def decode_arrays(self, mu: Any, log_var: Any, length: Any, *, library: Any) -> tuple[Any, Any]:
+        """`decode` for arrays of `library`, numpy or torch, in their own dtype; torch.export can trace it.
+
+        `length` is used by log_scale alone.
+        """
+        mean, variance = mu * self.std + self.mean, library.exp(log_var) * self.std**2
         if self.kind == "height":
-            return mean, np.sqrt(variance)
-        height = np.asarray(length, np.float64) * np.exp(mean + variance / 2)
-        return height, height * np.sqrt(np.expm1(variance))
+            return mean, library.sqrt(variance)
+        height = length * library.exp(mean + variance / 2)
+        return height, height * library.sqrt(library.expm1(variance))
 
 
 def _values(kind: Kind, height: Float64, length: Float64) -> Float64:

@@ -1,4 +1,4 @@
-"""Exported files: read by the runtimes they are for, they say what eager says, and carry what a caller must know."""
+"""Exported files: their own runtimes read them, they agree with eager, and they contain what a caller must know."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dali_pipes.samples.table import SampleTable
 from model import HeightRegressor, Target
 from model.calibration import Calibration
 from tests.test_predict import CALIB, STATS, random_network
-from train.deploy.exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles, real_tiles
+from train.deploy.exported import OUTPUTS, HeightFunction, contract, input_names, random_tiles, real_tiles
 from train.deploy.formats import Format, write_checked
 from train.engine.step import Forward
 from train.engine.trained import Trained, load_trained, predict
@@ -61,8 +61,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Trained:
     return Trained(network, Target("height", 109.0, 49.0), Statistics(*STATS), size=32, calibration=calibration)
 
 
-def said(trained: Trained, table: SampleTable) -> tuple[np.ndarray, np.ndarray]:
-    """What this project's own way through gives, calibrated, in fp32."""
+def predicted(trained: Trained, table: SampleTable) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated mu and sigma from this project's own evaluation, in fp32."""
     loader = Loader(table, 4, size=trained.size, view=trained.view, statistics=trained.statistics)
     mu, sigma = predict(Forward(trained.model, CPU, 4, "fp32"), loader, trained.target)
     assert trained.calibration is not None
@@ -90,12 +90,14 @@ BOTH = View("both", 128)
 
 @pytest.mark.parametrize("target", [Target("height", 109.0, 49.0), Target("log_scale", 6.0, 0.3)])
 @pytest.mark.parametrize("view", [WHOLE_TILE, View("crop", 128), BOTH])
-def test_the_function_is_what_evaluation_does(view: View, target: Target, small: Trained, release: Path) -> None:
+def test_the_exported_function_agrees_with_evaluation(
+    view: View, target: Target, small: Trained, release: Path
+) -> None:
     trained = replace(small, target=target, view=view)
     table = SampleTable.from_release(release, "validation").select(np.arange(6))
     mu, sigma = HeightFunction(trained)(*real_tiles(trained, table, CPU))
-    expected = said(trained, table)
-    assert np.ptp(expected[0]) > 0.1, "the samples are told apart"
+    expected = predicted(trained, table)
+    assert np.ptp(expected[0]) > 0.1, "the network distinguishes the samples"
     np.testing.assert_allclose(mu.detach(), expected[0], rtol=1e-4)
     np.testing.assert_allclose(sigma.detach(), expected[1], rtol=1e-4)
 
@@ -109,7 +111,7 @@ def test_the_function_is_what_evaluation_does(view: View, target: Target, small:
         pytest.param("onnx", "c.onnx", onnx_runs, BOTH, marks=needs_onnx),
     ],
 )
-def test_a_file_says_what_eager_says_for_any_batch(
+def test_a_file_agrees_with_eager_for_any_batch_size(
     kind: Format,
     name: str,
     runs: Callable[[Path], Any],
@@ -126,7 +128,7 @@ def test_a_file_says_what_eager_says_for_any_batch(
     run = runs(tmp_path / name)
     for n in (1, 5, 7):
         mu, sigma = run(*(x[:n] for x in real))
-        expected = said(trained, table.select(np.arange(n)))
+        expected = predicted(trained, table.select(np.arange(n)))
         np.testing.assert_allclose(np.asarray(mu), expected[0], rtol=1e-4)
         np.testing.assert_allclose(np.asarray(sigma), expected[1], rtol=1e-4)
 
@@ -135,7 +137,7 @@ def test_a_file_that_differs_is_not_kept(
     small: Trained, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(*arguments: Any) -> Any:
-        run = train.deploy.formats.as_torch(*arguments)
+        run = train.deploy.formats.write_torch(*arguments)
         return lambda inputs: [value + 0.02 for value in run(inputs)]
 
     monkeypatch.setitem(train.deploy.formats.WRITERS, "torch", wrong)
@@ -171,7 +173,9 @@ def test_the_command_writes_an_onnx_file_with_its_contract_and_card(best: Path, 
     assert json.loads(about["statistics"])["height_std"] == 49.0
     assert json.loads(about["calibration"])["tau"] == 1.5
     table = SampleTable.from_release(release, "validation").select(np.arange(3))
-    np.testing.assert_allclose(onnx_runs(out)(*real_tiles(trained, table, CPU))[0], said(trained, table)[0], rtol=1e-4)
+    np.testing.assert_allclose(
+        onnx_runs(out)(*real_tiles(trained, table, CPU))[0], predicted(trained, table)[0], rtol=1e-4
+    )
     card = Path(f"{out}.md").read_text("utf-8")
     for heading in ("## Use", "## Data", "## Figures", "## Limits"):
         assert heading in card
@@ -187,7 +191,7 @@ def test_the_command_writes_an_onnx_file_with_its_contract_and_card(best: Path, 
     )
     assert row[2:4] == [str(len(validation)), "unknown"]
     assert [float(x) for x in row[4:7]] == pytest.approx([file.rmse, file.mae, file.bias], abs=0.006), "the file's own"
-    assert "is unknown: the checkpoint does not say" in card
+    assert "training data are unknown: the checkpoint does not record them" in card
     training = SampleTable.from_release(release).height
     assert f"are {training.min():.1f} to {training.max():.1f} m high" in card
 
@@ -200,7 +204,7 @@ def test_the_contract_is_strict_json(small: Trained) -> None:
     assert known["quantiles"] == {"0.5": 0.7, "0.8": 1.5, "0.9": 2.0, "0.95": None}
 
 
-def test_the_reference_layout_is_the_references(best: Path, release: Path, tmp_path: Path) -> None:
+def test_the_reference_format_has_exactly_the_references_entries(best: Path, release: Path, tmp_path: Path) -> None:
     out = tmp_path / "ours.pth"
     command(best, release, "reference", out)
     contents = torch.load(out, weights_only=True)
@@ -215,17 +219,17 @@ def test_the_reference_layout_is_the_references(best: Path, release: Path, tmp_p
 def test_every_input_is_in_the_contract(small: Trained) -> None:
     for target, view in ((small.target, WHOLE_TILE), (Target("log_scale", 6.0, 0.3), BOTH)):
         trained = replace(small, target=target, view=view)
-        assert list(json.loads(contract(trained)["inputs"])) == list(inputs_of(trained))
-        assert len(random_tiles(trained, 2, CPU)) == len(inputs_of(trained))
+        assert list(json.loads(contract(trained)["inputs"])) == list(input_names(trained))
+        assert len(random_tiles(trained, 2, CPU)) == len(input_names(trained))
         assert tuple(json.loads(contract(trained)["outputs"])) == OUTPUTS
 
 
-def test_a_caller_is_told_how_to_cut_the_window(small: Trained) -> None:
+def test_the_contract_says_how_to_cut_the_window(small: Trained) -> None:
     assert contract(small)["window"] == "none"
-    told = contract(replace(small, view=BOTH))
-    assert "uint8 (B, 32, 32, 6)" in told["inputs"]
-    assert "the tile in the first channels" in told["inputs"]
-    assert "side = max(128, ceil(1.25 * longer side of the polyline's bounding box))" in told["window"]
+    entries = contract(replace(small, view=BOTH))
+    assert "uint8 (B, 32, 32, 6)" in entries["inputs"]
+    assert "the tile in the first channels" in entries["inputs"]
+    assert "side = max(128, ceil(1.25 * longer side of the polyline's bounding box))" in entries["window"]
     assert "uint8 (B, 32, 32, 3)" in contract(replace(small, view=View("crop", 128)))["inputs"]
 
 
@@ -242,12 +246,12 @@ def test_what_cannot_be_exported_is_one_sentence(
         (best, "torch", "a.onnx", "--format torch writes a .pt2 file"),
         (best, "torch", "no/a.pt2", "lies in no folder"),
         (best, "onnx", "a.onnx", "install the extra: pip install -e .[onnx]"),
-        (tmp_path / "scale.pt", "reference", "a.pth", "found one of log_scale"),
+        (tmp_path / "scale.pt", "reference", "a.pth", "found log_scale"),
         (tmp_path / "crop.pt", "reference", "a.pth", "found one with --data.view crop"),
     ):
         with pytest.raises(SystemExit) as exit_status:
             command(checkpoint_file, release, kind, tmp_path / out)
-        said = capsys.readouterr().err
+        message = capsys.readouterr().err
         assert exit_status.value.code == 2
-        assert sentence in said
+        assert sentence in message
         assert not (tmp_path / out).exists()

@@ -1,4 +1,4 @@
-"""What is told about machines that are not this one: findings are made up, the advice is computed."""
+"""Advice for machines other than this one: the facts are made up, the advice is computed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from train import environment
 from train.machine.choices import describe
-from train.machine.hardware import GIB, Machine, advice, as_rows, blocks, dali_cuda, look
+from train.machine.hardware import GIB, Machine, dali_cuda, facts, look, ready
 
 GOOD = Machine(
     gpus=("NVIDIA H100 80GB HBM3",),
@@ -29,13 +29,17 @@ GOOD = Machine(
 )
 
 
-def test_a_machine_on_which_all_is_well_gets_no_advice() -> None:
+def advice(machine: Machine) -> dict[str, str]:
+    return {fact.name: fact.advice for fact in facts(machine) if fact.advice}
+
+
+def test_a_machine_without_faults_gets_no_advice() -> None:
     assert advice(GOOD) == {}
-    assert not blocks(GOOD)
+    assert ready(GOOD)
 
 
 @pytest.mark.parametrize(
-    ("change", "about", "told", "blocking"),
+    ("change", "fact", "sentence", "can_train"),
     [
         (
             {"dali_wheels": ("nvidia-dali-cuda120",)},
@@ -44,31 +48,30 @@ def test_a_machine_on_which_all_is_well_gets_no_advice() -> None:
             True,
         ),
         ({"torch_cuda": "12.8"}, "DALI", "install nvidia-dali-cuda120, or a torch for CUDA 13", True),
-        ({"dali_wheels": ("nvidia-dali-cuda120", "nvidia-dali-cuda130")}, "DALI", "only one of DALI's wheels", True),
-        ({"dali_wheels": ()}, "DALI", "pip install nvidia-dali-cuda120", True),
-        ({"gpus": ()}, "GPU", "torch sees no GPU", True),
-        ({"gpus": (), "torch_cuda": None}, "GPU", "torch was built without CUDA", True),
-        ({"bf16": False}, "bf16", "fp16 with a loss scaler", False),
-        ({"compiler": None}, "C++ compiler", "install g++", False),
-        ({"threads": 32}, "threads", "set OMP_NUM_THREADS=16", False),
-        ({"memory": GIB}, "memory", "--cache none", False),
-        ({"disk": GIB}, "disk", "free 5 GiB", False),
+        ({"dali_wheels": ("nvidia-dali-cuda120", "nvidia-dali-cuda130")}, "DALI", "only one wheel of DALI", False),
+        ({"dali_wheels": ()}, "DALI", "pip install nvidia-dali-cuda120", False),
+        ({"gpus": ()}, "GPU", "torch sees no GPU", False),
+        ({"gpus": (), "torch_cuda": None}, "GPU", "torch was built without CUDA", False),
+        ({"bf16": False}, "bf16", "fp16 with a loss scaler", True),
+        ({"compiler": None}, "C++ compiler", "install g++", True),
+        ({"threads": 32}, "threads", "set OMP_NUM_THREADS=16", True),
+        ({"memory": GIB}, "memory", "--cache none", True),
+        ({"disk": GIB}, "disk", "free 5 GiB", True),
     ],
 )
-def test_each_fault_gets_its_sentence(change: dict[str, object], about: str, told: str, blocking: bool) -> None:
+def test_each_fault_gets_its_advice(change: dict[str, object], fact: str, sentence: str, can_train: bool) -> None:
     machine = replace(GOOD, **change)  # type: ignore[arg-type]
-    assert list(advice(machine)) == [about]
-    assert told in advice(machine)[about]
-    assert about in as_rows(machine), "advice that no row is about would not be printed"
-    assert blocks(machine) == blocking
+    assert list(advice(machine)) == [fact]
+    assert sentence in advice(machine)[fact]
+    assert ready(machine) == can_train
 
 
-def test_on_a_cpu_the_wheel_for_another_cuda_is_named_and_blocks_nothing() -> None:
-    here = replace(GOOD, gpus=(), driver=None, tf32=False, dali_wheels=("nvidia-dali-cuda120",))
-    assert "on a CPU that is fine" in advice(here)["DALI"]
-    assert not blocks(here)
-    assert "fp32 is used" in advice(replace(here, bf16=False))["bf16"]
-    assert "fewer than the 16 cores" in advice(replace(here, threads=1))["threads"]
+def test_a_cpu_can_train_with_a_wheel_for_another_cuda() -> None:
+    cpu = replace(GOOD, gpus=(), driver=None, tf32=False, dali_wheels=("nvidia-dali-cuda120",))
+    assert "on a CPU this is fine" in advice(cpu)["DALI"]
+    assert ready(cpu)
+    assert "fp32 is used" in advice(replace(cpu, bf16=False))["bf16"]
+    assert "fewer than the 16 cores" in advice(replace(cpu, threads=1))["threads"]
 
 
 def test_the_cuda_of_a_wheel_is_in_its_name() -> None:
@@ -76,16 +79,18 @@ def test_the_cuda_of_a_wheel_is_in_its_name() -> None:
     assert dali_cuda("nvidia-dali-cuda130") == "13"
 
 
-def test_the_command_tells_what_was_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_the_facts_and_exits_by_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     machine = look()
     assert machine.cores >= 1
     [wheel] = machine.dali_wheels
     assert describe(torch.device("cpu"))[wheel] == nvidia.dali.__version__
     monkeypatch.setattr(environment, "look", lambda: replace(GOOD, compiler=None))
     environment.main(["--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert told["gpus"] == ["NVIDIA H100 80GB HBM3"]
-    assert list(told["advice"]) == ["C++ compiler"]
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["gpus"] == ["NVIDIA H100 80GB HBM3"]
+    assert list(shown["advice"]) == ["C++ compiler"]
     environment.main([])
     assert "install g++" in " ".join(capsys.readouterr().out.split())
     monkeypatch.setattr(environment, "look", lambda: replace(GOOD, dali_wheels=()))

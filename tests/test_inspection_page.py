@@ -13,6 +13,7 @@ import pytest
 from dali_pipes.html import jpeg_uri
 from dali_pipes.inspect.findings import headline, sections
 from dali_pipes.inspect.inspection import inspect
+from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.via import Reason
 from tests.reported import Page
 from tests.test_inspection import HOSTILE, PICTURE, TILTED, hostile_release, line, right, shown, tile
@@ -91,7 +92,7 @@ def test_a_page_that_cannot_be_written_is_one_sentence(flawed: Path, capsys: pyt
 
 
 def test_the_page_and_the_console_show_the_same_findings(flawed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    inspection = inspect(flawed, flawed)
+    inspection = inspect(ReleasePaths(flawed), flawed)
     _, page = page_of(flawed, capsys, "--against", flawed)
     console = shown(capsys, flawed, "--against", flawed)
     assert headline(inspection) in page.text

@@ -1,4 +1,4 @@
-"""Prediction: what evaluation says of the same samples, on tiles of any size, and files that others can read."""
+"""Prediction: it agrees with evaluation, takes tiles of any size, and writes files that other programs can read."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ CALIB: dict[str, Any] = {
 def random_network() -> HeightRegressor:
     torch.manual_seed(0)
     network = HeightRegressor("convnext_atto", drop_path=0.0, layer_scale=1.0)
-    for parameter in network.parameters():  # wake what starts at zero
+    for parameter in network.parameters():  # some start at zero, and would hide a mistake
         parameter.data += 0.02 * torch.randn_like(parameter)
     return network
 
 
 @pytest.fixture(scope="module")
 def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a network that answers differently to each picture and length, with a calibration."""
+    """A checkpoint with a calibration; its network predicts another height for each image and length."""
     path = tmp_path_factory.mktemp("model") / "best.pt"
     about = {"backbone": "convnext_atto", "size": 64}
     save_checkpoint(path, {"model": random_network().state_dict(), "stats": STATS, "about": about, "calib": CALIB})
@@ -59,7 +59,7 @@ def in_fp32(best: Path) -> HeightModel:
     return HeightModel(trained, Forward(trained.model, torch.device("cpu"), 4, "fp32"))
 
 
-def test_it_says_what_evaluation_says(best: Path, release: Path, tmp_path: Path) -> None:
+def test_it_agrees_with_evaluation(best: Path, release: Path, tmp_path: Path) -> None:
     table = SampleTable.from_release(release, "validation")
     drawn = {tile: table.polyline[table.tile == tile] for tile in dict.fromkeys(table.tile.tolist())}
     model = in_fp32(best)
@@ -68,7 +68,7 @@ def test_it_says_what_evaluation_says(best: Path, release: Path, tmp_path: Path)
     mu, sigma = predict(model.forward, loader, model.trained.target)
     np.testing.assert_allclose(heights.raw_mu, mu, rtol=1e-5)
     np.testing.assert_allclose(heights.raw_sigma, sigma, rtol=1e-5)
-    assert np.ptp(mu) > 0.1, "the samples are told apart"
+    assert np.ptp(mu) > 0.1, "the network distinguishes the samples"
     np.testing.assert_allclose(heights.mu, 1.1 * mu - 3)
     np.testing.assert_allclose(heights.high - heights.mu, 2.0 * 1.5 * 1.1 * sigma)
     np.testing.assert_allclose(heights.raw_high - mu, NormalDist().inv_cdf(0.95) * sigma, rtol=1e-5)
@@ -115,7 +115,7 @@ def test_pooling_gives_a_scene_one_scale(best: Path, release: Path) -> None:
     assert not np.allclose(single.mu, pooled.mu)
     np.testing.assert_array_equal(single.raw_mu, pooled.raw_mu)
     np.testing.assert_allclose(single.high - single.mu, 2.0 * single.sigma)
-    np.testing.assert_allclose(pooled.high - pooled.mu, 3.0 * pooled.sigma)  # pooled errors have quantiles of their own
+    np.testing.assert_allclose(pooled.high - pooled.mu, 3.0 * pooled.sigma)  # pooled errors have their own quantiles
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def run(best: Path, drawn: Path, out: str, *more: str) -> Path:
     return drawn / out
 
 
-def test_the_csv_has_a_row_a_polyline_and_can_be_predicted_again(best: Path, drawn: Path) -> None:
+def test_the_csv_has_a_row_for_each_polyline_and_can_be_predicted_again(best: Path, drawn: Path) -> None:
     path = run(best, drawn, "heights.csv")
     with path.open() as file:
         rows = list(csv.DictReader(file))
@@ -151,9 +151,9 @@ def test_the_csv_has_a_row_a_polyline_and_can_be_predicted_again(best: Path, dra
     np.testing.assert_allclose(again.mu, [float(row["height_m"]) for row in rows], atol=1e-3)
 
 
-def test_the_via_project_opens_and_keeps_what_was_there(best: Path, drawn: Path) -> None:
+def test_the_via_project_opens_and_keeps_all_attributes(best: Path, drawn: Path) -> None:
     project = json.loads(run(best, drawn, "heights.json").read_text("utf-8"))
-    # What VIA 2's "Load Project" asks for; images are found by name and size in bytes.
+    # VIA 2's "Load Project" requires these keys; it finds images by name and size in bytes.
     assert {"_via_settings", "_via_img_metadata", "_via_attributes", "_via_image_id_list"} <= set(project)
     images = project["_via_img_metadata"]
     assert project["_via_image_id_list"] == list(images)
@@ -172,7 +172,7 @@ def test_the_via_project_opens_and_keeps_what_was_there(best: Path, drawn: Path)
     assert all(isinstance(value, str) for value in attributes.values())
 
 
-def test_vias_key_of_a_large_image_is_its_name_and_all_digits_of_its_size(best: Path, drawn: Path) -> None:
+def test_the_via_key_of_a_large_image_is_its_name_and_all_digits_of_its_size(best: Path, drawn: Path) -> None:
     comment, tile = b"\xff\xfe\xff\xff" + bytes(65_533), jpeg(96, 128, seed=1)
     (drawn / "K3_2.jpg").write_bytes(tile[:2] + 19 * comment + tile[2:])
     project = json.loads(run(best, drawn, "heights.json").read_text("utf-8"))
@@ -190,7 +190,7 @@ def test_the_geojson_says_that_it_is_in_pixels(best: Path, drawn: Path) -> None:
     assert first["properties"]["sigma_m"] > 0
 
 
-def test_the_notebooks_three_lines_give_records(best: Path, drawn: Path) -> None:
+def test_the_three_lines_of_python_return_records(best: Path, drawn: Path) -> None:
     records = load(str(best)).predict(str(drawn), str(drawn / "via.json")).records()
     assert [record["tile"] for record in records] == ["K3_1.jpg", "K3_1.jpg", "K3_2.jpg"]
     assert isinstance(records[0]["height_m"], float)
@@ -216,19 +216,19 @@ def test_a_checkpoint_without_a_calibration_says_so(
             {**CALIB, "quantiles": {0.5: 0.7, 0.8: 1.5, 0.9: math.inf, 0.95: math.inf}, "scenes": 7},
             "calibrated on 7 scenes",
         ),
-        ({"a": 0.9, "b": 3.0, "tau": 1.5}, "its Gaussian's, and 90% is not promised"),
+        ({"a": 0.9, "b": 3.0, "tau": 1.5}, "those of a Gaussian are used, without a promise of 90%"),
     ],
 )
-def test_an_interval_that_promises_nothing_is_said_to(
+def test_the_command_warns_if_an_interval_has_no_promised_level(
     calibration: dict[str, Any], caveat: str, best: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_checkpoint(drawn / "other.pt", {**torch.load(best, weights_only=True), "calib": calibration})
     with run(drawn / "other.pt", drawn, "heights.csv").open() as file:
         row = next(csv.DictReader(file))
     assert (row["high_m"] == "") == ("7 scenes" in caveat)
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == (2 if caveat else 1)
-    assert caveat in said[-1]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == (2 if caveat else 1)
+    assert caveat in lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -257,9 +257,9 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     before = sorted(drawn.iterdir())
     with pytest.raises(SystemExit) as exit_status:
         train.predict.main([word for pair in flags.items() for word in pair])
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert exit_status.value.code == 2
-    assert said.startswith("error: ")
-    assert sentence in said
-    assert said.count("\n") == 1, said
+    assert message.startswith("error: ")
+    assert sentence in message
+    assert message.count("\n") == 1, message
     assert sorted(drawn.iterdir()) == before

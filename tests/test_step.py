@@ -226,7 +226,7 @@ def test_without_a_working_compiler_the_step_runs_eager_and_says_so(compiler: st
         timeout=120,
     )
     assert "Traceback" not in told.stderr
-    assert told.stdout.startswith("off: the step runs eager, since nothing can be compiled here")
+    assert told.stdout.startswith("off: the step runs eagerly, because nothing can be compiled here")
     assert told.stdout.endswith("install g++\n")
 
 

@@ -27,7 +27,7 @@ from tests.conftest import jpeg, via_label
 from tests.test_promotion import run_folder
 from tests.test_training import SMALL, Quiet
 from train.deploy.height_model import load
-from train.deploy.verdict import judge
+from train.deploy.verdict import judge_runs
 from train.engine.run import run
 from train.engine.step import Forward
 from train.engine.trained import load_trained, predict
@@ -226,5 +226,5 @@ def test_a_comparison_shows_each_network_its_own_view(
             shown.append(self.view)
 
     monkeypatch.setattr("train.engine.trained.Loader", Recorded)
-    judge(old, new, ReleasePaths(release), device="cpu", console=Console(quiet=True))
+    judge_runs(old, new, ReleasePaths(release), device="cpu", console=Console(quiet=True))
     assert shown == [WHOLE_TILE, View("crop", 90)], "a checkpoint without a view was trained on tiles"

@@ -21,7 +21,7 @@ from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.release.paths import ReleasePaths
 from model import BackboneError, CheckpointError
 
-from .deploy.verdict import KEEP, judge
+from .deploy.verdict import EXIT_KEEP, judge_runs
 from .engine.run import run
 from .recipe.config import Config
 from .recipe.presets import PRESETS, Preset
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
 def _promote_or_keep(arguments: Arguments) -> None:
     """Exit with status 3 where the network that training began from had better be kept; see promotion.py."""
     config = arguments.config
-    decided, _ = judge(
+    decided, _ = judge_runs(
         Path(str(config.init_from)),
         arguments.out,
         arguments.paths,
@@ -85,7 +85,7 @@ def _promote_or_keep(arguments: Arguments) -> None:
         console=Console(),
     )
     if decided == "keep" and not is_torchelastic_launched():  # torchrun takes any status for a failure, and starts anew
-        raise SystemExit(KEEP)
+        raise SystemExit(EXIT_KEEP)
 
 
 if __name__ == "__main__":

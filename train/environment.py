@@ -1,9 +1,9 @@
-"""What is made of this machine: device, precision, compilation, each with its reason.
+"""Show what this machine offers for training, and what to change on it.
 
     python -m train.environment [--json]
 
-As a command it tells what was found (train/machine/hardware.py) and what to change.  It exits with 0 where training can
-begin, be it slower than it could be, and with 1 where a GPU is there that could not be used or DALI is missing.
+Exit status: 0 if training can start, although advice may be shown; 1 if torch does not see the GPU that is installed,
+or if there is not exactly one wheel of DALI.
 """
 
 from __future__ import annotations
@@ -19,41 +19,31 @@ from rich.table import Table
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
 
-from .machine.hardware import Machine, advice, as_json, as_rows, blocks, look, versions
+from .machine.hardware import as_json, facts, look, ready, versions
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What was found on this machine, and what to change."""
+    """Show what this machine offers for training, and what to change on it."""
 
     json: bool = False
     """Print one JSON object instead of the table."""
 
 
 def main(argv: list[str]) -> None:
-    """The command: exits with 1 where something keeps a GPU or DALI from being used."""
+    """The command; see the docstring of this file for its exit status."""
     with exits_with_one_sentence():
         arguments = parse(Arguments, argv, module="train.environment", description=__doc__)
         machine = look()
         if arguments.json:
             print(json.dumps(as_json(machine)))
         else:
-            Console().print(table_of(machine))
-        if blocks(machine):
+            table = Table("", "found", "what to change", title="This machine", box=None, title_justify="left")
+            for row in (*facts(machine), *versions().items()):
+                table.add_row(*map(escape, row))
+            Console().print(table)
+        if not ready(machine):
             raise SystemExit(1)
-
-
-def table_of(machine: Machine) -> Table:
-    """A row a fact: what was found, and what to change."""
-    found = advice(machine)
-    table = Table(title="This machine", box=None, title_justify="left")
-    for name in ("", "found", "what to change"):
-        table.add_column(name)
-    for name, value in as_rows(machine).items():
-        table.add_row(name, escape(value), escape(found.get(name, "")))
-    for package, version in versions().items():
-        table.add_row(package, version, "")
-    return table
 
 
 if __name__ == "__main__":

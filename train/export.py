@@ -1,4 +1,4 @@
-"""Export a trained network as one file that needs none of this project: uint8 tiles in, calibrated metres out.
+"""Export a trained network as one file that runs without this project: uint8 tiles in, calibrated metres out.
 
 python -m train.export --checkpoint best.pt --release DIR --format onnx --out heights.onnx
 
@@ -7,9 +7,9 @@ python -m train.export --checkpoint best.pt --release DIR --format onnx --out he
     aoti        an AOTInductor package (.pt2)           torch._inductor.aoti_load_package(path)
     reference   the reference's layout (.pth)           {"model", "stats"[, "calib"]}, for the reference's own code
 
-The first three take any batch and hold the whole of `exported.HeightFunction`; what a caller must do before is in the
-file's metadata.  Each is written, read back, and compared with eager on random and on real tiles; only then it gets
-its name.  A model card lies beside it, whose figures are the file's: in fp32, as the network says and calibrated.
+The first three take any batch size and include the whole function of train/deploy/exported.py; the file's metadata
+describes how to make the inputs. A file is written, read back and compared with eager on random and on real tiles, and
+only then gets its name. A model card next to it gives the scores of this file: in fp32, raw and calibrated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from model import BackboneError, CheckpointError
 
 from .deploy.card import model_card
 from .deploy.exported import real_tiles
-from .deploy.formats import SUFFIXES, Format, _fits_reference_layout, reference_layout, write_checked
+from .deploy.formats import SUFFIXES, Format, check_reference_layout, reference_layout, write_checked
 from .engine.trained import completed, evaluate, forward_of, load_trained, refine
 from .machine.choices import choose_device
 from .recipe.data import beside, load_tables
@@ -44,10 +44,10 @@ REAL_TILES = 8
 
 @dataclass(frozen=True)
 class Arguments:
-    """Export a checkpoint, check the file against eager, and write a model card beside it."""
+    """Export a checkpoint, compare the file with eager, and write a model card next to it."""
 
     checkpoint: Path
-    """A run folder, a best.pt or last.pt of one, or a .pth in the reference's layout."""
+    """A run folder, its best.pt or last.pt, or a .pth in the reference's layout."""
 
     paths: Annotated[ReleasePaths, tyro.conf.arg(name="")]
 
@@ -59,25 +59,20 @@ class Arguments:
     machine; reference: the reference system's layout."""
 
     device: str = "cpu"
-    """cpu, cuda, cuda:N, or auto: a GPU if there is one.  An aoti package runs on this kind of device alone."""
+    """cpu, cuda, cuda:N, or auto for a GPU if there is one. An aoti package runs only on this kind of device."""
 
     batch_size: int = 64
-    """Samples a step."""
+    """Samples per step."""
 
 
 def export(arguments: Arguments) -> None:
-    """Export as the command line says.  Raises InputError, CheckpointError or BackboneError on bad input."""
+    """Write the file and its card. Raises InputError, CheckpointError or BackboneError on bad input."""
     out, kind = arguments.out, arguments.format
-    if out.suffix != SUFFIXES[kind]:
-        raise InputError(f"--format {kind} writes a {SUFFIXES[kind]} file, found --out {out}")
-    command.check_out(out)
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" and find_spec(name) is None]
-    if missing:
-        raise InputError(f"--format onnx needs {', '.join(missing)}; install the extra: pip install -e .[onnx]")
+    _check(out, kind)
     device = choose_device(arguments.device)
     loaded, console = load_trained(arguments.checkpoint), Console()
     if kind == "reference":
-        _fits_reference_layout(loaded)
+        check_reference_layout(loaded)
     paths = arguments.paths.cached_in(beside(out))
     tables = load_tables(paths, loaded.division, loaded.held_out, loaded.select_on, console=console)
     trained, card = completed(loaded, tables.training), Path(f"{out}.md")
@@ -88,24 +83,35 @@ def export(arguments: Arguments) -> None:
     heights = float(tables.training.height.min()), float(tables.training.height.max())
 
     def write_card(difference: float | None) -> None:
-        about = model_card(
+        text = model_card(
             loaded, baselines, predictions, name=out.name, kind=kind, difference=difference, heights=heights
         )
-        write_text(card, about)
+        write_text(card, text)
 
+    checked = ""
     if kind == "reference":
-        difference = None
-        write_card(difference)
+        write_card(None)
         save_checkpoint(out, reference_layout(trained))
     else:
-        some = tables.evaluated[VALIDATION].select(np.arange(min(REAL_TILES, len(tables.evaluated[VALIDATION]))))
-        difference = write_checked(out, kind, trained, real_tiles(trained, some, device), write_card)
-    checked = "" if difference is None else f", at most {difference:.1e} m from eager"
+        validation = tables.evaluated[VALIDATION]
+        few = validation.select(np.arange(min(REAL_TILES, len(validation))))
+        difference = write_checked(out, kind, trained, real_tiles(trained, few, device), write_card)
+        checked = f", at most {difference:.1e} m from eager"
     console.print(f"exported: {out}{checked}\nmodel card: {card}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _check(out: Path, kind: Format) -> None:
+    """Raise InputError if `out` cannot be written in the format `kind`."""
+    if out.suffix != SUFFIXES[kind]:
+        raise InputError(f"--format {kind} writes a {SUFFIXES[kind]} file, found --out {out}")
+    command.check_out(out)
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" and find_spec(name) is None]
+    if missing:
+        raise InputError(f"--format onnx needs {', '.join(missing)}; install the extra: pip install -e .[onnx]")
+
+
 def main(argv: list[str]) -> None:
-    """The command: exits with status 2 and one sentence on bad input."""
+    """The command: on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
         export(command.parse(Arguments, argv, module="train.export", description=__doc__))
 

@@ -1,8 +1,8 @@
-"""Predict the heights of chimneys from tiles and the polylines drawn on them.
+"""Predict the heights of chimneys from tiles and the polylines that are drawn on them.
 
 python -m train.predict --checkpoint best.pt --images DIR --polylines VIA.json --out heights.csv
 
-In a notebook, the same in three lines:
+The same in Python:
 
     from train.predict import load
     model = load("best.pt")
@@ -24,8 +24,8 @@ from dali_pipes.units import count
 from model import BackboneError, CheckpointError
 from model.calibration import Calibration
 
-from .deploy.height_model import HeightModel, Pool, load
-from .deploy.heights import check_suffix
+from .deploy.height_model import HeightModel, Pooling, load
+from .deploy.predicted_heights import check_suffix
 from .scores.uncertainty import LEVEL
 
 __all__ = ["HeightModel", "load"]
@@ -33,13 +33,13 @@ __all__ = ["HeightModel", "load"]
 
 @dataclass(frozen=True)
 class Arguments:
-    """Predict heights of polylines: metres, their σ and their 90 % interval, raw and calibrated."""
+    """Predict the height of each polyline in metres, with σ and a 90 % interval, raw and calibrated."""
 
     checkpoint: Path
-    """A run folder, a best.pt or last.pt of one, or a .pth in the reference's layout."""
+    """A run folder, its best.pt or last.pt, or a .pth in the reference's layout."""
 
     images: tuple[Path, ...]
-    """A folder of JPEGs at any depth, a ZIP or tar of them, or the files themselves; any size, no metadata."""
+    """A folder of JPEGs at any depth, a ZIP or tar of them, or the files; of any size, without metadata."""
 
     polylines: Path
     """VIA's JSON or CSV, or a CSV with the columns tile and polyline ("x y;x y" in pixels, base first)."""
@@ -47,49 +47,47 @@ class Arguments:
     out: Path
     """heights.csv, heights.json (a VIA project) or heights.geojson (in pixels)."""
 
-    pool: Pool = "none"
-    """scene: let the polylines of one scene, which share a scale, learn from each other."""
+    pool: Pooling = "none"
+    """scene: estimate one scale for all polylines of a scene, which share it."""
 
     device: str = "auto"
-    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+    """cpu, cuda, cuda:N, or auto for a GPU if there is one."""
 
     batch_size: int = 64
-    """Samples a step."""
+    """Samples per step."""
 
 
-def write(arguments: Arguments) -> None:
-    """Predict as the command line says.  Raises InputError, CheckpointError or BackboneError on bad input."""
+def predict(arguments: Arguments) -> None:
+    """Predict and write the file. Raises InputError, CheckpointError or BackboneError on bad input."""
     check_suffix(arguments.out)
     command.check_out(arguments.out)
     console = Console()
     model = load(arguments.checkpoint, device=arguments.device, batch_size=arguments.batch_size)
     heights = model.predict(arguments.images, arguments.polylines, pool=arguments.pool, console=console)
     heights.write(arguments.out)
-    told = f"{len(heights)} heights of {len(set(heights.table.tile.tolist()))} tiles: {arguments.out}"
-    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    summary = f"{len(heights)} heights on {len(set(heights.table.tile.tolist()))} tiles: {arguments.out}"
+    console.print(summary, highlight=False, markup=False, soft_wrap=True)
     if caveat := _caveat(model.trained.calibration, pooled=arguments.pool == "scene"):
         console.print(caveat, highlight=False, soft_wrap=True)
 
 
 def _caveat(calibration: Calibration | None, *, pooled: bool) -> str:
-    """What must be known of the intervals that a file holds, unless they promise their level on a new scene."""
+    """A warning about the intervals in the file; empty if they have their level on new scenes."""
     if calibration is None:
         return "the checkpoint holds no calibration: σ and intervals are the network's own"
-    reach = (calibration.pooled_quantiles if pooled else calibration.quantiles).get(LEVEL)
-    if reach is None:
-        return (
-            f"the checkpoint's calibration has no intervals: they are its Gaussian's, and {LEVEL:.0%} is not promised"
-        )
-    if math.isinf(reach):
+    quantile = (calibration.pooled_quantiles if pooled else calibration.quantiles).get(LEVEL)
+    if quantile is None:
+        return f"the calibration has no intervals: those of a Gaussian are used, without a promise of {LEVEL:.0%}"
+    if math.isinf(quantile):
         scenes = count(calibration.scenes, "scene")
         return f"calibrated on {scenes}, too few to promise {LEVEL:.0%}: intervals have no upper end"
     return ""
 
 
 def main(argv: list[str]) -> None:
-    """The command: exits with status 2 and one sentence on bad input."""
+    """The command: on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
-        write(command.parse(Arguments, argv, module="train.predict", description=__doc__))
+        predict(command.parse(Arguments, argv, module="train.predict", description=__doc__))
 
 
 if __name__ == "__main__":

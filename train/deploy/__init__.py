@@ -1,5 +1,5 @@
-"""The trained network in use: predicted heights, exported files and the decision to promote.
+"""The trained network in use: predicted heights, exported files, and the choice between two networks.
 
-In: a checkpoint.  Out: heights, an exported file, a model card, a verdict.
+In: a checkpoint. Out: heights, an exported file with its model card, a verdict.
 It must not import the training loop.
 """

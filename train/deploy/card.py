@@ -1,7 +1,7 @@
-"""The model card beside an exported file: what it was trained on, how far off it is, and what it is not for.
+"""The model card of an exported file: its training data, its scores, and what it must not be used for.
 
-Every figure says which samples it was measured on and whether their scenes were seen in training; what the checkpoint
-does not say is said to be unknown.
+Each score names its samples and says whether their scenes were seen in training. What the checkpoint does not record
+is called unknown.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from ..engine.trained import Trained
 from ..report.findings import honesty, scenes_seen
 from ..scores.metrics import CLOSED_FORM, Baselines
 from ..scores.predictions import Predictions, optimistic, score_rows
-from .exported import SHOWN, contract
+from .exported import VIEWS_IN_WORDS, contract
 
 USE = """\
-Intended use: the height of a chimney, and how sure it is of it, from an RGB tile of KOMPSAT-3 or -3A and a polyline
-that a person drew from the chimney's base to its top.  It reads no metadata.
+Intended use: the height of a chimney and its uncertainty, from an RGB tile of KOMPSAT-3 or -3A and a polyline that a
+person drew from the chimney's base to its top. The network reads no metadata.
 
-Not for: other structures, other sensors or resolutions, polylines that a detector drew, or any decision that rests
-on one height alone.  The true height follows from the tilt of the view and the resolution where these are known;
-use that closed form then, which the table shows, and not a network."""
+Not for: other structures, other sensors or resolutions, polylines drawn by a detector, or any decision that depends
+on a single height. If the tilt of the view and the resolution are known, the height follows from a closed form, which
+is in the table. Use it instead of a network."""
 
 LIMITS = """\
-- A scene that training saw may be recognised: of a new acquisition expect the figures of scenes that were not seen.
-- Of one scene all heights share a scale, so errors within it go together: ten chimneys of one tile are not ten
+- The network may recognise a scene from training: for a new acquisition expect the scores of unseen scenes.
+- All heights of a scene share a scale, so their errors are correlated: ten chimneys of one tile are not ten
   independent measurements.
-- A polyline whose base or top is off by a share is off by that share in height; σ does not know of it.
-- The training samples of the release that this card was made with are {low:.1f} to {high:.1f} m high.
-  Nothing is known of other heights, nor of countries that the release lacks."""
+- If the base or the top of a polyline is off by a percentage of its length, so is the height; σ does not include this.
+- The training samples of the release used for this card are {low:.1f} to {high:.1f} m high.
+  Nothing is known about other heights, or about countries that are not in the release."""
 
 
 def model_card(
@@ -47,27 +47,25 @@ def model_card(
 ) -> str:
     """The card of the file `name` in the format `kind`, as Markdown.
 
-    `trained` as its checkpoint has it; `predictions`: of the release's evaluated samples, in fp32; `difference`: how
-    far the file is from eager in metres, None where nothing was to be compared; `heights`: lowest and highest of the
-    release's training samples, metres.
+    `trained`: as loaded from the checkpoint. `predictions`: of the release's evaluated samples, in fp32.
+    `difference`: the largest between the file and eager in metres, None if they were not compared.
+    `heights`: lowest and highest of the release's training samples, in metres.
     """
     shown = [group for group in predictions if len(group)]
     stats = trained.statistics
-    checked = (
-        "" if difference is None else f"  Compared with eager on random and real tiles: at most {difference:.1e} m off."
-    )
+    checked = "" if difference is None else f" On random and real tiles it is at most {difference:.1e} m from eager."
     network = f"{backbone_of(trained.model.state_dict())} at {trained.size}²"
     sections = {
-        "": f"A {network}, which is shown {SHOWN[trained.view.kind]}, as a {kind} file.{checked}",
+        "": f"A {network} that sees {VIEWS_IN_WORDS[trained.view.kind]}, as a {kind} file.{checked}",
         "Use": USE,
         "Data": (
-            f"{_trained_on(trained)}  By its statistics, the heights that it was trained on are"
-            f" {stats.height_mean:.1f} ± {stats.height_std:.1f} m.  Measured on:\n\n"
+            f"{_trained_on(trained)} According to its statistics, the training heights are"
+            f" {stats.height_mean:.1f} ± {stats.height_std:.1f} m. It was evaluated on:\n\n"
             + "\n".join(f"- **{group.name}**: {group.about}" for group in shown)
         ),
         "Figures": "\n".join(_table(trained, baselines, shown)) + "\n\n" + _notes(trained, shown),
         "Limits": LIMITS.format(low=heights[0], high=heights[1]),
-        "What it takes and gives": "\n".join(f"- `{key}`: {value}" for key, value in contract(trained).items()),
+        "Inputs and outputs": "\n".join(f"- `{key}`: {value}" for key, value in contract(trained).items()),
     }
     parts = [f"# {name}"] + [f"## {title}\n\n{text}" if title else text for title, text in sections.items()]
     return "\n\n".join(parts) + "\n"
@@ -75,7 +73,7 @@ def model_card(
 
 def _trained_on(trained: Trained) -> str:
     if trained.scenes is None:
-        return "What it was trained on is unknown: the checkpoint does not say."
+        return "The training data are unknown: the checkpoint does not record them."
     held_out = count(len(trained.held_out), "scene")
     return f"Trained on {count(len(trained.scenes), 'scene')} of AI Hub 71805 (KOMPSAT, chimneys), {held_out} held out."
 
@@ -83,10 +81,10 @@ def _trained_on(trained: Trained) -> str:
 def _notes(trained: Trained, predictions: Sequence[Predictions]) -> str:
     notes = [scenes_seen(predictions), *map(honesty, predictions)]
     if trained.scenes is None:
-        notes = ["Whether training saw these scenes is unknown; if it did, the figures are optimistic."]
+        notes = ["It is unknown whether these scenes were seen in training; if they were, the scores are optimistic."]
     if trained.calibration is not None:
-        notes.append("The file gives the calibrated height; development scenes are each calibrated by the others.")
-    return "  ".join(notes)
+        notes.append("The file returns calibrated heights; each development scene is calibrated by the other ones.")
+    return " ".join(notes)
 
 
 def _table(trained: Trained, baselines: Baselines, predictions: Sequence[Predictions]) -> list[str]:
@@ -94,13 +92,13 @@ def _table(trained: Trained, baselines: Baselines, predictions: Sequence[Predict
         "| samples | predictor | n | scenes seen in training | RMSE, m | MAE, m | bias, m | NLL |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    chose = optimistic(predictions)
+    selection = optimistic(predictions)
     for row in score_rows(predictions, baselines):
         if trained.scenes is None and row.part != "all":
             continue
         score = row.scores
         group = row.group if row.part == "all" else f"{row.group}, {row.part} scenes"
-        group += " (optimistic)" if row.group in chose else ""
+        group += " (optimistic)" if row.group in selection else ""
         predictor = f"{row.predictor} (metadata)" if row.predictor == CLOSED_FORM else row.predictor
         seen = "unknown" if trained.scenes is None else row.seen
         figures = [f"{x:.2f}" if math.isfinite(x) else "–" for x in (score.rmse, score.mae, score.bias, score.nll)]

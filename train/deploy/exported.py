@@ -1,8 +1,7 @@
-"""The function that is exported: uint8 tiles and a polyline's length in, calibrated metres out.
+"""The function that is exported: uint8 tiles and the length of a polyline in, calibrated metres out.
 
-All that a user of an exported file must not get wrong is inside it: normalisation, statistics, the target's way back
-to metres, calibration.  What cannot be inside, how a tile becomes the frame that it takes, is `contract`, plain values
-that travel in the file.
+It includes every step that a user could get wrong: normalisation, statistics, decoding to metres and calibration. It
+cannot include how a tile becomes its input; `contract` describes that in plain values, which are stored in the file.
 """
 
 from __future__ import annotations
@@ -25,11 +24,17 @@ from ..engine.step import MEAN, STD, five_channels
 from ..engine.trained import Trained
 
 OUTPUTS = ("mu", "sigma")
-SHOWN: dict[ViewKind, str] = {
+VIEWS_IN_WORDS: dict[ViewKind, str] = {
     "tile": "the tile",
     "crop": "a window of the tile around the polyline",
     "both": "the tile and a window of it around the polyline",
 }
+WINDOW = (
+    "side = max({crop}, ceil({margin:g} * longer side of the polyline's bounding box)) in pixels of the tile;"
+    " height = min(side, tile height), width = min(side, tile width); top = floor((lowest y + highest y - height) / 2)"
+    " clamped to 0 ... tile height - height; left in the same way from x and width; cut from the tile and from the mask"
+    " that was drawn at the tile's size, then letterboxed as an image of that size"
+)
 
 
 class HeightFunction(nn.Module):
@@ -50,70 +55,50 @@ class HeightFunction(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(B, S, S, 3·V), (B, S, S, V), (B, S, S, V) uint8, (B, 1) float32 → calibrated height and σ, (B,) metres.
 
-        `length` is the polyline's, measured in (x / width, y / height) of the tile; `sides` (B, 1), which the target
-        log_scale alone takes, in units of the tile's longer side.
+        `length` is the polyline's length in (x / width, y / height) of the tile. `sides` (B, 1) is its length in units
+        of the tile's longer side; only the target log_scale takes it.
         """
         image = five_channels(rgb, polyline, padding).float() * self.get_buffer("scale") + self.get_buffer("shift")
         scaled = (length - self.stats.length_mean) / self.stats.length_std
         mu, log_var = self.model(image, scaled, polyline.shape[-1])
-        mean, variance = mu * self.target.std + self.target.mean, log_var.exp() * self.target.std**2
-        sigma = variance.sqrt()
-        if sides is not None:  # as model/target.py decodes a log scale
-            mean = sides[:, 0] * (mean + variance / 2).exp()
-            sigma = mean * torch.expm1(variance).sqrt()
-        known = self.calibration
-        return known.a * mean + known.b, known.tau * abs(known.a) * sigma
+        side = None if sides is None else sides[:, 0]
+        return self.calibration.apply(*self.target.decode_arrays(mu, log_var, side, library=torch))
 
 
-def inputs_of(trained: Trained) -> tuple[str, ...]:
-    """The names of what the exported function takes, in order."""
+def input_names(trained: Trained) -> tuple[str, ...]:
+    """The names of the inputs of the exported function, in order."""
     return ("rgb", "polyline", "padding", "length", *(("sides",) if trained.target.kind == "log_scale" else ()))
 
 
 def real_tiles(trained: Trained, table: SampleTable, device: torch.device) -> tuple[Tensor, ...]:
-    """All samples of a small `table`, as the exported function takes them."""
-    batch = next(iter(Loader(table, len(table), size=trained.size, view=trained.view)))  # lengths as they are
-    given = [batch.rgb, batch.polyline, batch.padding, batch.length]
+    """All samples of a small `table`, as inputs of the exported function."""
+    batch = next(iter(Loader(table, len(table), size=trained.size, view=trained.view)))  # raw lengths: no statistics
     sides = torch.from_numpy(table.length_in_sides).float()[:, None]
-    return tuple(x.to(device) for x in (*given, sides)[: len(inputs_of(trained))])
+    inputs = (batch.rgb, batch.polyline, batch.padding, batch.length, sides)
+    return tuple(x.to(device) for x in inputs[: len(input_names(trained))])
 
 
 def random_tiles(trained: Trained, n: int, device: torch.device) -> tuple[Tensor, ...]:
-    """`n` tiles of noise with random lengths, the same for each run."""
+    """`n` tiles of noise with random lengths, the same in each run."""
     noise, size, views = torch.Generator().manual_seed(n), trained.size, len(trained.view)
     channels = (3 * views, views, views)
-    given = [torch.randint(0, 256, (n, size, size, c), dtype=torch.uint8, generator=noise) for c in channels]
-    lengths = [torch.rand(n, 1, generator=noise) for _ in inputs_of(trained)[3:]]
-    return tuple(x.to(device) for x in (*given, *lengths))
+    frames = [torch.randint(0, 256, (n, size, size, c), dtype=torch.uint8, generator=noise) for c in channels]
+    lengths = [torch.rand(n, 1, generator=noise) for _ in input_names(trained)[3:]]
+    return tuple(x.to(device) for x in (*frames, *lengths))
 
 
 def contract(trained: Trained) -> dict[str, str]:
-    """What a caller must do before and may expect after, as text by name; JSON where the value has parts."""
-    size, crop, views = trained.size, trained.view.crop, len(trained.view)
-    order = ", the tile in the first channels" if views > 1 else ""
-    taken = {
-        "rgb": f"uint8 (B, {size}, {size}, {3 * views}): {SHOWN[trained.view.kind]}, letterboxed{order}",
-        "polyline": f"uint8 (B, {size}, {size}, {views}): its polyline, drawn, cut and letterboxed likewise",
-        "padding": f"uint8 (B, {size}, {size}, {views}): 255 outside the picture, 0 on it",
-        "length": "float32 (B, 1): sum of the polyline's segment lengths in (x / tile width, y / tile height)",
-        "sides": "float32 (B, 1): the same sum in pixels, divided by the longer side of the tile",
-    }
+    """How to make the inputs and read the outputs: text by name, JSON where a value has parts."""
+    size = trained.size
     values: dict[str, Any] = {
         "task": "height of a chimney in metres from a satellite tile and a polyline from its base to its top",
-        "inputs": {name: taken[name] for name in inputs_of(trained)},
+        "inputs": _inputs_in_words(trained),
         "outputs": {
             "mu": "float32 (B,): height in metres, calibrated",
             "sigma": "float32 (B,): its standard deviation in metres, calibrated",
         },
         "view": trained.view.kind,
-        "window": "none"
-        if trained.view.kind == "tile"
-        else (
-            f"side = max({crop}, ceil({MARGIN:g} * longer side of the polyline's bounding box)) in pixels of the tile;"
-            " height = min(side, tile height), width = min(side, tile width); top = floor((lowest y + highest y -"
-            " height) / 2) clamped to 0 ... tile height - height; left likewise by x and width; cut from the tile and"
-            " from the mask that was drawn on it, then letterboxed as an image of that size"
-        ),
+        "window": "none" if trained.view.kind == "tile" else WINDOW.format(crop=trained.view.crop, margin=MARGIN),
         "letterbox": (
             f"scale = min({size} / width, {size} / height); sides rounded half to even; bilinear without antialiasing;"
             " centred, odd paddings one pixel larger below and to the right; zeros outside"
@@ -122,7 +107,7 @@ def contract(trained: Trained) -> dict[str, str]:
         "normalisation": "inside: ImageNet's for RGB, .5/.5 for both masks",
         "statistics": trained.statistics._asdict(),
         "target": asdict(trained.target),
-        "calibration": _as_json((trained.calibration or Calibration()).to_dict()),
+        "calibration": _without_infinity((trained.calibration or Calibration()).to_dict()),
         "calibrated": trained.calibration is not None,
     }
     return {
@@ -130,8 +115,21 @@ def contract(trained: Trained) -> dict[str, str]:
     }
 
 
-def _as_json(value: Any) -> Any:
-    """`value` with null for what JSON has no number for: the quantile of a level that could not be promised."""
+def _inputs_in_words(trained: Trained) -> dict[str, str]:
+    size, views = trained.size, len(trained.view)
+    order = ", the tile in the first channels" if views > 1 else ""
+    words = {
+        "rgb": f"uint8 (B, {size}, {size}, {3 * views}): {VIEWS_IN_WORDS[trained.view.kind]}, letterboxed{order}",
+        "polyline": f"uint8 (B, {size}, {size}, {views}): a mask of its polyline, cut and letterboxed in the same way",
+        "padding": f"uint8 (B, {size}, {size}, {views}): 255 outside the picture, 0 inside it",
+        "length": "float32 (B, 1): sum of the polyline's segment lengths in (x / tile width, y / tile height)",
+        "sides": "float32 (B, 1): the same sum in pixels, divided by the longer side of the tile",
+    }
+    return {name: words[name] for name in input_names(trained)}
+
+
+def _without_infinity(value: Any) -> Any:
+    """`value` with null for infinity, which JSON lacks: the quantile of a level that too few scenes can promise."""
     if isinstance(value, dict):
-        return {key: _as_json(inner) for key, inner in value.items()}
+        return {key: _without_infinity(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

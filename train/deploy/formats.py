@@ -1,4 +1,4 @@
-"""The formats of an exported network, and how each file is checked before it is kept."""
+"""Write a trained network in each format of export, and check each file before it gets its name."""
 
 from __future__ import annotations
 
@@ -14,45 +14,38 @@ from dali_pipes.errors import InputError
 from dali_pipes.files import replacing
 
 from ..engine.trained import Trained
-from .exported import OUTPUTS, HeightFunction, contract, inputs_of, random_tiles
+from .exported import OUTPUTS, HeightFunction, contract, input_names, random_tiles
 
 Format = Literal["torch", "onnx", "aoti", "reference"]
-
-
 SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx", "aoti": ".pt2", "reference": ".pth"}
-
-
 TOLERANCE = 0.01  # metres: what the labels are rounded to
 
-
 Tensors = tuple[Tensor, ...]
-
-
 Names = tuple[str, ...]
+Function = Callable[[Tensors], Sequence[Any]]
+"""A written file, read back: inputs → mu, sigma."""
 
 
-Run = Callable[[Tensors], Sequence[Any]]
-
-
-def _fits_reference_layout(trained: Trained) -> None:
+def check_reference_layout(trained: Trained) -> None:
+    """Raise InputError if `trained` has another target or view than the reference system's."""
     if trained.target.kind != "height":
         raise InputError(
-            f"the reference's layout holds a network that regresses height, found one of {trained.target.kind}; use"
+            f"the reference's layout holds a network with the target height, found {trained.target.kind}; use"
             " another --format, or train with --model.target height"
         )
     if trained.view.kind != "tile":
         raise InputError(
-            "the reference's layout holds a network that is shown the whole tile, found one with --data.view"
+            "the reference's layout holds a network that sees the whole tile, found one with --data.view"
             f" {trained.view.kind}; use another --format, or train with --data.view tile"
         )
 
 
 def reference_layout(trained: Trained) -> dict[str, Any]:
-    """`trained` as the reference system reads it: plain tensors, and its own names in "calib".
+    """The checkpoint that the reference system reads: plain tensors, and its own names in "calib".
 
-    Raises InputError if it regresses another target than the reference's, or is shown another view.
+    Raises InputError if `trained` does not fit; see `check_reference_layout`.
     """
-    _fits_reference_layout(trained)
+    check_reference_layout(trained)
     contents: dict[str, Any] = {
         "model": {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()},
         "stats": tuple(trained.statistics),
@@ -63,14 +56,14 @@ def reference_layout(trained: Trained) -> dict[str, Any]:
 
 
 def write_checked(
-    out: Path, kind: Format, trained: Trained, real: Tensors, accept: Callable[[float], object] = lambda _: None
+    out: Path, kind: Format, trained: Trained, real: Tensors, before_rename: Callable[[float], object] = lambda _: None
 ) -> float:
-    """Write `trained` to `out` if the file agrees with eager → the largest difference in metres.
+    """Write `trained` to `out` if the file agrees with eager; return their largest difference in metres.
 
-    `accept` is told it before the file gets its name.  Raises InputError, and leaves no file, if it differs by more
-    than `TOLERANCE`.
+    The two are compared on random tiles and on `real` ones. `before_rename` gets the difference before the file gets
+    its name. Raises InputError, and leaves no file, if they differ by more than `TOLERANCE`.
     """
-    device, names = real[0].device, inputs_of(trained)
+    device, names = real[0].device, input_names(trained)
     function = HeightFunction(trained).to(device)
     batch = torch.export.Dim("batch", min=1, max=4096)
     with torch.no_grad():
@@ -80,40 +73,40 @@ def write_checked(
             dynamic_shapes={name: {0: batch} for name in names},
         )
     with replacing(out) as file:
-        run = WRITERS[kind](program, Path(file.name), names, contract(trained))
+        written = WRITERS[kind](program, Path(file.name), names, contract(trained))
         batches = [*(random_tiles(trained, n, device) for n in (1, 3)), real]
-        difference = max(furthest(function, run, inputs) for inputs in batches)
+        difference = max(largest_difference(function, written, inputs) for inputs in batches)
         if not difference <= TOLERANCE:
             raise InputError(
                 f"the exported network is up to {difference:.3g} m from the checkpoint's, more than {TOLERANCE} m:"
                 f" {out} was not written; try another --format"
             )
-        accept(difference)
+        before_rename(difference)
     return difference
 
 
-def furthest(function: HeightFunction, run: Run, inputs: Tensors) -> float:
-    """The largest difference in metres between eager and `run`, of mu and sigma."""
+def largest_difference(function: HeightFunction, written: Function, inputs: Tensors) -> float:
+    """The largest difference in metres between eager and the `written` file, of mu and sigma."""
     with torch.no_grad():
         expected = function(*inputs)
-    pairs = zip(expected, run(inputs), strict=True)
-    return max(float((mine.cpu() - torch.as_tensor(theirs).cpu()).abs().max()) for mine, theirs in pairs)
+    pairs = zip(expected, written(inputs), strict=True)
+    return max(float((eager.cpu() - torch.as_tensor(file).cpu()).abs().max()) for eager, file in pairs)
 
 
-def as_torch(program: torch.export.ExportedProgram, path: Path, names: Names, about: dict[str, str]) -> Run:
-    """Save a torch.export program; its contract is the extra file contract.json."""
-    torch.export.save(program, path, extra_files={"contract.json": json.dumps(about)})
+def write_torch(program: torch.export.ExportedProgram, path: Path, names: Names, metadata: dict[str, str]) -> Function:
+    """Save a torch.export program, with the contract as its extra file contract.json."""
+    torch.export.save(program, path, extra_files={"contract.json": json.dumps(metadata)})
     module = torch.export.load(path).module()
     return lambda inputs: module(*inputs)
 
 
-def as_onnx(program: torch.export.ExportedProgram, path: Path, names: Names, about: dict[str, str]) -> Run:
-    """Save an ONNX graph; its contract is the model's metadata."""
+def write_onnx(program: torch.export.ExportedProgram, path: Path, names: Names, metadata: dict[str, str]) -> Function:
+    """Save an ONNX graph, with the contract as the model's metadata."""
     import onnxruntime
 
     graph = torch.onnx.export(program, dynamo=True, input_names=list(names), output_names=list(OUTPUTS), verbose=False)
     assert graph is not None
-    graph.model.metadata_props.update(about)
+    graph.model.metadata_props.update(metadata)
     graph.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda inputs: session.run(
@@ -121,16 +114,16 @@ def as_onnx(program: torch.export.ExportedProgram, path: Path, names: Names, abo
     )
 
 
-def as_aoti(program: torch.export.ExportedProgram, path: Path, names: Names, about: dict[str, str]) -> Run:
-    """Compile and package by AOTInductor; its contract is the package's metadata."""
-    config = {"aot_inductor.metadata": about}
+def write_aoti(program: torch.export.ExportedProgram, path: Path, names: Names, metadata: dict[str, str]) -> Function:
+    """Compile and package by AOTInductor, with the contract as the package's metadata."""
+    config = {"aot_inductor.metadata": metadata}
     torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=config)
     package = torch._inductor.aoti_load_package(str(path))
     return lambda inputs: package(*inputs)
 
 
-WRITERS: dict[Format, Callable[[torch.export.ExportedProgram, Path, Names, dict[str, str]], Run]] = {
-    "torch": as_torch,
-    "onnx": as_onnx,
-    "aoti": as_aoti,
+WRITERS: dict[Format, Callable[[torch.export.ExportedProgram, Path, Names, dict[str, str]], Function]] = {
+    "torch": write_torch,
+    "onnx": write_onnx,
+    "aoti": write_aoti,
 }

@@ -1,4 +1,4 @@
-"""From a checkpoint to heights: the trained network as a Python object."""
+"""The trained network as a Python object: a checkpoint in, predicted heights out."""
 
 from __future__ import annotations
 
@@ -21,21 +21,17 @@ from ..engine.trained import Trained, forward_of, load_trained, predict, refine
 from ..machine.choices import choose_device
 from ..scores.predictions import Predictions
 from ..scores.uncertainty import LEVEL, Forecast
-from .heights import Float64, Heights
+from .predicted_heights import Float64, PredictedHeights
 
-Images = str | Path | Sequence[str | Path]
-
-
-Polylines = str | Path | Mapping[str, Sequence[ArrayLike]]
-
-
-Pool = Literal["none", "scene"]
+ImageSource = str | Path | Sequence[str | Path]
+PolylineSource = str | Path | Mapping[str, Sequence[ArrayLike]]
+Pooling = Literal["none", "scene"]
 
 
 class HeightModel:
-    """A trained network, ready to predict; `load` makes one.
+    """A trained network that is ready to predict; `load` makes one.
 
-    `trained` is what the checkpoint holds; the network runs on `forward.device` in `forward.dtype`.
+    `trained` is the content of the checkpoint; the network runs on `forward.device` in `forward.dtype`.
     """
 
     def __init__(self, trained: Trained, forward: Forward) -> None:
@@ -43,21 +39,28 @@ class HeightModel:
         self.forward = forward
 
     def predict(
-        self, images: Images, polylines: Polylines, *, pool: Pool = "none", console: Console | None = None
-    ) -> Heights:
-        """Predict all polylines, each on its image, through the same graph that trains.
+        self,
+        images: ImageSource,
+        polylines: PolylineSource,
+        *,
+        pool: Pooling = "none",
+        console: Console | None = None,
+    ) -> PredictedHeights:
+        """Predict the height of each polyline from its image, which goes through the same DALI graph as in training.
 
-        `images`: a folder, a ZIP or tar, or JPEGs; any size, no metadata.  `polylines`: VIA's JSON or CSV, a CSV with
-        the columns tile and polyline, or {"tile.jpg": [[(x, y), (x, y)], …]} in pixels, base first.  `pool`: "scene"
-        lets the polylines of one scene, which share a scale, learn from each other; the scene is what stands before
-        the last underscore of a tile's name.  `console`: where progress is shown, by default nowhere.
+        `images`: a folder, a ZIP or tar, or JPEGs, of any size and without metadata.
+        `polylines`: VIA's JSON or CSV, a CSV with the columns tile and polyline, or {"tile.jpg": [[(x, y), (x, y)], …]}
+        in pixels, base first.
+        `pool`: "scene" estimates one scale for all polylines of a scene; a tile's scene is its name up to the last
+        underscore.
+        `console`: shows the progress; by default nothing is shown.
 
-        Raises InputError if a polyline's image is missing or broken, or a polyline cannot be used.
+        Raises InputError if an image is missing or broken, or a polyline cannot be used.
         """
         console = console or Console(quiet=True)
         paths = [Path(images)] if isinstance(images, (str, Path)) else [Path(path) for path in images]
-        wanted = read_polylines(Path(polylines) if isinstance(polylines, (str, Path)) else polylines)
-        table = table_of(wanted, open_images(paths), console=console)
+        drawn = read_polylines(Path(polylines) if isinstance(polylines, (str, Path)) else polylines)
+        table = table_of(drawn, open_images(paths), console=console)
         loader = Loader(
             table,
             self.forward.batch_size,
@@ -70,23 +73,24 @@ class HeightModel:
             shown = partial(progress.track, total=len(loader), description="predicting")
             raw_mu, raw_sigma = predict(self.forward, loader, self.trained.target, shown)
         loader.close()
-        asked = Predictions("asked", "What was asked for.", table, raw_mu, raw_sigma, np.zeros(len(table), bool))
-        said = list(refine(self.trained, [asked], pool)[0].forecasts().values())
-        return Heights(wanted, table, *_columns(said[-1]), *_columns(said[0]))  # the most refined, the network's own
+        unseen = np.zeros(len(table), bool)
+        raw = Predictions("requested", "The polylines to predict.", table, raw_mu, raw_sigma, unseen)
+        forecasts = list(refine(self.trained, [raw], pool)[0].forecasts().values())  # from raw to most refined
+        return PredictedHeights(drawn, table, *_columns(forecasts[-1]), *_columns(forecasts[0]))
 
 
 def _columns(forecast: Forecast) -> tuple[Float64, Float64, Float64, Float64]:
-    """mu, sigma and the ends of the 90 % interval, (N,) each; no height is below 0."""
+    """mu, sigma and both ends of the 90 % interval, (N,) each; no end is below 0."""
     low, high = forecast.intervals[LEVEL]
     return forecast.mu, forecast.sigma, np.maximum(low, 0.0), high
 
 
 def load(checkpoint: str | Path, *, device: str = "auto", batch_size: int = 64) -> HeightModel:
-    """Read a checkpoint or a run folder of this project, or a checkpoint of the reference system.
+    """Load a checkpoint or a run folder of this project, or a checkpoint of the reference system.
 
-    `device`: "cpu", "cuda", "cuda:N", or "auto", a GPU if there is one.  Raises CheckpointError if the file cannot be
-    used, InputError if the device is not there.
+    `device`: "cpu", "cuda", "cuda:N", or "auto" for a GPU if there is one. Raises CheckpointError if the file cannot be
+    used, and InputError if the device does not exist.
     """
-    where = choose_device(device)
+    chosen = choose_device(device)
     trained = load_trained(Path(checkpoint))
-    return HeightModel(trained, forward_of(trained, where, batch_size))
+    return HeightModel(trained, forward_of(trained, chosen, batch_size))

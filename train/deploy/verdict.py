@@ -1,4 +1,4 @@
-"""Which of two networks to use on a release: promote the new one or keep the old one."""
+"""Decide which of two networks to use: promote the new one or keep the old one. train/promotion.py states the rule."""
 
 from __future__ import annotations
 
@@ -26,17 +26,15 @@ from ..machine.choices import choose_device
 from ..recipe.data import Tables, beside, load_tables
 from ..report.findings import FEWEST_SCENES
 from ..scores.metrics import Float64, bootstrap_rmse, score
-from ..scores.predictions import Predictions
 
-KEEP = 3  # exit status
-
+EXIT_KEEP = 3
 
 Verdict = Literal["promote", "keep"]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two networks on the same samples, RMSE in metres; `closed_form` reads metadata, which the networks may not.
+class PairedRmse:
+    """RMSE in metres of two networks on the same samples; `closed_form` uses metadata, which the networks must not.
 
     `low`, `high`: the 95 % interval of RMSE(new) − RMSE(old) over scenes, NaN with fewer than ten scenes.
     """
@@ -55,17 +53,17 @@ class Comparison:
     """Whether the new network's epoch was chosen on these samples."""
 
 
-def compared(
+def paired_rmse(
     name: str, height: Float64, old: Float64, new: Float64, closed_form: Float64, scene: NDArray[np.str_], unseen: bool
-) -> Comparison:
-    """Compare predictions `old` and `new` (N,) of the same samples, all metres."""
+) -> PairedRmse:
+    """Score the predictions `old` and `new` (N,) of the same samples, all in metres."""
     scenes = len(np.unique(scene))
     low = high = math.nan
-    if scenes >= FEWEST_SCENES:  # the same seed draws the same scenes: that is what pairs them
-        drawn = bootstrap_rmse(height, new, scene, seed=0) - bootstrap_rmse(height, old, scene, seed=0)
-        low, high = map(float, np.quantile(drawn, (0.025, 0.975)))
+    if scenes >= FEWEST_SCENES:  # one seed resamples the same scenes for both: the bootstrap is paired
+        difference = bootstrap_rmse(height, new, scene, seed=0) - bootstrap_rmse(height, old, scene, seed=0)
+        low, high = map(float, np.quantile(difference, (0.025, 0.975)))
     known = np.isfinite(closed_form)
-    return Comparison(
+    return PairedRmse(
         name,
         samples=len(height),
         scenes=scenes,
@@ -78,32 +76,32 @@ def compared(
     )
 
 
-def verdict(new_release: Comparison, old_release: Comparison | None, skipped: str = "") -> tuple[Verdict, str]:
-    """The rule above, and its reason as a sentence, which ends with `skipped`: why there is no old release."""
+def decide(new_release: PairedRmse, old_release: PairedRmse | None, skipped: str = "") -> tuple[Verdict, str]:
+    """The verdict and its reason in one sentence, which ends with `skipped`: why there is no old release."""
     caveats = [
         *([] if new_release.unseen else ["a network may have recognised scenes that it was trained on"]),
         *(["the new network's epoch was chosen on these samples, which flatters it"] if new_release.selected else []),
         *([skipped] if skipped else []),
     ]
-    decided, told = _rule(new_release, old_release)
-    return decided, "; ".join([told, *caveats])
+    verdict, reason = _apply_rule(new_release, old_release)
+    return verdict, "; ".join([reason, *caveats])
 
 
-def _rule(new_release: Comparison, old_release: Comparison | None) -> tuple[Verdict, str]:
+def _apply_rule(new_release: PairedRmse, old_release: PairedRmse | None) -> tuple[Verdict, str]:
     if math.isnan(new_release.high):
-        return "keep", f"{new_release.scenes} scenes of {new_release.name} are too few to tell"
-    told = (
+        return "keep", f"{new_release.scenes} scenes of {new_release.name} are too few for an interval"
+    interval = (
         f"RMSE(new) − RMSE(old) lies within {new_release.low:+.2f} to {new_release.high:+.2f} m on {new_release.name}"
     )
     if new_release.high >= 0:
-        return "keep", f"{told}: that the new network is better is not shown"
+        return "keep", f"{interval}: this does not show that the new network is better"
     if old_release is not None and old_release.low > 0:
-        lost = f"{old_release.low:+.2f} to {old_release.high:+.2f} m on {old_release.name}"
-        return "keep", f"{told}, but within {lost}: it has lost there"
-    return "promote", told
+        worse = f"{old_release.low:+.2f} to {old_release.high:+.2f} m on {old_release.name}"
+        return "keep", f"{interval}, but within {worse}: the new network is worse there"
+    return "promote", interval
 
 
-def judge(
+def judge_runs(
     old_run: Path,
     new_run: Path,
     paths: ReleasePaths,
@@ -112,70 +110,69 @@ def judge(
     batch_size: int = 64,
     console: Console,
 ) -> tuple[Verdict, str]:
-    """Compare the best networks of two runs as the docstring of this file tells, and show it.
+    """Measure the best networks of two runs, print a table, and return the verdict with its reason.
 
     `paths`: the new release; its index is by default next to the new run.
 
-    Raises InputError, CheckpointError or BackboneError where a run or the release cannot be read.
+    Raises InputError, CheckpointError or BackboneError if a run or the release cannot be read.
     """
-    where = choose_device(device)
+    chosen = choose_device(device)
     pair = [load_trained(run) for run in (old_run, new_run)]
-    forwards = [forward_of(trained, where, batch_size) for trained in pair]
+    forwards = [forward_of(trained, chosen, batch_size) for trained in pair]
     paths = paths.cached_in(beside(new_run))
     read = partial(load_tables, division=pair[1].division, console=console)
-    results = [_measured("the new release", read(paths), pair, forwards)]
-    results[0] = replace(results[0], selected=pair[1].select_on == VALIDATION)
-    before, skipped = old_release_of(old_run, paths.release)
-    if before is not None:
+    new = _measure("the new release", read(paths), pair, forwards)
+    results = [replace(new, selected=pair[1].select_on == VALIDATION)]
+    old_release, skipped = old_release_of(old_run, paths.release)
+    if old_release is not None:
         try:
-            old_paths = ReleasePaths(before, index_cache=paths.index_cache)
-            results.append(_measured("the old release", read(old_paths), pair, forwards))
+            old_paths = ReleasePaths(old_release, index_cache=paths.index_cache)
+            results.append(_measure("the old release", read(old_paths), pair, forwards))
         except InputError as error:
-            skipped = f"the old release was not compared on, since it cannot be read: {error}"
+            skipped = f"the old release was skipped, because it cannot be read: {error}"
     _show(results, console)
-    decided, reason = verdict(results[0], results[1] if len(results) > 1 else None, skipped)
-    console.print(f"{decided}: {reason}", highlight=False, markup=False, soft_wrap=True)
-    return decided, reason
+    verdict, reason = decide(results[0], results[1] if len(results) > 1 else None, skipped)
+    console.print(f"{verdict}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    return verdict, reason
 
 
-def _measured(name: str, tables: Tables, pair: Sequence[Trained], forwards: Sequence[Forward]) -> Comparison:
+def _measure(name: str, tables: Tables, pair: Sequence[Trained], forwards: Sequence[Forward]) -> PairedRmse:
     tables = replace(tables, evaluated={VALIDATION: tables.evaluated[VALIDATION]})
-    networks = zip(pair, forwards, strict=True)
-    return _compare(name, [evaluate(completed(trained, tables.training), tables, f)[0] for trained, f in networks])
-
-
-def _compare(name: str, said: Sequence[Predictions]) -> Comparison:
-    neither = ~(said[0].seen | said[1].seen)
-    unseen = len(np.unique(said[0].table.scene[neither])) >= FEWEST_SCENES
-    old, new = (group.select(neither) if unseen else group for group in said)
-    table = old.table
-    where = f"{'unseen scenes of ' if unseen else ''}the validation samples of {name}"
-    return compared(where, table.height, old.mu, new.mu, old.closed_form(), table.scene, unseen)
+    old, new = (
+        evaluate(completed(trained, tables.training), tables, forward)[0]
+        for trained, forward in zip(pair, forwards, strict=True)
+    )
+    neither = ~(old.seen | new.seen)
+    unseen = len(np.unique(old.table.scene[neither])) >= FEWEST_SCENES
+    if unseen:
+        old, new = old.select(neither), new.select(neither)
+    samples = f"{'unseen scenes of ' if unseen else ''}the validation samples of {name}"
+    return paired_rmse(samples, old.table.height, old.mu, new.mu, old.closed_form(), old.table.scene, unseen)
 
 
 def old_release_of(run: Path, release: Path) -> tuple[Path | None, str]:
-    """The release that a run was trained on, if it is to be compared on beside `release`; else None, and why not.
+    """The release that a run was trained on, if it exists and is not `release`; else None, and the reason.
 
-    `run`: the run folder or a checkpoint in it, whose samples.json names the release.
+    `run`: a run folder or a checkpoint in it; the folder's samples.json names the release.
     """
     folder = run if run.is_dir() else run.parent
     try:
         named = Path(json.loads((folder / "samples.json").read_text("utf-8"))["release"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None, f"the old release was not compared on, since no samples.json in {folder} names it"
+        return None, f"the old release was skipped, because no samples.json in {folder} names it"
     if not named.exists():
-        return None, f"the old release was not compared on, since {named} is not there"
+        return None, f"the old release was skipped, because {named} does not exist"
     if named.resolve() == release.resolve():
-        return None, f"the old network was trained on the release at {named}, too, so there is no other to compare on"
+        return None, f"the old network was also trained on the release at {named}, so there is no other to compare on"
     return named, ""
 
 
-def _show(comparisons: Iterable[Comparison], console: Console) -> None:
+def _show(results: Iterable[PairedRmse], console: Console) -> None:
     table = Table(title="RMSE in metres", title_justify="left", box=None, pad_edge=False)
     table.add_column("")
     for name in ("samples", "scenes", "old", "new", "closed form (metadata)", "new − old, 95 %"):
         table.add_column(name, justify="right")
-    for row in comparisons:
+    for row in results:
         interval = "too few scenes" if math.isnan(row.low) else f"{row.low:+.2f} to {row.high:+.2f}"
         figures = (f"{row.old:.2f}", f"{row.new:.2f}", f"{row.closed_form:.2f}", interval)
         table.add_row(Text(row.name), str(row.samples), str(row.scenes), *figures)

@@ -1,4 +1,4 @@
-"""What is chosen for this machine: device, precision, compilation and threads, each with its reason."""
+"""The choices for this machine: device, precision, compilation and threads, each with its reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .hardware import multiplies_bf16, versions
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The torch device for "auto", "cpu", "cuda" or "cuda:N".  Raises InputError if it is not there."""
+    """The torch device for "auto", "cpu", "cuda" or "cuda:N". Raises InputError if it does not exist here."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -26,17 +26,17 @@ def choose_device(wanted: str) -> torch.device:
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise InputError(f"--device takes cpu, cuda, cuda:N or auto, found {wanted!r}")
     if device.type == "cuda":
-        found = torch.cuda.device_count()
-        if (device.index or 0) >= found:
-            raise InputError(f"--device {wanted} was asked for, but torch sees {found} CUDA devices; use --device cpu")
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise InputError(f"--device {wanted} was asked for, but torch sees {count} CUDA devices; use --device cpu")
         return torch.device("cuda", device.index or 0)
     return device
 
 
 def choose_precision(wanted: str, device: torch.device) -> Choice:
-    """Resolve "auto" to what the hardware multiplies natively."""
+    """Resolve "auto" to the precision that `device` multiplies natively."""
     if wanted != "auto":
-        return Choice(wanted, "as asked")
+        return Choice(wanted, "as requested")
     kind = "GPU" if device.type == "cuda" else "CPU"
     if multiplies_bf16(device):
         return Choice("bf16", f"this {kind} multiplies it natively")
@@ -44,44 +44,44 @@ def choose_precision(wanted: str, device: torch.device) -> Choice:
 
 
 def choose_compilation(wanted: str, device: torch.device, world_size: int = 1) -> Choice:
-    """Resolve "auto", "on" or "off" to "off", "whole" or "regional": see train/machine/compilation.py.
+    """Resolve "auto", "on" or "off" to "off", "whole" or "regional"; compilation.py explains these.
 
-    On GPUs it is on, on CPUs off: measured on two cores with AVX512-BF16, it gained nothing over eager bf16.
+    "auto" compiles on a GPU only. On two cores with AVX512-BF16 a compiled step was not faster than eager bf16.
     """
     if wanted == "off":
-        return Choice("off", "as asked")
+        return Choice("off", "as requested")
     if device.type == "cpu" and wanted == "auto":
-        return Choice("off", "on a CPU it was measured to gain nothing over eager bf16, and to start in a minute")
+        return Choice("off", "on a CPU compiling is not faster and adds a minute")
     kept = keep_compiled()
     fault = compiler_fault(device)
     if fault:
-        return Choice("off", f"the step runs eager, since nothing can be compiled here ({fault}): install g++")
-    where = f"; kept in {kept}" if kept else ""
+        return Choice("off", f"the step runs eagerly, because nothing can be compiled here ({fault}): install g++")
+    where = f"; cached in {kept}" if kept else ""
     if world_size > 1:
-        return Choice("regional", f"block by block, so that gradients travel during the backward{where}")
+        return Choice("regional", f"block by block, so that gradients are reduced during the backward pass{where}")
     if device.type == "cpu":
-        return Choice("regional", f"as asked; block by block, which starts sooner than one whole graph{where}")
-    return Choice("whole", f"forward and loss in one graph, which a GPU pays for within minutes{where}")
+        return Choice("regional", f"as requested; block by block, which starts sooner than one whole graph{where}")
+    return Choice("whole", f"forward and loss in one graph, which pays off on a GPU within minutes{where}")
 
 
 def choose_compile_mode(wanted: str, compilation: str) -> Choice:
-    """torch.compile's mode.  CUDA graphs replay one step on one device: with DDP they have open faults."""
+    """The mode of torch.compile. CUDA graphs need a step that is compiled whole: with DDP they have open bugs."""
     if wanted == "max-autotune" and compilation == "regional":
-        return Choice("max-autotune-no-cudagraphs", "CUDA graphs are only for a step that is compiled whole")
-    return Choice(wanted, "as asked" if wanted != "default" else "starts soonest")
+        return Choice("max-autotune-no-cudagraphs", "CUDA graphs need a step that is compiled whole")
+    return Choice(wanted, "as requested" if wanted != "default" else "starts soonest")
 
 
 def choose_threads(wanted: int, cores: int, device: torch.device) -> int:
-    """DALI's threads for a rank that has `cores`: as many beside a GPU, half beside a step that computes on them, too.
+    """DALI's threads for a rank with `cores` cores: all of them with a GPU, half of them where the step uses cores too.
 
-    On two cores, where one thread decodes four times what a step of convnext_atto takes, a second one only kept the
-    step waiting: for 3.2 % of an epoch where it was 1.8 %, at batch 16 and 224².
+    Measured on two cores with convnext_atto, batch 16 and 224²: one thread decodes four times as fast as the step
+    needs. With a second thread the step waited for 3.2 % of an epoch instead of 1.8 %.
     """
     return wanted or (cores if device.type == "cuda" else max(1, cores // 2))
 
 
 def describe(device: torch.device) -> dict[str, str]:
-    """What a reader of the figures must know: the hardware and the versions, by name."""
+    """The hardware and the versions that measured figures depend on, by name."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "none used"
     return {
         "python": platform.python_version(),

@@ -1,4 +1,7 @@
-"""What a machine has for training, and what to change on it: facts are looked up, advice is a pure function of them."""
+"""What a machine offers for training, and what to change on it.
+
+`look` reads the machine. `facts` is a pure function of what it read: one row for each fact, with its advice.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import subprocess
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,47 +24,42 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found; None is what could not be found out."""
+    """What `look` read; None is absent or unknown."""
 
-    gpus: tuple[str, ...]
-    """The names of the CUDA devices that torch sees."""
-    gpu_memory: int | None
-    """Bytes of the first of them."""
-    driver: str | None
-    """Version of NVIDIA's driver: a GPU may be there that torch does not see."""
-    torch_cuda: str | None
-    """CUDA that torch was built for, such as 13.0; None for a build without."""
-    dali_wheels: tuple[str, ...]
-    """DALI's wheels that are installed, such as nvidia-dali-cuda120: one, or importing it is a matter of luck."""
-    bf16: bool
-    """Whether the device that trains multiplies bf16 natively."""
-    tf32: bool
-    """Whether that device has TF32."""
-    compiler: str | None
-    """The C++ compiler that torch.compile would use."""
-    cores: int
-    """Those that this process may use."""
-    threads: int
-    """torch's, for one operator."""
-    memory: int | None
-    """Bytes of host memory that can be had without swapping."""
-    disk: int | None
-    """Free bytes of the disk of the working folder."""
+    gpus: tuple[str, ...]  # the CUDA devices that torch sees, by name
+    gpu_memory: int | None  # bytes of the first GPU
+    driver: str | None  # version of NVIDIA's driver, which may be installed although torch sees no GPU
+    torch_cuda: str | None  # the CUDA that torch was built for, such as 13.0; None for a CPU build
+    dali_wheels: tuple[str, ...]  # installed wheels of DALI; of several it is undefined which one is imported
+    bf16: bool  # whether the device that trains multiplies bf16 natively
+    tf32: bool  # whether that device has TF32
+    compiler: str | None  # the C++ compiler that torch.compile would use
+    cores: int  # that this process may use
+    threads: int  # of torch, within one operator
+    memory: int | None  # bytes of host memory available without swapping
+    disk: int | None  # free bytes on the disk of the working folder
+
+
+class Fact(NamedTuple):
+    """One fact in words. `advice` says what to change, and is empty where nothing is wrong."""
+
+    name: str
+    value: str
+    advice: str = ""
 
 
 def look() -> Machine:
-    """Look at this machine."""
-    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    newest = torch.cuda.get_device_capability(0) if seen else (0, 0)
+    """Read this machine."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return Machine(
-        gpus=tuple(torch.cuda.get_device_name(i) for i in range(seen)),
-        gpu_memory=torch.cuda.get_device_properties(0).total_memory if seen else None,
+        gpus=tuple(torch.cuda.get_device_name(i) for i in range(gpus)),
+        gpu_memory=torch.cuda.get_device_properties(0).total_memory if gpus else None,
         driver=_driver(),
         torch_cuda=torch.version.cuda,
-        dali_wheels=dali_wheels(),
-        bf16=multiplies_bf16(torch.device("cuda" if seen else "cpu")),
-        tf32=newest >= (8, 0),
-        compiler=cpp_compiler(),
+        dali_wheels=tuple(name for name in versions() if name.startswith(DALI)),
+        bf16=multiplies_bf16(torch.device("cuda" if gpus else "cpu")),
+        tf32=gpus > 0 and torch.cuda.get_device_capability(0) >= (8, 0),
+        compiler=_cpp_compiler(),
         cores=len(os.sched_getaffinity(0)),
         threads=torch.get_num_threads(),
         memory=free_memory(),
@@ -69,73 +67,37 @@ def look() -> Machine:
     )
 
 
-def advice(machine: Machine) -> dict[str, str]:
-    """What to change, in a sentence by the fact that it is about; nothing where all is well."""
-    told: dict[str, str] = {}
-    wheels = machine.dali_wheels
-    if machine.driver and not machine.gpus:
-        sees = "sees no GPU" if machine.torch_cuda else "was built without CUDA"
-        told["GPU"] = (
-            f"the driver {machine.driver} is there, but torch {sees}:"
-            " install a torch of a CUDA that the driver knows (nvidia-smi names it), and look at CUDA_VISIBLE_DEVICES"
-        )
-    if len(wheels) > 1:
-        told["DALI"] = f"only one of DALI's wheels may be there: pip uninstall {' '.join(wheels)}, then install one"
-    elif not wheels:
-        told["DALI"] = "no wheel of DALI is there: pip install nvidia-dali-cuda120"
-    elif machine.torch_cuda and dali_cuda(wheels[0]) != machine.torch_cuda.partition(".")[0]:
-        ours, theirs = dali_cuda(wheels[0]), machine.torch_cuda.partition(".")[0]
-        told["DALI"] = (
-            f"{wheels[0]} is for CUDA {ours} and torch for CUDA {theirs}: on a CPU that is fine; before a run on a GPU"
-            f" pip uninstall {wheels[0]} and install {DALI}{theirs}0, or a torch for CUDA {ours}"
-        )
-    if not machine.bf16:
-        told["bf16"] = (
-            "this GPU only emulates bf16: fp16 with a loss scaler is used"
-            if machine.gpus
-            else "this CPU only emulates bf16: fp32 is used, at half the speed or less"
-        )
-    if not machine.compiler:
-        told["C++ compiler"] = "torch.compile needs one, on a GPU for its launchers, too: install g++"
-    if machine.threads > machine.cores:
-        told["threads"] = f"more than the {machine.cores} cores: set OMP_NUM_THREADS={machine.cores}"
-    elif machine.threads < machine.cores and not machine.gpus:
-        told["threads"] = f"fewer than the {machine.cores} cores: unset OMP_NUM_THREADS, or set it to {machine.cores}"
-    if machine.memory is not None and machine.memory < 4 * GIB:
-        told["memory"] = "a full cache of the release takes 2 GiB beside the training's own: free some, or --cache none"
-    if machine.disk is not None and machine.disk < 5 * GIB:
-        told["disk"] = "a run writes checkpoints of up to 1 GiB each, and a new one before the old one goes: free 5 GiB"
-    return told
+def facts(machine: Machine) -> list[Fact]:
+    """All facts about `machine`, in the order in which they are shown."""
+    gpu = bool(machine.gpus)
+    wheels = [f"{wheel} (CUDA {dali_cuda(wheel)})" for wheel in machine.dali_wheels]
+    bf16 = "fp16 with a loss scaler is used" if gpu else "fp32 is used, at half the speed or less"
+    compiler = "torch.compile needs one, on a GPU as well: install g++"
+    return [
+        Fact("GPU", ", ".join(machine.gpus) or "none", _gpu_advice(machine)),
+        Fact("GPU memory", _gib(machine.gpu_memory) if gpu else "–"),
+        Fact("driver", machine.driver or "none"),
+        Fact("CUDA of torch", machine.torch_cuda or "none"),
+        Fact("DALI", ", ".join(wheels) or "not installed", _dali_advice(machine)),
+        Fact("bf16", "native" if machine.bf16 else "emulated", "" if machine.bf16 else bf16),
+        Fact("TF32", "yes" if machine.tf32 else "no"),
+        Fact("C++ compiler", machine.compiler or "none", "" if machine.compiler else compiler),
+        Fact("cores", str(machine.cores)),
+        Fact("threads", str(machine.threads), _threads_advice(machine)),
+        _free("memory", machine.memory, 4, "a full cache takes 2 GiB besides the training: free some, or --cache none"),
+        _free("disk", machine.disk, 5, "a checkpoint takes up to 1 GiB, and its predecessor goes last: free 5 GiB"),
+    ]
 
 
-def blocks(machine: Machine) -> bool:
-    """Whether the GPU that is there cannot be used as it is, or DALI cannot: all other advice is about speed."""
-    found = advice(machine)
-    return "GPU" in found or ("DALI" in found and bool(machine.gpus or len(machine.dali_wheels) != 1))
-
-
-def as_rows(machine: Machine) -> dict[str, str]:
-    """Each fact in words, by its name."""
-    cuda, wheels = machine.torch_cuda, machine.dali_wheels
-    return {
-        "GPU": ", ".join(machine.gpus) or "none",
-        "GPU memory": _gib(machine.gpu_memory) if machine.gpus else "–",
-        "driver": machine.driver or "none",
-        "CUDA of torch": cuda or "none",
-        "DALI": ", ".join(f"{wheel} {version(wheel)} (CUDA {dali_cuda(wheel)})" for wheel in wheels) or "not installed",
-        "bf16": "native" if machine.bf16 else "emulated",
-        "TF32": "yes" if machine.tf32 else "no",
-        "C++ compiler": machine.compiler or "none",
-        "cores": str(machine.cores),
-        "threads": str(machine.threads),
-        "memory": f"{_gib(machine.memory)} free",
-        "disk": f"{_gib(machine.disk)} free",
-    }
+def ready(machine: Machine) -> bool:
+    """Whether training can start: torch sees the GPU, if there is one, and exactly one wheel of DALI is installed."""
+    return not _gpu_advice(machine) and len(machine.dali_wheels) == 1
 
 
 def as_json(machine: Machine) -> dict[str, Any]:
-    """Facts and advice as plain values."""
-    return {**asdict(machine), "versions": versions(), "advice": advice(machine)}
+    """The machine, the versions, and the advice by the name of its fact, as plain values."""
+    advice = {fact.name: fact.advice for fact in facts(machine) if fact.advice}
+    return {**asdict(machine), "versions": versions(), "advice": advice}
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -150,8 +112,59 @@ def dali_cuda(wheel: str) -> str:
     return wheel.removeprefix(DALI)[:-1]
 
 
-def cpp_compiler() -> str | None:
-    """The C++ compiler that torch.compile would use, None if there is none."""
+def versions() -> dict[str, str]:
+    """The versions of the packages that affect results and speed; DALI is listed by the wheels that are installed."""
+    installed: dict[str, metadata.Distribution] = {}
+    for package in metadata.distributions():
+        installed.setdefault((package.metadata["Name"] or "").lower(), package)
+    wheels = sorted(name for name in installed if name.startswith(DALI))
+    return {name: installed[name].version if name in installed else "not installed" for name in (*PACKAGES, *wheels)}
+
+
+def _gpu_advice(machine: Machine) -> str:
+    if machine.gpus or not machine.driver:
+        return ""
+    fault = "sees no GPU" if machine.torch_cuda else "was built without CUDA"
+    return (
+        f"the driver {machine.driver} is installed, but torch {fault}: install a torch for a CUDA that the driver"
+        " supports (nvidia-smi shows it), and check CUDA_VISIBLE_DEVICES"
+    )
+
+
+def _dali_advice(machine: Machine) -> str:
+    wheels, of_torch = machine.dali_wheels, (machine.torch_cuda or "").partition(".")[0]
+    if len(wheels) > 1:
+        return f"only one wheel of DALI may be installed: pip uninstall {' '.join(wheels)}, then install one"
+    if not wheels:
+        return f"no wheel of DALI is installed: pip install {DALI}120"
+    [wheel], of_wheel = wheels, dali_cuda(wheels[0])
+    if of_torch in ("", of_wheel):
+        return ""
+    return (
+        f"{wheel} is for CUDA {of_wheel}, torch for CUDA {of_torch}: on a CPU this is fine; if decoding fails on a GPU,"
+        f" pip uninstall {wheel} and install {DALI}{of_torch}0, or a torch for CUDA {of_wheel}"
+    )
+
+
+def _threads_advice(machine: Machine) -> str:
+    threads, cores = machine.threads, machine.cores
+    if threads > cores:
+        return f"more than the {cores} cores: set OMP_NUM_THREADS={cores}"
+    if threads < cores and not machine.gpus:
+        return f"fewer than the {cores} cores: unset OMP_NUM_THREADS, or set it to {cores}"
+    return ""
+
+
+def _driver() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return output[0] if output else None
+
+
+def _cpp_compiler() -> str | None:
     from torch._inductor import cpp_builder, exc
 
     try:
@@ -160,33 +173,10 @@ def cpp_compiler() -> str | None:
         return None
 
 
-def version(package: str) -> str:
-    """The version of an installed package."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+def _free(name: str, amount: int | None, least: int, advice: str) -> Fact:
+    """`amount` bytes; the advice holds below `least` GiB."""
+    return Fact(name, f"{_gib(amount)} free", advice if amount is not None and amount < least * GIB else "")
 
 
-def versions() -> dict[str, str]:
-    """The versions of the packages that figures depend on, DALI's under the name of the wheel that is there."""
-    return {name: version(name) for name in (*PACKAGES, *dali_wheels())}
-
-
-def dali_wheels() -> tuple[str, ...]:
-    """The names of DALI's wheels that are installed, one for each CUDA."""
-    names = {(found.metadata["Name"] or "").lower() for found in metadata.distributions()}
-    return tuple(sorted(name for name in names if name.startswith(DALI)))
-
-
-def _driver() -> str | None:
-    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return said[0] if said else None
-
-
-def _gib(count: int | None) -> str:
-    return "unknown" if count is None else f"{count / GIB:.0f} GiB"
+def _gib(amount: int | None) -> str:
+    return "unknown" if amount is None else f"{amount / GIB:.0f} GiB"

@@ -1,8 +1,8 @@
-"""Predicted heights, and the files they are written to.
+"""Predicted heights, and the files that they can be written to.
 
-    .csv       a row a polyline; has the columns tile and polyline, so that it may be predicted again
-    .json      a project of the VGG Image Annotator 2, with the prediction as attributes of each region
-    .geojson   a LineString a polyline; tiles have no georeference, so coordinates are PIXELS of the tile, y downwards
+    .csv       one row for each polyline; the columns tile and polyline make it valid input for another prediction
+    .json      a project of the VGG Image Annotator 2, with the prediction in the attributes of each region
+    .geojson   one LineString for each polyline, in PIXELS of the tile, y downwards: tiles have no georeference
 
 A file is written whole or not at all.
 """
@@ -32,17 +32,17 @@ COLUMNS = (
     *("height_m", "sigma_m", "low_m", "high_m"),
     *("raw_height_m", "raw_sigma_m", "raw_low_m", "raw_high_m"),
 )
-PREFIX = "predicted_"  # of VIA's region attributes, which may hold a true height beside them
+PREFIX = "predicted_"  # in VIA's region attributes, which may also hold a true height
 PIXELS = "pixels of the tile, x to the right, y downwards; the tiles have no georeference"
 
 
 @dataclass(frozen=True)
-class Heights:
+class PredictedHeights:
     """N predicted heights in metres, all columns (N,) float64, in the order of the polylines.
 
-    `mu`, `sigma`, `low`, `high`: the calibrated height, its standard deviation, and its 90 % interval, pooled by scene
-    where that was asked for; `raw_…`: what the network says, with the interval of its Gaussian.
-    `table` has each polyline's `tile`, `scene` and `polyline` (pixels).
+    `mu`, `sigma`, `low`, `high`: the calibrated height, its standard deviation and its 90 % interval, pooled by scene
+    if requested. `raw_…`: the network's own prediction, with the interval of its Gaussian. `table` has each polyline's
+    `tile`, `scene` and `polyline` (pixels).
     """
 
     polylines: Polylines
@@ -60,7 +60,7 @@ class Heights:
         return len(self.mu)
 
     def records(self) -> list[dict[str, Any]]:
-        """A flat dict a polyline, as `pandas.DataFrame` takes them: tile, scene, region, polyline and `COLUMNS`."""
+        """One flat dict for each polyline, for `pandas.DataFrame`: tile, scene, region, polyline and `COLUMNS`."""
         return [
             {
                 "tile": self.polylines.images[image]["filename"],
@@ -73,7 +73,7 @@ class Heights:
         ]
 
     def write(self, path: str | Path) -> None:
-        """Write the file that the suffix of `path` names.  Raises InputError for another suffix."""
+        """Write `path` in the format of its suffix. Raises InputError if the suffix is not one of the three."""
         path = Path(path)
         writers = {".csv": self._csv, ".json": self._via, ".geojson": self._geojson}
         check_suffix(path)
@@ -82,7 +82,7 @@ class Heights:
     def _numbers(self) -> Iterator[dict[str, float | None]]:
         columns = (self.mu, self.sigma, self.low, self.high, self.raw_mu, self.raw_sigma, self.raw_low, self.raw_high)
         for row in np.stack(columns, axis=1).round(4).tolist():
-            # Where too few scenes calibrated, an interval has no upper end; JSON knows no infinity.
+            # With too few calibration scenes an interval has no upper end, and JSON has no infinity.
             yield {name: x if math.isfinite(x) else None for name, x in zip(COLUMNS, row, strict=True)}
 
     def _csv(self) -> str:
@@ -97,11 +97,11 @@ class Heights:
             {**image, "regions": [dict(region) for region in image["regions"]]} for image in self.polylines.images
         ]
         for (i, region), numbers in zip(self.polylines.drawn, self._numbers(), strict=True):
-            drawn = images[i]["regions"][region.index]
-            said = {PREFIX + name: "" if value is None else f"{value:.2f}" for name, value in numbers.items()}
-            drawn["region_attributes"] = {**drawn["region_attributes"], **said}
+            annotated = images[i]["regions"][region.index]
+            predicted = {PREFIX + name: "" if value is None else f"{value:.2f}" for name, value in numbers.items()}
+            annotated["region_attributes"] = {**annotated["region_attributes"], **predicted}
         for (i, _), image in zip(self.polylines.drawn, self.table.image.tolist(), strict=True):
-            # VIA knows an image again by its name and its size in bytes.
+            # VIA identifies an image by its name and its size in bytes.
             images[i]["size"] = len(self.table.images.read(image))
         return json.dumps(_via_project(images), ensure_ascii=False, allow_nan=False)
 
@@ -119,13 +119,13 @@ class Heights:
 
 
 def check_suffix(path: Path) -> None:
-    """Raise InputError if no file of this suffix is written here."""
+    """Raise InputError unless `path` has one of the three suffixes."""
     if path.suffix.lower() not in (".csv", ".json", ".geojson"):
         raise InputError(f"--out takes a file that ends in .csv, .json or .geojson, found {path}")
 
 
 def _via_project(images: list[dict[str, Any]]) -> dict[str, Any]:
-    """A project file of VIA 2.0.10, as "Load Project" wants it: each of these keys must be there."""
+    """A project file of VIA 2.0.10; its "Load Project" requires each of these keys."""
     metadata = {
         f"{image['filename']}{image['size']}": {
             "filename": image["filename"],
