@@ -1,8 +1,8 @@
-# The README's commands.  Each makes the virtual environment if need be; a second run installs nothing.
+# The README's commands. The first run creates the virtual environment; later runs install nothing.
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS := runs
-# A test makes both smaller.
+# Tests set both of these to smaller values.
 RENDER := --train 2000 --val 300 --scenes 80
 DEMO :=
 

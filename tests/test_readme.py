@@ -1,6 +1,7 @@
-"""Every page's commands are parsed; those of the README are run, on a small release and with fewer steps.
+"""The pages are right: their commands parse, their links lead somewhere, and their trees list files that exist.
 
-`make test` is run by CI.
+The commands of the README and of the pages in `RUN` are also run, on a small release and with fewer steps. CI runs
+`make test` itself.
 """
 
 from __future__ import annotations
@@ -36,20 +37,21 @@ import train.predict
 import train.promotion
 
 ROOT = Path(__file__).parent.parent
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 USE = "docs/prediction-and-export.md"
-MEASURE = "docs/benchmarks.md"
+DATA = "docs/data-and-releases.md"
+# bench.render, on the page DATA, ends the threads of OpenCV that reports started. The workers that bench.loader forks
+# from this process would wait for them for ever.
+RUN = ("README.md", "docs/training.md", DATA, USE, "docs/benchmarks.md")
 
 
 def blocks(page: str, kind: str) -> list[str]:
-    """The blocks of code of one kind, "sh" or "python", on a page."""
+    """The code blocks of one kind, "sh" or "python", on a page."""
     return re.findall(rf"```{kind}\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
 
 
 SHELL = [
-    line.split("#")[0].strip()
-    for page in ("README.md", USE, MEASURE)
-    for block in blocks(page, "sh")
-    for line in block.split("\n")
+    line.split("#")[0].strip() for page in RUN for block in blocks(page, "sh") for line in block.strip().split("\n")
 ]
 FEWER_STEPS = ["--weights=none", "--backbone=convnext_atto", "--epochs=1", "--data.size=32", "--device=cpu"]
 
@@ -90,8 +92,14 @@ def few_records(argv: list[str]) -> list[str]:
 
 
 def keeps(argv: list[str]) -> None:
-    with pytest.raises(SystemExit, match="3"):  # the test's release has fewer than ten scenes
+    with pytest.raises(SystemExit, match="3"):  # the release of the tests has fewer than ten scenes
         train.promotion.main(argv)
+
+
+def trains(argv: list[str]) -> None:
+    """Train, but skip a command whose run folder an earlier page has made."""
+    if "--resume" in argv or not Path("runs/one").exists():
+        train.__main__.main(argv)
 
 
 MAINS: dict[str, tuple[Callable[[list[str]], None], Callable[[list[str]], list[str]]]] = {
@@ -103,7 +111,7 @@ MAINS: dict[str, tuple[Callable[[list[str]], None], Callable[[list[str]], list[s
     "bench.epoch": (bench.epoch.main, short_epochs),
     "bench.scale": (bench.scale.main, little_growth),
     "train.environment": (train.environment.main, unchanged),
-    "train": (train.__main__.main, smaller),
+    "train": (trains, smaller),
     "train.evaluate": (train.evaluate.main, unchanged),
     "train.predict": (train.predict.main, unchanged),
     "train.export": (train.export.main, unchanged),
@@ -112,7 +120,7 @@ MAINS: dict[str, tuple[Callable[[list[str]], None], Callable[[list[str]], list[s
 }
 
 
-def test_the_python_commands_run_as_they_stand_one_after_the_other(
+def test_the_commands_of_the_pages_run_one_after_the_other(
     release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -132,16 +140,17 @@ def test_the_python_commands_run_as_they_stand_one_after_the_other(
             main(adapt(words[3:]))
             ran.add(words[2])
     assert ran == set(MAINS)
-    for block in blocks(USE, "python"):
-        exec(compile(block, USE, "exec"), {})
+    for page in ("README.md", USE):
+        for block in blocks(page, "python"):
+            exec(compile(block, page, "exec"), {})
     assert (tmp_path / "runs/one-again/report.html").exists()
 
 
-def test_the_notebook_lines_run(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loader_runs_in_a_notebook(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "DIR").symlink_to(release)
-    for block in blocks("README.md", "python"):
-        exec(compile(block, "README.md", "exec"), {})
+    (block,) = blocks(DATA, "python")
+    exec(compile(block, DATA, "exec"), {})
 
 
 def test_make_demo_ends_with_a_report(tmp_path: Path) -> None:
@@ -155,22 +164,22 @@ def test_make_demo_ends_with_a_report(tmp_path: Path) -> None:
     assert (tmp_path / "demo/report.html").stat().st_size > 50_000
 
 
-def told() -> Iterator[tuple[str, str, list[str]]]:
-    """(page, module, arguments) of each `-m MODULE …` in the blocks and between the ticks of all pages."""
-    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))):
+def named_commands() -> Iterator[tuple[str, str, list[str]]]:
+    """(page, module, arguments) of each `-m MODULE …` in the code blocks and inline code of all pages."""
+    for path in PAGES:
         text = path.read_text("utf-8").replace("\\\n", " ")
-        within = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-        spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-        for line in (*"\n".join(within).split("\n"), *spans):
-            if found := re.search(r"-m ((?:dali_pipes|train|bench|tests)[\w.]*)(.*)", line):
-                yield path.name, found[1], shlex.split(found[2], comments=True)
+        inside = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        for line in (*"\n".join(inside).split("\n"), *inline):
+            if command := re.search(r"-m ((?:dali_pipes|train|bench|tests)[\w.]*)(.*)", line):
+                yield path.name, command[1], shlex.split(command[2], comments=True)
 
 
 class Parsed(BaseException):
     """Raised where a command would begin its work."""
 
 
-def test_every_page_tells_commands_that_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_every_page_parse(monkeypatch: pytest.MonkeyPatch) -> None:
     parse = tyro.cli
 
     def stop(*arguments: Any, **options: Any) -> None:
@@ -178,7 +187,7 @@ def test_every_page_tells_commands_that_parse(monkeypatch: pytest.MonkeyPatch) -
         raise Parsed
 
     monkeypatch.setattr(tyro, "cli", stop)
-    commands = list(told())
+    commands = list(named_commands())
     assert {page for page, *_ in commands} >= {"README.md", "distributed.md", "prediction-and-export.md"}
     for page, name, arguments in commands:
         try:
@@ -191,6 +200,47 @@ def test_every_page_tells_commands_that_parse(monkeypatch: pytest.MonkeyPatch) -
             assert raised.type is Parsed, f"{page}: python -m {name} {shlex.join(arguments)}: {raised.value!r}"
 
 
-def test_nothing_else_is_told_to_be_typed() -> None:
+def test_the_pages_name_no_other_commands() -> None:
     others = [line for line in SHELL if line and not line.startswith(("python -m ", "make demo", "make test"))]
     assert others == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(
+        r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_links_of_a_page_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if not link.startswith("https://"):
+            file, _, anchor = link.partition("#")
+            target = page.parent / file if file else page
+            assert target.is_file(), f"{link} leads to no file"
+            assert not anchor or anchor in anchors(target), f"{link} leads to no heading"
+
+
+def tree(page: str) -> dict[str, str]:
+    """Path → comment of each entry of a page's file tree."""
+    (block,) = re.findall(r"^```\n(dali_pipes/.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    folders: list[str] = []
+    entries = {}
+    for line in block.splitlines():
+        indent, name, comment = re.fullmatch(r"( *)(\S+) +(\S.*)", line).groups()  # type: ignore[union-attr]
+        folders[len(indent) // 2 :] = [name]
+        entries["".join(folders)] = comment
+    return entries
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/design.md"])
+def test_a_file_tree_lists_files_and_folders_that_exist(page: str) -> None:
+    assert [path for path in tree(page) if not (ROOT / path).exists()] == []
+
+
+def test_the_tree_of_the_design_lists_every_module() -> None:
+    modules = (path for top in ("dali_pipes", "model", "train", "bench") for path in (ROOT / top).rglob("*.py"))
+    names = {path.relative_to(ROOT).as_posix() for path in modules if path.name != "__init__.py"}
+    assert names - set(tree("docs/design.md")) == set()
