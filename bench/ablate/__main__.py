@@ -47,7 +47,7 @@ from train.machine.choices import choose_device
 from train.recipe.config import MAY_CHANGE, Config, flattened
 from train.run.console import RunConsole
 from train.scores.metrics import CALIBRATED, NETWORK, POOLED, Baselines, score
-from train.scores.uncertainty import LEVEL, Forecast, Uncertainty
+from train.scores.uncertainty import LEVEL, Forecast, UncertaintyScores
 
 COLUMNS = {NETWORK: "", CALIBRATED: "calibrated_", POOLED: "pooled_"}
 """How the columns of predictions.csv begin, by what they hold."""
@@ -213,8 +213,8 @@ def scores_of(rows: Sequence[Mapping[str, str]], baselines: Baselines) -> dict[s
         if prefix:  # a level that could not be promised is left empty
             low, high = (np.array([float(row[f"{prefix}{end}_m"] or "inf") for row in rows]) for end in ("low", "high"))
             forecast = replace(forecast, intervals={LEVEL: (low, high)}, conformal=True)
-        worth = Uncertainty.of(height, forecast, scene)
-        constant = Uncertainty.of(height, forecast.constant(height), scene)
+        worth = UncertaintyScores.of(height, forecast, scene)
+        constant = UncertaintyScores.of(height, forecast.constant(height), scene)
         scores[name] = {
             "rmse": score(height, forecast.mu).rmse,
             "nll": worth.nll,

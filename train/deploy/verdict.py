@@ -23,8 +23,7 @@ from ..engine.step import Forward
 from ..engine.trained import Trained, completed, evaluate, forward_of, load_trained
 from ..machine.choices import choose_device
 from ..recipe.data import Tables, beside, load_tables
-from ..report.findings import FEWEST_SCENES
-from ..scores.metrics import Float64, bootstrap_rmse, score
+from ..scores.metrics import MIN_SCENES_FOR_INTERVAL, Float64, bootstrap_rmse, score
 from ..scores.predictions import Predictions
 
 KEEP = 3  # exit status
@@ -60,7 +59,7 @@ def compared(
     """Compare predictions `old` and `new` (N,) of the same samples, all metres."""
     scenes = len(np.unique(scene))
     low = high = math.nan
-    if scenes >= FEWEST_SCENES:  # the same seed draws the same scenes: that is what pairs them
+    if scenes >= MIN_SCENES_FOR_INTERVAL:  # the same seed draws the same scenes: that is what pairs them
         drawn = bootstrap_rmse(height, new, scene, seed=0) - bootstrap_rmse(height, old, scene, seed=0)
         low, high = map(float, np.quantile(drawn, (0.025, 0.975)))
     known = np.isfinite(closed_form)
@@ -147,7 +146,7 @@ def _measured(name: str, tables: Tables, pair: Sequence[Trained], forwards: Sequ
 
 def _compare(name: str, said: Sequence[Predictions]) -> Comparison:
     neither = ~(said[0].seen | said[1].seen)
-    unseen = len(np.unique(said[0].table.scene[neither])) >= FEWEST_SCENES
+    unseen = len(np.unique(said[0].table.scene[neither])) >= MIN_SCENES_FOR_INTERVAL
     old, new = (group.select(neither) if unseen else group for group in said)
     table = old.table
     where = f"{'unseen scenes of ' if unseen else ''}the validation samples of {name}"
