@@ -1,4 +1,4 @@
-"""Samples, predictions and pages for the tests of the report: made in memory, parsed as HTML."""
+"""Samples and predictions in memory, and a parser of pages, for the tests of the report."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from dali_pipes.geometry import normalised_length
 from dali_pipes.release.members import Members
 from dali_pipes.samples.table import SampleTable
-from train.report.page import Predictions, write_report
+from train.report.page import write_report
+from train.scores.evaluation import Evaluation
 from train.scores.metrics import Baselines
+from train.scores.predictions import Predictions
 
 SIZE = 64  # px: small tiles keep the tests fast
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -27,7 +29,7 @@ HISTORY = [
 
 
 class Tiles(Members):
-    """Images in memory: a grey tile an index."""
+    """Images in memory: a grey tile for each index."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
@@ -37,7 +39,7 @@ class Tiles(Members):
 
 
 def sample_table(n: int, *, scenes: int = 20, seed: int = 0, without_metadata: int = 0) -> SampleTable:
-    """`n` samples in `scenes` scenes, two to a tile, of which the first `without_metadata` have no roll."""
+    """`n` samples in `scenes` scenes, two to a tile; the first `without_metadata` samples have no roll."""
     random = np.random.default_rng(seed)
     tile = np.array([f"K3_CHN_{seed}{i // 2 % scenes:03d}_{i // 2}.jpg" for i in range(n)])
     polyline = random.integers(0, SIZE, (n, 2, 2)).astype(np.float64)
@@ -61,25 +63,28 @@ def sample_table(n: int, *, scenes: int = 20, seed: int = 0, without_metadata: i
 
 
 def predict(name: str, table: SampleTable, *, noise: float, seen: bool | NDArray[np.bool_]) -> Predictions:
-    """Predictions which are off by `noise` metres in standard deviation, and know it."""
+    """Predictions whose errors have a standard deviation of `noise` metres, which is also their sigma."""
     n = len(table)
     mu = table.height + noise * np.random.default_rng(7).standard_normal(n)
     return Predictions(name, f"The {name} samples.", table, mu, np.full(n, noise), np.broadcast_to(seen, (n,)).copy())
 
 
+def evaluate(*predictions: Predictions) -> Evaluation:
+    """Score `predictions`, with baselines fitted on 100 other samples."""
+    training = sample_table(100, seed=9)
+    return Evaluation.of(predictions, Baselines.fit(training.length, training.height))
+
+
 def write(path: Path, *predictions: Predictions, **changes: Any) -> str:
     """Write a report of `predictions` and return its text."""
-    training = sample_table(100, seed=9)
     arguments: dict[str, Any] = {
         "title": "A run",
-        "predictions": predictions,
-        "baselines": Baselines.fit(training.length, training.height),
         "history": HISTORY,
         "config": {"optimiser": {"lr": 1e-4}, "seed": 0},
         "environment": {"torch": "2.14.0"},
         "training": {"release": "release", "samples": 100, "left_out": {"no height": 3}, "seconds": 75.0},
     }
-    write_report(path, **{**arguments, **changes})
+    write_report(path, evaluate(*predictions), **{**arguments, **changes})
     return path.read_text("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Calibrations fitted on simulated scenes: numpy's fits find the same, and what is promised holds on new scenes."""
+"""Calibrations fitted on simulated scenes equal numpy's fits, and their intervals hold their level on new scenes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tests.reported import sample_table
 from tests.test_training import SMALL, Quiet
 from train import evaluate
 from train.engine.run import run
-from train.scores.calibrate import apply, conformal_quantile, correct, cross_fit, fit
+from train.scores.calibrate import calibrate, conformal_quantile, cross_calibrate, fit_calibration, fit_mean_line
 from train.scores.metrics import CALIBRATED, NETWORK, POOLED, score
 from train.scores.predictions import Predictions
-from train.scores.uncertainty import LEVELS, Uncertainty
+from train.scores.uncertainty import LEVELS, UncertaintyScores
 
 Float64 = NDArray[np.float64]
 
 
 def simulate(scenes: int, seed: int, samples: int = 400, common: float = 0.1, own: float = 0.1) -> Predictions:
-    """A network whose log scale errs by N(0, common²) with each scene and by N(0, own²) with each polyline.
+    """A network whose log scale has an error of N(0, common²) for each scene and one of N(0, own²) for each polyline.
 
-    It claims half of the deviation that it has, and its heights are 5 m too low and then by 10 % too high.
+    Its sigma is half of its errors' deviation, and its heights are 5 m too low, then 10 % too high.
     """
     random = np.random.default_rng(seed)
     table = sample_table(samples, scenes=scenes, seed=seed)
@@ -47,66 +47,66 @@ def simulate(scenes: int, seed: int, samples: int = 400, common: float = 0.1, ow
     return Predictions("simulated", "", table, 1.1 * (mu - 5), mu * spread / 2, np.zeros(len(mu), bool))
 
 
-def test_the_mean_correction_is_numpys_weighted_least_squares() -> None:
+def test_the_mean_line_equals_numpys_weighted_least_squares() -> None:
     raw = simulate(20, seed=0)
     height = raw.table.height
-    a, b = correct(height, raw.mu, raw.sigma)
+    a, b = fit_mean_line(height, raw.mu, raw.sigma)
     assert (a, b) == pytest.approx(tuple(np.polyfit(raw.mu, height, 1, w=1 / raw.sigma)))
     assert a == pytest.approx(1 / 1.1, rel=0.15)
 
 
-def test_the_temperature_is_that_of_each_scenes_errors_by_the_line_of_the_others() -> None:
+def test_the_temperature_is_fitted_to_each_scenes_errors_from_the_line_of_the_other_scenes() -> None:
     raw = simulate(20, seed=0)
     off = np.empty(len(raw))
     for name in np.unique(raw.table.scene):
         this = raw.table.scene == name
         line = np.polyfit(raw.mu[~this], raw.table.height[~this], 1, w=1 / raw.sigma[~this])
         off[this] = raw.table.height[this] - np.polyval(line, raw.mu[this])
-    calibration = fit(raw)
+    calibration = fit_calibration(raw)
     assert np.mean((off / (calibration.tau * calibration.a * raw.sigma)) ** 2) == pytest.approx(1)
     assert calibration.tau == pytest.approx(2.2, rel=0.15)
 
 
-def test_few_scenes_do_not_make_a_forecast_too_sure() -> None:
-    """Fitted to their errors by a line through themselves, these would be 1.39 and 2.08."""
+def test_a_forecast_calibrated_on_few_scenes_is_not_overconfident() -> None:
+    """With a fit to in-sample errors, these would be 1.39 and 2.08."""
     square: dict[str, list[float]] = {CALIBRATED: [], POOLED: []}
     for seed in range(60):
-        calibration = fit(simulate(8, seed=seed, samples=160))
-        unseen = apply(calibration, simulate(40, seed=1000 + seed, samples=400), by_scene=True)
+        calibration = fit_calibration(simulate(8, seed=seed, samples=160))
+        unseen = calibrate(calibration, simulate(40, seed=1000 + seed, samples=400), by_scene=True)
         for name, mean in square.items():
-            said = unseen.forecasts()[name]
-            mean.append(float(np.mean(((unseen.table.height - said.mu) / said.sigma) ** 2)))
+            forecast = unseen.forecasts()[name]
+            mean.append(float(np.mean(((unseen.table.height - forecast.mu) / forecast.sigma) ** 2)))
     assert np.mean(square[CALIBRATED]) < 1.28
     assert np.mean(square[POOLED]) < 1.75
 
 
 @pytest.mark.parametrize(("height", "mu"), [([50.0, 60.0], [70.0, 70.0]), ([50.0, 60.0], [60.0, 50.0]), ([9.0], [9.0])])
-def test_where_no_line_can_be_drawn_the_mean_is_only_shifted(height: list[float], mu: list[float]) -> None:
-    a, b = correct(np.array(height), np.array(mu), np.ones(len(mu)))
+def test_the_mean_is_only_shifted_if_no_line_fits(height: list[float], mu: list[float]) -> None:
+    a, b = fit_mean_line(np.array(height), np.array(mu), np.ones(len(mu)))
     assert a == 1
     assert b == pytest.approx(np.mean(height) - np.mean(mu))
 
 
-def test_a_scene_has_one_vote_and_the_next_one_an_infinite_vote() -> None:
-    score, scene = np.array([1.0, 2.0, 3.0, 9.0]), np.array(["a", "a", "a", "b"])
+def test_each_scene_has_one_vote_and_the_new_scene_an_infinite_score() -> None:
+    scores, scene = np.array([1.0, 2.0, 3.0, 9.0]), np.array(["a", "a", "a", "b"])
     # weights 1/9, 1/9, 1/9 and 1/3; the last third is infinite
-    assert conformal_quantile(score, scene, 0.1) == 1
-    assert conformal_quantile(score, scene, 0.2) == 2
-    assert conformal_quantile(score, scene, 1 / 3) == 3
-    assert conformal_quantile(score, scene, 0.34) == 9
-    assert conformal_quantile(score, scene, 2 / 3) == 9
-    assert conformal_quantile(score, scene, 0.67) == math.inf
+    assert conformal_quantile(scores, scene, 0.1) == 1
+    assert conformal_quantile(scores, scene, 0.2) == 2
+    assert conformal_quantile(scores, scene, 1 / 3) == 3
+    assert conformal_quantile(scores, scene, 0.34) == 9
+    assert conformal_quantile(scores, scene, 2 / 3) == 9
+    assert conformal_quantile(scores, scene, 0.67) == math.inf
 
 
 @given(st.lists(st.floats(0, 9), min_size=1, max_size=60), st.sampled_from(LEVELS))
-def test_with_one_sample_a_scene_it_is_the_usual_conformal_quantile(scores: list[float], level: float) -> None:
+def test_with_one_sample_a_scene_the_quantile_is_the_usual_conformal_one(scores: list[float], level: float) -> None:
     rank = math.ceil((len(scores) + 1) * level - 1e-9)
     expected = sorted(scores)[rank - 1] if rank <= len(scores) else math.inf
     assert conformal_quantile(np.array(scores), np.array([str(i) for i in range(len(scores))]), level) == expected
 
 
 @pytest.mark.parametrize("level", [0.8, 0.9])
-def test_a_promised_level_holds_on_new_scenes_where_the_pooled_quantile_does_not(level: float) -> None:
+def test_the_level_holds_on_new_scenes_but_not_with_the_quantile_over_all_samples(level: float) -> None:
     random = np.random.default_rng(1)
     repetitions, scenes = 1500, 12
     ours, naive = np.empty(repetitions), np.empty(repetitions)
@@ -123,48 +123,48 @@ def test_a_promised_level_holds_on_new_scenes_where_the_pooled_quantile_does_not
     assert naive.mean() < level - 4 * error
 
 
-def test_a_fitted_calibration_is_honest_on_scenes_that_it_never_saw() -> None:
-    calibration = fit(simulate(100, seed=2, samples=1000))
-    unseen = apply(calibration, simulate(300, seed=3, samples=3000), by_scene=True)
-    told = {
-        name: Uncertainty.of(unseen.table.height, forecast, unseen.table.scene)
+def test_a_calibration_is_right_on_scenes_that_it_was_not_fitted_on() -> None:
+    calibration = fit_calibration(simulate(100, seed=2, samples=1000))
+    unseen = calibrate(calibration, simulate(300, seed=3, samples=3000), by_scene=True)
+    scores = {
+        name: UncertaintyScores.of(unseen.table.height, forecast, unseen.table.scene)
         for name, forecast in unseen.forecasts().items()
     }
-    assert list(told) == [NETWORK, CALIBRATED, POOLED]
+    assert list(scores) == [NETWORK, CALIBRATED, POOLED]
     assert calibration.between == pytest.approx(0.5, abs=0.15)
     for name in (CALIBRATED, POOLED):
         for level in LEVELS:
-            assert told[name].scene_coverage[level] == pytest.approx(
+            assert scores[name].scene_coverage[level] == pytest.approx(
                 level, abs=0.12
             )  # two standard errors of 100 scenes
         constant = unseen.forecasts()[name].constant(unseen.table.height)
-        assert told[name].beats(Uncertainty.of(unseen.table.height, constant, unseen.table.scene))
-    assert told[NETWORK].coverage[0.9] < 0.7
-    assert told[CALIBRATED].nll < told[NETWORK].nll
-    assert told[POOLED].crps < told[CALIBRATED].crps
-    rmse = {name: score(unseen.table.height, said.mu).rmse for name, said in unseen.forecasts().items()}
+        assert scores[name].beats(UncertaintyScores.of(unseen.table.height, constant, unseen.table.scene))
+    assert scores[NETWORK].coverage[0.9] < 0.7
+    assert scores[CALIBRATED].nll < scores[NETWORK].nll
+    assert scores[POOLED].crps < scores[CALIBRATED].crps
+    rmse = {name: score(unseen.table.height, forecast.mu).rmse for name, forecast in unseen.forecasts().items()}
     assert rmse[POOLED] < 0.9 * rmse[CALIBRATED] < 0.9 * rmse[NETWORK]
 
 
-def test_each_development_scene_is_calibrated_by_the_others_alone() -> None:
+def test_each_development_scene_is_calibrated_only_by_the_others() -> None:
     raw = simulate(12, seed=4)
     here = raw.table.scene == raw.table.scene[0]
-    honest = cross_fit(raw, by_scene=True)
-    height = np.where(here, 5 * raw.table.height, raw.table.height)  # whatever this scene's truth, its forecast stays
-    changed = cross_fit(replace(raw, table=replace(raw.table, height=height)), by_scene=True)
-    for one, other in zip(honest.forecasts().values(), changed.forecasts().values(), strict=True):
+    original = cross_calibrate(raw, by_scene=True)
+    height = np.where(here, 5 * raw.table.height, raw.table.height)  # the true heights of this scene must not matter
+    changed = cross_calibrate(replace(raw, table=replace(raw.table, height=height)), by_scene=True)
+    for one, other in zip(original.forecasts().values(), changed.forecasts().values(), strict=True):
         np.testing.assert_array_equal(one.mu[here], other.mu[here])
         np.testing.assert_array_equal(one.sigma[here], other.sigma[here])
-    assert honest.calibrated is not None
+    assert original.calibrated is not None
     assert changed.calibrated is not None
-    assert (honest.calibrated.mu[~here] != changed.calibrated.mu[~here]).all()
+    assert (original.calibrated.mu[~here] != changed.calibrated.mu[~here]).all()
 
 
-def test_few_scenes_promise_no_high_level_and_too_few_are_refused() -> None:
-    calibration = fit(simulate(10, seed=5))
+def test_few_scenes_allow_no_high_level_and_too_few_are_refused() -> None:
+    calibration = fit_calibration(simulate(10, seed=5))
     assert [math.isfinite(calibration.quantiles[level]) for level in LEVELS] == [True, True, True, False]
     with pytest.raises(ValueError, match="at least 5 development scenes to calibrate on, found 4"):
-        fit(simulate(4, seed=5))
+        fit_calibration(simulate(4, seed=5))
 
 
 def test_a_run_keeps_its_calibration_and_an_evaluation_uses_it(release: Path, tmp_path: Path) -> None:

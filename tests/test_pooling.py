@@ -1,4 +1,4 @@
-"""Pooling by tile and scene against the matrix algebra of Gaussians, and against what comes of simulated scenes."""
+"""Pooling by tile and scene agrees with the matrix algebra of Gaussians and with simulated scenes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.scores.pooling import fit_shares, pool, pool_log_scale, to_log_scale
+from train.scores.pooling import fit_shares, pool_by_scene, pool_log_scale, to_log_scale
 
 Float64 = NDArray[np.float64]
 Names = NDArray[np.str_]
@@ -22,7 +22,7 @@ def harmonic(variance: Float64) -> float:
 
 
 def covariance(variance: Float64, tile: Names, shares: Shares) -> Float64:
-    """Of the errors of one scene's polylines, as the module's docstring states it, (n, n)."""
+    """Covariance of the errors of one scene's polylines, as defined in the docstring of pooling.py, (n, n)."""
     within_tile, between = shares
     tiles, of = np.unique(tile, return_inverse=True)
     inverse = [float(np.sum(1 / variance[of == t])) for t in range(len(tiles))]
@@ -35,7 +35,7 @@ def covariance(variance: Float64, tile: Names, shares: Shares) -> Float64:
 
 
 class Simulated(NamedTuple):
-    """Errors of log scales, of known variance up to a factor; all (N,)."""
+    """Errors of log scales, with variances known up to a factor; all (N,)."""
 
     error: Float64
     variance: Float64
@@ -47,9 +47,10 @@ class Simulated(NamedTuple):
 def simulate(
     scenes: int, of_scene: float, of_tile: float, *, most: int = 6, polylines: tuple[int, ...] = (1, 2, 3), seed: int
 ) -> Simulated:
-    """Three independent errors: a scene's, a tile's and a polyline's own, of which the first two have these shares.
+    """The sum of three independent errors: of the scene, of the tile and of the polyline.
 
-    Scenes have 1 to `most` tiles, which have `polylines`; variances differ from scene to scene and in each.
+    `of_scene`, `of_tile`: the shares of the first two in the variance.  Scenes have 1 to `most` tiles, and each tile
+    has one of `polylines`.  Variances differ between scenes and within them.
     """
     random = np.random.default_rng(seed)
     parts = []
@@ -66,13 +67,13 @@ def simulate(
 
 
 def in_metres(length: Float64, log_scale: Float64, variance: Float64) -> tuple[Float64, Float64]:
-    """Mean and deviation of a log-normal by its textbook moments."""
+    """Mean and deviation of a log-normal, by the textbook formulas."""
     mu = length * np.exp(log_scale + variance / 2)
     return mu, mu * np.sqrt(np.exp(variance) - 1)
 
 
 @given(st.integers(1, 9), st.integers(1, 4), st.floats(0, 0.99), st.floats(0, 0.99), st.integers(0, 99))
-def test_a_pooled_scene_is_the_posterior_of_the_full_covariance(
+def test_a_pooled_scene_equals_the_posterior_of_the_full_covariance(
     n: int, tiles: int, within_tile: float, between: float, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
@@ -82,43 +83,45 @@ def test_a_pooled_scene_is_the_posterior_of_the_full_covariance(
     expected = 1 / precision.sum()
     mean = precision.sum(axis=0) @ log_scale * expected  # generalised least squares of a constant
     metres = in_metres(length, log_scale, variance)
-    mu, sigma = pool(length, *metres, tile, np.full(n, "a"), (within_tile, between))
+    mu, sigma = pool_by_scene(length, *metres, tile, np.full(n, "a"), (within_tile, between))
     np.testing.assert_allclose(np.stack([mu, sigma]), in_metres(length, mean, expected), rtol=1e-8)
 
 
 @given(st.floats(2, 300), st.floats(0.1, 90), st.floats(0, 1), st.floats(0, 1))
-def test_a_polyline_that_is_alone_in_its_scene_is_left_as_it_is(
+def test_a_polyline_that_is_alone_in_its_scene_does_not_change(
     mu: float, sigma: float, within_tile: float, between: float
 ) -> None:
-    pooled = pool([64.0, 30.0], [mu, 80.0], [sigma, 9.0], ["a_1", "b_1"], ["a", "b"], (within_tile, between))
+    pooled = pool_by_scene([64.0, 30.0], [mu, 80.0], [sigma, 9.0], ["a_1", "b_1"], ["a", "b"], (within_tile, between))
     np.testing.assert_allclose(pooled, [[mu, 80.0], [sigma, 9.0]], rtol=1e-9)
 
 
-def test_scenes_do_not_touch_each_other_and_their_order_does_not_matter() -> None:
+def test_scenes_do_not_affect_each_other_and_order_does_not_matter() -> None:
     _, variance, length, tile, scene = simulate(5, 0.3, 0.3, seed=1)
     mu, sigma = in_metres(length, np.random.default_rng(2).normal(0.4, 0.3, len(length)), variance)
-    whole = np.stack(pool(length, mu, sigma, tile, scene, (0.6, 0.3)))
+    whole = np.stack(pool_by_scene(length, mu, sigma, tile, scene, (0.6, 0.3)))
     for some in (scene == "0003", np.random.default_rng(3).permutation(len(mu))):
-        part = pool(length[some], mu[some], sigma[some], tile[some], scene[some], (0.6, 0.3))
+        part = pool_by_scene(length[some], mu[some], sigma[some], tile[some], scene[some], (0.6, 0.3))
         np.testing.assert_allclose(whole[:, some], part)
 
 
 @pytest.mark.parametrize(
     ("shares", "tiles", "expected"),
     [
-        ((0.0, 0.0), 100, 0.01),  # all is averaged away: a root of 10,000
+        ((0.0, 0.0), 100, 0.01),  # everything averages out: 1/√10,000
         ((0.0, 0.25), 10_000, 0.5),
-        ((1.0, 0.0), 100, 0.1),  # a hundred tiles, each as sure as one polyline
+        ((1.0, 0.0), 100, 0.1),  # a hundred tiles, each as precise as one polyline
         ((0.25, 0.0), 1, 0.5),
-        ((0.25, 1.0), 100, 0.5),  # tiles of a hundred, whose own part is gone, and no tile tells more than the next
+        ((0.25, 1.0), 100, 0.5),  # the polylines' own part averages out in each tile, and tiles share the rest
         ((1.0, 1.0), 100, 1.0),
     ],
 )
-def test_a_common_error_is_never_averaged_away(shares: Shares, tiles: int, expected: float) -> None:
+def test_a_common_error_never_averages_out(shares: Shares, tiles: int, expected: float) -> None:
     n, sigma = 10_000, 0.2
     tile = (np.arange(n) % tiles).astype(str)
     mu, deviation = in_metres(np.ones(n), np.zeros(n), np.full(n, sigma**2))
-    _, variance = to_log_scale(np.ones(n), *pool(np.ones(n), 100 * mu, 100 * deviation, tile, np.full(n, "a"), shares))
+    _, variance = to_log_scale(
+        np.ones(n), *pool_by_scene(np.ones(n), 100 * mu, 100 * deviation, tile, np.full(n, "a"), shares)
+    )
     assert np.sqrt(variance[0]) == pytest.approx(expected * sigma, rel=0.02)
 
 
@@ -126,23 +129,23 @@ PARTS = [(0.0, 0.0), (0.3, 0.0), (0.0, 0.85), (0.5, 0.35), (0.2, 0.5)]
 
 
 @pytest.mark.parametrize(("of_scene", "of_tile"), PARTS)
-def test_both_shares_are_found_again(of_scene: float, of_tile: float) -> None:
+def test_the_fit_recovers_both_shares(of_scene: float, of_tile: float) -> None:
     error, variance, _, tile, scene = simulate(1500, of_scene, of_tile, polylines=(3,), seed=4)
     within_tile = of_scene + of_tile
-    between = of_scene / (within_tile + (1 - within_tile) / 3)  # what three polylines still err by on their own is less
+    between = of_scene / (within_tile + (1 - within_tile) / 3)  # the own error of a tile of three is a third
     fitted = fit_shares(error, 3.0 * variance, tile, scene)  # whatever the factor
     assert fitted == pytest.approx((within_tile, between), abs=0.04)
 
 
 @pytest.mark.parametrize(("of_scene", "of_tile"), PARTS)
-def test_pooled_sigmas_are_honest_where_naive_ones_are_not(of_scene: float, of_tile: float) -> None:
+def test_pooled_sigmas_match_the_errors_and_naive_ones_do_not(of_scene: float, of_tile: float) -> None:
     error, variance, length, tile, scene = simulate(2000, of_scene, of_tile, seed=5)
     mu, sigma = in_metres(length, error, variance)  # the truth is a log scale of 0
-    mu, sigma = 40 * mu, 40 * sigma  # away from where heights have no logarithm
+    mu, sigma = 40 * mu, 40 * sigma  # far above the lowest height
     _, first, counts = np.unique(scene, return_index=True, return_counts=True)
 
     def spread(shares: Shares, scenes: NDArray[np.bool_]) -> float:
-        log_scale, pooled = to_log_scale(length, *pool(length, mu, sigma, tile, scene, shares))
+        log_scale, pooled = to_log_scale(length, *pool_by_scene(length, mu, sigma, tile, scene, shares))
         return float(np.mean((log_scale - np.log(40))[first[scenes]] ** 2 / pooled[first[scenes]]))
 
     large = counts > 6
@@ -153,23 +156,25 @@ def test_pooled_sigmas_are_honest_where_naive_ones_are_not(of_scene: float, of_t
         assert spread((0.0, 0.0), large) > 1.4
 
 
-def test_tiles_of_many_polylines_outvote_the_others_where_their_level_is_left_out() -> None:
+def test_tiles_of_many_polylines_outvote_others_if_tiles_are_ignored() -> None:
     error, variance, _, tile, scene = simulate(1000, 0.1, 0.8, polylines=(1, 8), seed=6)
     alone = np.arange(len(error))
     nested, _ = pool_log_scale(error, variance, tile, scene, fit_shares(error, variance, tile, scene))
     one_level, stated = pool_log_scale(error, variance, alone, scene, fit_shares(error, variance, alone, scene))
     assert np.mean(nested**2) < 0.9 * np.mean(one_level**2)
     single = np.array([len(np.unique(tile[scene == name])) == 1 and np.sum(scene == name) > 1 for name in scene])
-    assert np.mean(one_level[single] ** 2 / stated[single]) > 1.3  # eight polylines of one tile are nearly one
+    assert (
+        np.mean(one_level[single] ** 2 / stated[single]) > 1.3
+    )  # eight polylines of one tile are worth little more than one
 
 
-def test_groups_of_one_say_nothing_of_what_is_common() -> None:
+def test_shares_are_one_if_no_group_has_two_members() -> None:
     error, variance, names = np.array([0.1, -0.2]), np.array([0.01, 0.04]), np.array(["a", "b"])
     assert fit_shares(error, variance, names, names) == (1.0, 1.0)
     assert fit_shares(error, variance, names, np.array(["c", "c"]))[0] == 1.0
 
 
-def test_a_height_without_a_logarithm_hardly_counts() -> None:
-    mu, sigma = pool([64.0, 64.0], [100.0, -5.0], [10.0, 60.0], ["a_1", "a_2"], ["a", "a"], (1.0, 0.0))
+def test_a_height_without_a_logarithm_hardly_changes_the_others() -> None:
+    mu, sigma = pool_by_scene([64.0, 64.0], [100.0, -5.0], [10.0, 60.0], ["a_1", "a_2"], ["a", "a"], (1.0, 0.0))
     assert np.isfinite([mu, sigma]).all()
     assert mu[0] == pytest.approx(100, rel=0.1)

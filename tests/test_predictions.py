@@ -1,4 +1,4 @@
-"""Predictions and what is made of them: their rows for a console, and the CSV file read again."""
+"""Predictions as a CSV file and as the score table on a terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.reported import predict, sample_table
-from train.report.page import Predictions, score_rows, write_predictions
+from tests.reported import evaluate, predict, sample_table
 from train.run.console import score_table
-from train.scores.calibrate import apply, fit
-from train.scores.metrics import Baselines
+from train.scores.calibrate import calibrate, fit_calibration
+from train.scores.predictions import Predictions, write_predictions
 
 
 @pytest.fixture
@@ -28,10 +27,10 @@ def unseen() -> Predictions:
     return predict("held-out scenes", sample_table(60, seed=1), noise=20.0, seen=False)
 
 
-def test_predictions_are_written_with_all_that_is_known_of_a_sample(
+def test_the_csv_file_has_every_column_of_every_sample(
     tmp_path: Path, official: Predictions, unseen: Predictions
 ) -> None:
-    write_predictions(tmp_path / "predictions.csv", [official, replace(unseen, selection=True)])
+    write_predictions(tmp_path / "predictions.csv", [official, replace(unseen, optimistic=True)])
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         written = list(csv.DictReader(file))
     assert len(written) == len(official) + len(unseen)
@@ -57,39 +56,30 @@ def test_predictions_of_the_wrong_length_are_refused(official: Predictions) -> N
         Predictions("validation", "", official.table, official.mu[1:], official.sigma, official.seen)
 
 
-def test_the_rows_for_the_console_are_those_of_the_page(official: Predictions, unseen: Predictions) -> None:
-    table = score_rows([official, unseen], Baselines.fit([0.1, 0.2], [50.0, 90.0]))
-    assert [(row.group, row.n, row.scenes, row.seen, row.metadata) for row in table] == [
-        *[("validation", 80, 20, "all", False)] * 3,
-        ("validation", 74, 20, "all", True),
-        *[("held-out scenes", 60, 20, "none", False)] * 3,
-        ("held-out scenes", 60, 20, "none", True),
-    ]
-
-
 def test_a_narrow_terminal_cuts_no_score(official: Predictions) -> None:
     part = replace(official, seen=np.arange(len(official)) < 40)
-    rows = score_rows([part], Baselines.fit(part.table.length, part.table.height))
-    for names, marks in ((["validation"], 4), ([], 0)):
+    for optimistic, marks in ((True, 4), (False, 0)):
+        evaluation = evaluate(replace(part, optimistic=optimistic))
         console = Console(record=True, width=80)
-        console.print(score_table(rows, names))
-        said = console.export_text()
-        assert "…" not in said
-        assert all(f"{row.scores.rmse:.2f}" in said for row in rows)
-        assert said.count("optimistic") == marks, "each part and the caption, or nothing"
+        console.print(score_table(evaluation))
+        printed = console.export_text()
+        assert "…" not in printed
+        rows = [row for part in evaluation.parts for row in part.rows.values()]
+        assert all(f"{row.scores.rmse:.2f}" in printed for row in rows)
+        assert printed.count("optimistic") == marks, "the group, its two parts and the caption, or nothing"
 
 
 def test_calibrated_and_pooled_heights_are_written_with_their_90_percent_intervals(
     tmp_path: Path, official: Predictions
 ) -> None:
     development = predict("development", sample_table(80, scenes=12, seed=2), noise=9.0, seen=False)
-    refined = apply(fit(development), official, by_scene=True)
+    refined = calibrate(fit_calibration(development), official, by_scene=True)
     write_predictions(tmp_path / "predictions.csv", [official, refined])
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         written = list(csv.DictReader(file))
     assert written[0]["calibrated_mu_m"] == written[0]["pooled_high_m"] == ""
-    for name, said in (("calibrated", refined.calibrated), ("pooled", refined.pooled)):
-        assert said is not None
+    for name, forecast in (("calibrated", refined.calibrated), ("pooled", refined.pooled)):
+        assert forecast is not None
         columns = [float(written[-1][f"{name}_{column}_m"]) for column in ("mu", "sigma", "low", "high")]
-        expected = [said.mu[-1], said.sigma[-1], *(side[-1] for side in said.intervals[0.9])]
+        expected = [forecast.mu[-1], forecast.sigma[-1], *(side[-1] for side in forecast.intervals[0.9])]
         assert columns == pytest.approx(expected, abs=1e-4)

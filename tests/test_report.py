@@ -1,4 +1,4 @@
-"""The report as its reader gets it: parsed as HTML, its figures computed again from the samples."""
+"""The report, parsed as HTML: its numbers are recomputed from the samples."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from dali_pipes.geometry import closed_form_height, polyline_length_px
 from dali_pipes.samples.table import SampleTable
 from tests.reported import Page, predict, sample_table, write
-from train.report.page import Predictions, write_predictions
 from train.scores.metrics import CLOSED_FORM, NETWORK
+from train.scores.predictions import Predictions, write_predictions
 
 HOSTILE = "<script>alert(1)</script>.jpg"
 
@@ -28,7 +28,7 @@ def unseen() -> Predictions:
     return predict("held-out scenes", sample_table(60, seed=1), noise=20.0, seen=False)
 
 
-# The reports that several tests read; each takes a second to draw.
+# Reports that several tests read; each takes a second to draw.
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +48,15 @@ def both(folder: Path, official: Predictions, unseen: Predictions) -> str:
 
 @pytest.fixture(scope="module")
 def chosen_on_official(folder: Path, official: Predictions, unseen: Predictions) -> str:
-    return write(folder / "chosen_on_official.html", replace(official, selection=True), unseen)
+    return write(folder / "chosen_on_official.html", replace(official, optimistic=True), unseen)
 
 
 @pytest.fixture(scope="module")
 def chosen_on_unseen(folder: Path, official: Predictions, unseen: Predictions) -> str:
-    return write(folder / "chosen_on_unseen.html", official, replace(unseen, selection=True))
+    return write(folder / "chosen_on_unseen.html", official, replace(unseen, optimistic=True))
 
 
-def test_the_page_is_balanced_and_asks_nothing_of_the_network(both: str) -> None:
+def test_the_page_is_balanced_and_loads_nothing_else(both: str) -> None:
     page = Page(both)
     for tag, attributes in page.elements:
         assert tag not in ("script", "link", "iframe", "object", "embed")
@@ -80,7 +80,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(both: str) -> None:
 def test_figures_have_a_text_and_table_headers_a_scope(alone: str) -> None:
     page = Page(alone)
     figures = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(figures) == 1 + 2 + 6 + 12
+    assert len(figures) == 1 + 2 + 5 + 12
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in figures)
     assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
 
@@ -107,12 +107,12 @@ def test_hostile_names_stay_text(tmp_path: Path, official: Predictions) -> None:
     assert "{{ 7 * 7 }}" in page.text
 
 
-def test_the_tables_figures_are_those_of_the_samples(official: Predictions, unseen: Predictions, both: str) -> None:
+def test_the_score_table_has_the_scores_of_the_samples(official: Predictions, unseen: Predictions, both: str) -> None:
     page = Page(both)
-    networks = [row for row in page.rows if row[0] == NETWORK and len(row) == 7]
+    networks = [row for row in page.rows if row[0] == NETWORK and row[2] == "no"]
     formulas = [row for row in page.rows if row[0].startswith(CLOSED_FORM)]
 
-    def told(value: float) -> str:
+    def shown(value: float) -> str:
         return f"{value:.2f}".replace("-", "−")
 
     for group, network, formula in zip((official, unseen), networks, formulas, strict=True):
@@ -120,14 +120,21 @@ def test_the_tables_figures_are_those_of_the_samples(official: Predictions, unse
         error, variance = group.mu - height, group.sigma**2
         nll = float(np.mean(np.log(2 * np.pi * variance) / 2 + error**2 / (2 * variance)))
         rmse, mae = np.sqrt(np.mean(error**2)), np.abs(error).mean()
-        assert network[1:] == [str(len(group)), "no", told(rmse), told(mae), told(error.mean()), told(nll)]
+        assert network[1:] == [
+            str(len(group)),
+            "no",
+            shown(rmse),
+            shown(mae),
+            shown(error.mean()),
+            shown(nll),
+        ]
 
         table = group.table.select(np.isfinite(group.table.roll))
         length = polyline_length_px(table.polyline)
         error = closed_form_height(length, table.gsd, table.roll, table.pitch) - table.height
-        assert formula[1:4] == [str(len(table)), "used", told(float(np.sqrt(np.mean(error**2))))]
+        assert formula[1:4] == [str(len(table)), "used", shown(float(np.sqrt(np.mean(error**2))))]
         assert formula[-1] == "–"
-    assert formulas[0][1] == "74"  # the six without roll are left out
+    assert formulas[0][1] == "74"  # without the six that have no roll
 
 
 def test_the_headline_names_the_samples_and_the_line_to_beat(official: Predictions, alone: str) -> None:
@@ -141,27 +148,27 @@ def test_the_headline_names_the_samples_and_the_line_to_beat(official: Predictio
     ) in Page(alone).text
 
 
-def test_what_is_said_of_recognition_depends_on_what_was_seen(
+def test_the_sentence_on_recognition_depends_on_the_scenes_seen(
     tmp_path: Path, official: Predictions, unseen: Predictions, alone: str, both: str
 ) -> None:
     path, table = tmp_path / "report.html", official.table
 
     only_seen = Page(alone).text
     assert "All 20 scenes in “validation” were also trained on." in only_seen
-    assert "these figures cannot tell" in only_seen
+    assert "these scores cannot show" in only_seen
 
     only_unseen = Page(write(path, unseen)).text
     assert "None of the 20 scenes in “held-out scenes” was trained on." in only_unseen
-    assert "nothing here is recognition of a scene" in only_unseen
+    assert "recognising a scene cannot help here" in only_unseen
 
     text = Page(both).text
-    assert "what recognising the scene is worth" in text
+    assert "the benefit of recognising the scene" in text
     assert "95% interval over scenes" in text
 
     alike = Page(
         write(path, official, predict("held-out scenes", sample_table(60, seed=1), noise=4.0, seen=False))
     ).text
-    assert "no recognition of scenes is visible" in alike
+    assert "This does not show that the network recognises scenes" in alike
 
     half = np.isin(table.scene, np.unique(table.scene)[:7])
     mixed = Page(write(path, predict("validation", table, noise=4.0, seen=half))).text
@@ -170,7 +177,7 @@ def test_what_is_said_of_recognition_depends_on_what_was_seen(
     assert "on scenes seen in training" in mixed
 
 
-def test_the_twelve_worst_tiles_are_the_worst_and_are_shown_once(
+def test_the_twelve_tiles_with_the_largest_errors_are_shown_once_each(
     official: Predictions, unseen: Predictions, both: str
 ) -> None:
     errors: dict[str, float] = {}
@@ -183,9 +190,7 @@ def test_the_twelve_worst_tiles_are_the_worst_and_are_shown_once(
     assert shown == worst
 
 
-def test_a_tiles_caption_tells_truth_prediction_scene_and_whether_it_was_seen(
-    official: Predictions, alone: str
-) -> None:
+def test_the_caption_of_a_tile_has_true_and_predicted_height_and_the_scene(official: Predictions, alone: str) -> None:
     i = int(np.argmax(np.abs(official.mu - official.table.height)))
     page = Page(alone)
     caption = next(" ".join(caption.split()) for caption in page.captions if caption.endswith(".jpg"))
@@ -194,27 +199,27 @@ def test_a_tiles_caption_tells_truth_prediction_scene_and_whether_it_was_seen(
     assert f"scene seen in training scene {official.table.scene[i]}" in caption
 
 
-def test_sigma_is_called_honest_only_where_it_beats_a_constant(tmp_path: Path, official: Predictions) -> None:
+def test_sigma_is_called_better_only_if_it_beats_a_constant(tmp_path: Path, official: Predictions) -> None:
     error = np.abs(official.mu - official.table.height)
-    wise = Predictions("wise", "", official.table, official.mu, error + 0.1, official.seen)
-    foolish = Predictions("foolish", "", official.table, official.mu, 1 / (error + 0.1), official.seen)
-    text = Page(write(tmp_path / "report.html", wise, foolish)).text
-    assert "On wise, σ is worth having" in text
-    assert "On foolish, σ is worse than a constant" in text
+    right = Predictions("right", "", official.table, official.mu, error + 0.1, official.seen)
+    wrong = Predictions("wrong", "", official.table, official.mu, 1 / (error + 0.1), official.seen)
+    text = Page(write(tmp_path / "report.html", right, wrong)).text
+    assert "On right, σ is better than a constant" in text
+    assert "On wrong, σ is worse than a constant" in text
 
 
-def test_a_foreign_checkpoint_has_no_history(tmp_path: Path, official: Predictions) -> None:
+def test_a_report_without_a_training_history_has_no_training_curves(tmp_path: Path, official: Predictions) -> None:
     page = Page(write(tmp_path / "report.html", official, history=[], config={}, environment={}, training={}))
     assert "Training loss" not in page.text
-    assert "Nothing was left out" in page.text
+    assert "No training sample was skipped" in page.text
 
 
-def test_a_history_with_gaps_is_drawn_as_far_as_it_goes(alone: str) -> None:
+def test_a_history_with_gaps_is_shown_as_far_as_it_goes(alone: str) -> None:
     text = Page(alone).text
     assert "3 epochs; best RMSE 12.50 m after epoch 2; median 100 samples/s; 25% of the time spent waiting" in text
 
 
-def test_the_rmse_by_epoch_is_said_to_be_of_the_group_that_selected(
+def test_the_caption_of_the_rmse_curve_names_the_group_that_chose_the_epoch(
     tmp_path: Path,
     official: Predictions,
     unseen: Predictions,
@@ -222,8 +227,8 @@ def test_the_rmse_by_epoch_is_said_to_be_of_the_group_that_selected(
     chosen_on_official: str,
     chosen_on_unseen: str,
 ) -> None:
-    nobody = replace(official.select(np.zeros(len(official), bool)), selection=True)
-    for text, told in (
+    nobody = replace(official.select(np.zeros(len(official), bool)), optimistic=True)
+    for text, samples in (
         (chosen_on_official, "RMSE on validation"),
         (write(tmp_path / "report.html", nobody, unseen), "RMSE on validation"),
         (chosen_on_unseen, "RMSE on held-out scenes"),
@@ -231,30 +236,30 @@ def test_the_rmse_by_epoch_is_said_to_be_of_the_group_that_selected(
     ):
         captions = Page(text).captions
         assert [caption for caption in captions if "the best epoch" in caption] == [
-            f"{told}, logarithmic; the ring marks the best epoch."
+            f"{samples}, logarithmic; the ring marks the best epoch."
         ]
 
 
-def test_the_page_says_which_figures_are_optimistic(
+def test_the_page_says_which_scores_are_optimistic(
     tmp_path: Path, official: Predictions, both: str, chosen_on_official: str, chosen_on_unseen: str
 ) -> None:
     by_validation = Page(chosen_on_official).text
     assert (
-        "chosen on the 20 scenes of “validation”, so its figures there are optimistic; “held-out scenes” had no part"
+        "chosen on the 20 scenes of “validation”, so its scores there are optimistic; “held-out scenes” had no part"
         in by_validation
     )
     by_unseen = Page(chosen_on_unseen).text
     assert (
-        "chosen on the 20 scenes of “held-out scenes”, so its figures there are optimistic; “validation” had no part"
+        "chosen on the 20 scenes of “held-out scenes”, so its scores there are optimistic; “validation” had no part"
         in by_unseen
     )
-    assert "Of scenes that were neither trained on nor chosen by, nothing is known here" in by_unseen
-    only = Page(write(tmp_path / "report.html", replace(official, selection=True))).text
-    assert "no samples are left that had no part in the choice" in only
+    assert "No scene here is both new to the network and independent of the choice" in by_unseen
+    only = Page(write(tmp_path / "report.html", replace(official, optimistic=True))).text
+    assert "there are no other samples to check them on" in only
     assert "optimistic" not in Page(both).text
 
 
-def test_what_is_not_known_of_a_run_still_makes_a_page(tmp_path: Path, official: Predictions) -> None:
+def test_a_page_is_written_even_if_facts_of_the_run_are_unknown(tmp_path: Path, official: Predictions) -> None:
     page = Page(
         write(
             tmp_path / "report.html",
@@ -269,7 +274,7 @@ def test_what_is_not_known_of_a_run_still_makes_a_page(tmp_path: Path, official:
     assert ["duration", "–"] in page.rows
 
 
-def test_predictions_that_are_not_numbers_still_make_a_page(tmp_path: Path, official: Predictions) -> None:
+def test_a_page_is_written_even_if_predictions_are_not_finite(tmp_path: Path, official: Predictions) -> None:
     mu = official.mu.copy()
     mu[3] = np.nan
     failed = Predictions("validation", "", official.table, mu, official.sigma, official.seen)
@@ -278,7 +283,7 @@ def test_predictions_that_are_not_numbers_still_make_a_page(tmp_path: Path, offi
     assert next(caption for caption in page.captions if ".jpg" in caption).split()[-1] == official.table.tile[3]
 
 
-def test_no_samples_at_all_still_make_a_page(tmp_path: Path, official: Predictions) -> None:
+def test_a_page_is_written_even_without_samples(tmp_path: Path, official: Predictions) -> None:
     nobody = official.select(np.zeros(len(official), bool))
     assert "No samples were evaluated" in Page(write(tmp_path / "report.html", nobody)).text
     assert "No samples were evaluated" in Page(write(tmp_path / "report.html")).text

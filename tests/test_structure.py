@@ -1,4 +1,4 @@
-"""The direction of imports: each package imports only what lies below it, so that the tree of docs/design.md stays true."""
+"""The direction of imports: each package imports only what lies below it, as docs/design.md says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,15 @@ BELOW = {
     "train.report": ("dali_pipes", "model", "train.scores", "train.recipe"),
     "train.run": ("dali_pipes", "model", "train.scores", "train.recipe"),
     "train.engine": ("dali_pipes", "model", "train.machine", "train.scores", "train.recipe", "train.run"),
-    "train.deploy": ("dali_pipes", "model", "train.machine", "train.scores", "train.recipe", "train.run", "train.engine"),
+    "train.deploy": (
+        "dali_pipes",
+        "model",
+        "train.machine",
+        "train.scores",
+        "train.recipe",
+        "train.run",
+        "train.engine",
+    ),
     "bench.render": ("dali_pipes.base",),
     "bench.measure": ("dali_pipes", "model", "train"),
     "bench.ablate": ("dali_pipes", "model", "train", "bench.measure", "bench.render"),
@@ -33,7 +41,7 @@ BELOW = {
 """Package → the packages that it may import.  A name without a dot stands for everything below it."""
 
 COMMANDS = {"dali_pipes": ("dali_pipes",), "train": ("dali_pipes", "model", "train"), "bench": ("",)}
-"""The modules at the root of a folder, and what they may import; in dali_pipes only `__init__` and `__main__` are so."""
+"""What the modules at the root of a folder may import; in dali_pipes these are only `__init__` and `__main__`."""
 
 ONLY_IN = {
     "nvidia": ("dali_pipes.batches", "bench"),
@@ -56,7 +64,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def imported(name: str, path: Path) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of what a module imports, at its top or inside a function; names of types alone do not count."""
+    """(line, dotted name) of what a module imports, also inside a function, but not what only type checkers import."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     tree = ast.parse(path.read_text("utf-8"))
     typing_only = {

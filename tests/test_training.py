@@ -146,7 +146,7 @@ def test_samples_of_a_release_that_was_not_trained_on_chose_nothing(
     elsewhere = replace(network, scenes=frozenset({"K3_XXX_20990101000000"}))
     for trained, chose in ((network, True), (elsewhere, False)):
         (group,) = train.engine.trained.evaluate(trained, tables, forward)
-        assert (group.selection, "figures are optimistic" in group.about) == (chose, chose)
+        assert (group.optimistic, "figures are optimistic" in group.description) == (chose, chose)
 
 
 def test_held_out_scenes_are_told_apart_from_those_trained_on(finished: tuple[Path, str]) -> None:

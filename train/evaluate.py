@@ -21,9 +21,10 @@ from model import BackboneError, CheckpointError
 from .engine.trained import completed, evaluate, forward_of, load_trained, refine
 from .machine.choices import choose_device, describe
 from .recipe.data import beside, counts, load_tables
-from .report.page import score_rows, write_predictions, write_report
+from .report.page import write_report
 from .run.console import score_table
-from .scores.predictions import optimistic
+from .scores.evaluation import Evaluation
+from .scores.predictions import write_predictions
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,14 @@ def report(arguments: Arguments) -> None:
     forward = forward_of(trained, device, arguments.batch_size)
     predictions = refine(trained, evaluate(trained, tables, forward), arguments.pool)
     assert trained.baselines is not None
+    evaluation = Evaluation.of(predictions, trained.baselines)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
         write_predictions(arguments.out / "predictions.csv", predictions)
         write_report(
             arguments.out / "report.html",
+            evaluation,
             title=f"{arguments.checkpoint} on {paths.release.name}",
-            predictions=predictions,
-            baselines=trained.baselines,
             history=[],
             config={"checkpoint": str(arguments.checkpoint), "size": trained.size, "precision": forward.precision},
             environment=describe(device),
@@ -80,7 +81,7 @@ def report(arguments: Arguments) -> None:
         )
     except OSError as error:
         raise InputError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another folder") from None
-    console.print(score_table(score_rows(predictions, trained.baselines), optimistic(predictions)))
+    console.print(score_table(evaluation))
     console.print(f"report: {arguments.out / 'report.html'}")
 
 

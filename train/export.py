@@ -38,6 +38,7 @@ from .engine.trained import completed, evaluate, forward_of, load_trained, refin
 from .machine.choices import choose_device
 from .recipe.data import beside, load_tables
 from .run.folder import save_checkpoint
+from .scores.evaluation import Evaluation
 
 REAL_TILES = 8
 
@@ -79,13 +80,11 @@ def export(arguments: Arguments) -> None:
     assert trained.baselines is not None
     baselines = trained.baselines
     predictions = evaluate(trained, tables, forward_of(trained, device, arguments.batch_size, "fp32"))
-    predictions = refine(trained, predictions, "none")
+    evaluation = Evaluation.of(refine(trained, predictions, "none"), baselines)
     heights = float(tables.training.height.min()), float(tables.training.height.max())
 
     def write_card(difference: float | None) -> None:
-        text = model_card(
-            loaded, baselines, predictions, name=out.name, kind=kind, difference=difference, heights=heights
-        )
+        text = model_card(loaded, evaluation, name=out.name, kind=kind, difference=difference, heights=heights)
         write_text(card, text)
 
     checked = ""

@@ -26,7 +26,7 @@ from train.engine.run import run as train
 from train.recipe.config import MAY_CHANGE, Config, flattened
 from train.run.console import RunConsole
 from train.scores.metrics import CALIBRATED, NETWORK, POOLED, Baselines, score
-from train.scores.uncertainty import LEVEL, Forecast, Uncertainty
+from train.scores.uncertainty import LEVEL, Forecast, UncertaintyScores
 
 COLUMNS = {NETWORK: "", CALIBRATED: "calibrated_", POOLED: "pooled_"}
 """Predictor → prefix of its columns in predictions.csv."""
@@ -130,8 +130,8 @@ def scores_of(rows: Sequence[Mapping[str, str]], baselines: Baselines) -> dict[s
         if prefix:  # an interval without a guarantee is empty in the file
             low, high = (np.array([float(row[f"{prefix}{end}_m"] or "inf") for row in rows]) for end in ("low", "high"))
             forecast = replace(forecast, intervals={LEVEL: (low, high)}, conformal=True)
-        uncertainty = Uncertainty.of(height, forecast, scene)
-        constant = Uncertainty.of(height, forecast.constant(height), scene)
+        uncertainty = UncertaintyScores.of(height, forecast, scene)
+        constant = UncertaintyScores.of(height, forecast.constant(height), scene)
         width = uncertainty.width[LEVEL]
         scores[name] = {
             "rmse": score(height, forecast.mu).rmse,

@@ -7,15 +7,13 @@ is called unknown.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from dali_pipes.units import count
 from model.architecture import backbone_of
 
 from ..engine.trained import Trained
-from ..report.findings import honesty, scenes_seen
-from ..scores.metrics import CLOSED_FORM, Baselines
-from ..scores.predictions import Predictions, optimistic, score_rows
+from ..report.findings import network_sigma, scenes_seen
+from ..scores.evaluation import Evaluation
 from .exported import VIEWS_IN_WORDS, contract
 
 USE = """\
@@ -37,8 +35,7 @@ LIMITS = """\
 
 def model_card(
     trained: Trained,
-    baselines: Baselines,
-    predictions: Sequence[Predictions],
+    evaluation: Evaluation,
     *,
     name: str,
     kind: str,
@@ -47,11 +44,10 @@ def model_card(
 ) -> str:
     """The card of the file `name` in the format `kind`, as Markdown.
 
-    `trained`: as loaded from the checkpoint. `predictions`: of the release's evaluated samples, in fp32.
+    `trained`: as loaded from the checkpoint. `evaluation`: of the release's evaluated samples, in fp32.
     `difference`: the largest between the file and eager in metres, None if they were not compared.
     `heights`: lowest and highest of the release's training samples, in metres.
     """
-    shown = [group for group in predictions if len(group)]
     stats = trained.statistics
     checked = "" if difference is None else f" On random and real tiles it is at most {difference:.1e} m from eager."
     network = f"{backbone_of(trained.model.state_dict())} at {trained.size}²"
@@ -61,9 +57,9 @@ def model_card(
         "Data": (
             f"{_trained_on(trained)} According to its statistics, the training heights are"
             f" {stats.height_mean:.1f} ± {stats.height_std:.1f} m. It was evaluated on:\n\n"
-            + "\n".join(f"- **{group.name}**: {group.about}" for group in shown)
+            + "\n".join(f"- **{part.group}**: {part.predictions.description}" for part in evaluation.groups)
         ),
-        "Figures": "\n".join(_table(trained, baselines, shown)) + "\n\n" + _notes(trained, shown),
+        "Figures": "\n".join(_table(trained, evaluation)) + "\n\n" + _notes(trained, evaluation),
         "Limits": LIMITS.format(low=heights[0], high=heights[1]),
         "Inputs and outputs": "\n".join(f"- `{key}`: {value}" for key, value in contract(trained).items()),
     }
@@ -78,8 +74,8 @@ def _trained_on(trained: Trained) -> str:
     return f"Trained on {count(len(trained.scenes), 'scene')} of AI Hub 71805 (KOMPSAT, chimneys), {held_out} held out."
 
 
-def _notes(trained: Trained, predictions: Sequence[Predictions]) -> str:
-    notes = [scenes_seen(predictions), *map(honesty, predictions)]
+def _notes(trained: Trained, evaluation: Evaluation) -> str:
+    notes = [scenes_seen(evaluation), *map(network_sigma, evaluation.groups)]
     if trained.scenes is None:
         notes = ["It is unknown whether these scenes were seen in training; if they were, the scores are optimistic."]
     if trained.calibration is not None:
@@ -87,20 +83,20 @@ def _notes(trained: Trained, predictions: Sequence[Predictions]) -> str:
     return " ".join(notes)
 
 
-def _table(trained: Trained, baselines: Baselines, predictions: Sequence[Predictions]) -> list[str]:
+def _table(trained: Trained, evaluation: Evaluation) -> list[str]:
     lines = [
         "| samples | predictor | n | scenes seen in training | RMSE, m | MAE, m | bias, m | NLL |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    selection = optimistic(predictions)
-    for row in score_rows(predictions, baselines):
-        if trained.scenes is None and row.part != "all":
+    for part in evaluation.parts:
+        if not len(part) or (trained.scenes is None and part.name != "all"):
             continue
-        score = row.scores
-        group = row.group if row.part == "all" else f"{row.group}, {row.part} scenes"
-        group += " (optimistic)" if row.group in selection else ""
-        predictor = f"{row.predictor} (metadata)" if row.predictor == CLOSED_FORM else row.predictor
-        seen = "unknown" if trained.scenes is None else row.seen
-        figures = [f"{x:.2f}" if math.isfinite(x) else "–" for x in (score.rmse, score.mae, score.bias, score.nll)]
-        lines.append(f"| {' | '.join((group, predictor, str(score.n), seen, *figures))} |")
+        group = part.group if part.name == "all" else f"{part.group}, {part.name} scenes"
+        group += " (optimistic)" if part.optimistic else ""
+        for row in part.rows.values():
+            score = row.scores
+            predictor = f"{row.predictor} (metadata)" if row.metadata else row.predictor
+            seen = "unknown" if trained.scenes is None else row.seen
+            figures = [f"{x:.2f}" if math.isfinite(x) else "–" for x in (score.rmse, score.mae, score.bias, score.nll)]
+            lines.append(f"| {' | '.join((group, predictor, str(score.n), seen, *figures))} |")
     return lines

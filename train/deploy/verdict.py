@@ -24,8 +24,7 @@ from ..engine.step import Forward
 from ..engine.trained import Trained, completed, evaluate, forward_of, load_trained
 from ..machine.choices import choose_device
 from ..recipe.data import Tables, beside, load_tables
-from ..report.findings import FEWEST_SCENES
-from ..scores.metrics import Float64, bootstrap_rmse, score
+from ..scores.metrics import MIN_SCENES_FOR_INTERVAL, Float64, bootstrap_rmse, score
 
 EXIT_KEEP = 3
 
@@ -59,7 +58,7 @@ def paired_rmse(
     """Score the predictions `old` and `new` (N,) of the same samples, all in metres."""
     scenes = len(np.unique(scene))
     low = high = math.nan
-    if scenes >= FEWEST_SCENES:  # one seed resamples the same scenes for both: the bootstrap is paired
+    if scenes >= MIN_SCENES_FOR_INTERVAL:  # one seed resamples the same scenes for both: the bootstrap is paired
         difference = bootstrap_rmse(height, new, scene, seed=0) - bootstrap_rmse(height, old, scene, seed=0)
         low, high = map(float, np.quantile(difference, (0.025, 0.975)))
     known = np.isfinite(closed_form)
@@ -143,7 +142,7 @@ def _measure(name: str, tables: Tables, pair: Sequence[Trained], forwards: Seque
         for trained, forward in zip(pair, forwards, strict=True)
     )
     neither = ~(old.seen | new.seen)
-    unseen = len(np.unique(old.table.scene[neither])) >= FEWEST_SCENES
+    unseen = len(np.unique(old.table.scene[neither])) >= MIN_SCENES_FOR_INTERVAL
     if unseen:
         old, new = old.select(neither), new.select(neither)
     samples = f"{'unseen scenes of ' if unseen else ''}the validation samples of {name}"

@@ -16,15 +16,16 @@ from model.calibration import Calibration
 from ..machine.choices import choose_device
 from ..recipe.config import Config
 from ..recipe.data import Tables, beside, counts, load_tables
-from ..report.page import score_rows, write_predictions, write_report
+from ..report.page import write_report
 from ..run.console import RunConsole, score_table
 from ..run.folder import RunFolder, checkpoint_of, save_checkpoint
 from ..run.ranks import Place, begin, begun, first_on_each_node, joined, shared
 from ..run.signals import Signals, end_with_parent
 from ..run.tracker import Tracker, open_tracker
 from ..run.writer import Writer
-from ..scores.calibrate import FEWEST_SCENES, development_of, fit
-from ..scores.predictions import Predictions, optimistic
+from ..scores.calibrate import MIN_SCENES_TO_CALIBRATE, development_of, fit_calibration
+from ..scores.evaluation import Evaluation
+from ..scores.predictions import Predictions, write_predictions
 from .loop import Loop
 from .state import Training
 from .trained import evaluate, load_trained, refine
@@ -101,14 +102,14 @@ def _report(
     predictions = evaluate(trained, tables, training.forward, config.data.threads)
     calibration = calibrate_checkpoint(folder.best, predictions)
     if calibration is None:
-        console.note(f"not calibrated: fewer than {FEWEST_SCENES} scenes were held out; raise --data.holdout")
+        console.note(f"not calibrated: fewer than {MIN_SCENES_TO_CALIBRATE} scenes were held out; raise --data.holdout")
     predictions = refine(replace(trained, calibration=calibration), predictions, "scene")
     write_predictions(out / "predictions.csv", predictions)
+    evaluation = Evaluation.of(predictions, training.baselines)
     write_report(
         out / "report.html",
+        evaluation,
         title=out.name,
-        predictions=predictions,
-        baselines=training.baselines,
         history=training.history,
         config=asdict(config),
         environment=training.environment,
@@ -120,7 +121,7 @@ def _report(
         },
     )
     tracker.finish(asdict(config), {f"{group.name} RMSE": group.rmse() for group in predictions}, training.history)
-    console.console.print(score_table(score_rows(predictions, training.baselines), optimistic(predictions)))
+    console.console.print(score_table(evaluation))
     console.note(f"report: {out / 'report.html'}")
 
 
@@ -132,6 +133,6 @@ def calibrate_checkpoint(path: Path, predictions: Sequence[Predictions]) -> Cali
     development = development_of(predictions)
     if development is None:
         return None
-    calibration = fit(development)
+    calibration = fit_calibration(development)
     save_checkpoint(path, {**checkpoint.load(path), "calib": calibration.to_dict()})
     return calibration

@@ -20,11 +20,11 @@ from model.calibration import Calibration
 from ..machine.choices import choose_precision
 from ..recipe.config import Config, Data, Model
 from ..recipe.data import Tables
-from ..report.page import Predictions
 from ..run.folder import checkpoint_of
 from ..run.ranks import gather
-from ..scores.calibrate import apply, cross_fit, development_of
+from ..scores.calibrate import calibrate, cross_calibrate, development_of
 from ..scores.metrics import Baselines
+from ..scores.predictions import Predictions
 from .step import Forward
 
 SELECTED = "The best epoch was selected on these samples, so their figures are optimistic."
@@ -177,10 +177,12 @@ def refine(trained: Trained, predictions: list[Predictions], pooling: Literal["n
     """
     by_scene = pooling == "scene"
     if trained.calibration is None:
-        return [replace(apply(Calibration(), group, by_scene=by_scene), calibrated=None) for group in predictions]
+        return [replace(calibrate(Calibration(), group, by_scene=by_scene), calibrated=None) for group in predictions]
     calibration, development = trained.calibration, development_of(predictions)
     return [
-        cross_fit(group, by_scene=by_scene) if group is development else apply(calibration, group, by_scene=by_scene)
+        cross_calibrate(group, by_scene=by_scene)
+        if group is development
+        else calibrate(calibration, group, by_scene=by_scene)
         for group in predictions
     ]
 

@@ -1,20 +1,21 @@
-"""What the report shows: inline SVG figures, and a contact sheet of the worst tiles.
+"""The figures of the report, as inline SVG.
 
 1.  `scatter`: predicted against true heights of one group.
-2.  `curves`: training loss and RMSE by epoch, each with the caption that says what it was measured on.
-3.  `worst_tiles` and `thumbnail`: the tiles with the largest errors, and what the template draws of each.
+2.  `curves`: training loss and RMSE by epoch, each with its caption.
+3.  `uncertainty_figures`: reliability, coverage by scene, the gain of pooling, RMSE by height, length and sensor.
 
-A figure can stand in a page beside others: its ids do not collide, its style does not leak, and the same input
-gives the same bytes.  Names of groups, tiles and scenes come from files of others: matplotlib, which would read
-them as formulas, is never handed one; they go into captions and labels, where they are escaped.
+Several figures can stand in one page: their ids do not collide, their styles do not leak, and the same input gives
+the same bytes.  Names of groups, tiles and scenes come from other people's files, and matplotlib would read them as
+formulas: so they appear only in captions and labels, which the template escapes.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import NormalDist
 from typing import Any
 
 import matplotlib
@@ -22,20 +23,28 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 
-from dali_pipes.html import jpeg_uri
+from dali_pipes.geometry import polyline_length_px
 from dali_pipes.units import count
 
-from ..scores.metrics import LINEAR, MEAN, NETWORK, Baselines, score
+from ..scores.evaluation import Part
+from ..scores.metrics import CALIBRATED, LINEAR, MEAN, NETWORK, POOLED, Float64, score
+from ..scores.pooling import error_by_number_pooled, to_log_scale
 from ..scores.predictions import Predictions
+from ..scores.uncertainty import LEVEL, Forecast
 from .findings import series
 
-TILES_SHOWN = 12
-TILE_PX = 448  # the longer side of a tile in the page: sharp at twice its printed size, about 30 kB each
+HEIGHT_EDGES = (60.0, 80.0, 100.0, 130.0, 180.0)  # metres: about a sixth of the samples in each bin
+LENGTH_EDGES = (40.0, 60.0, 80.0, 120.0)  # px
+SENSORS_SHOWN = 6  # sensors are read from file names, and there may be any number of them
 VECTOR_POINTS = 3000  # beyond this many samples a scatter is smaller as pixels than as SVG
 
-SEEN_COLOUR, UNSEEN_COLOUR, LINE_COLOUR = "#0072B2", "#D55E00", "#6b7280"  # apart for colour-blind readers too
+SEEN_COLOUR, UNSEEN_COLOUR, LINE_COLOUR = "#0072B2", "#D55E00", "#6b7280"  # distinct for colour-blind readers too
+COLOURS = {NETWORK: LINE_COLOUR, CALIBRATED: SEEN_COLOUR, POOLED: UNSEEN_COLOUR}
+MARKERS = {NETWORK: "o", CALIBRATED: "s", POOLED: "D"}
+PERCENT = PercentFormatter(1, decimals=0)
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: the page's fonts, searchable, and smaller
     "font.size": 10,
@@ -50,10 +59,12 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
 }
 
+Captioned = tuple[str, Markup]  # a caption and its figure
+
 
 def scatter(group: Predictions) -> Markup:
-    """Predicted against true heights with their σ; seen and unseen scenes apart."""
-    figure, axes = blank(5.0, 4.7)
+    """Predicted heights with their σ against true heights; seen and unseen scenes in two colours."""
+    figure, axes = blank_figure(5.0, 4.7)
     height, mu, sigma = group.table.height, group.mu, group.sigma
     top = 1.05 * float(np.max(np.concatenate([height, mu[np.isfinite(mu)]])))
     axes.plot([0, top], [0, top], color=LINE_COLOUR, linewidth=0.8, zorder=1)
@@ -65,7 +76,7 @@ def scatter(group: Predictions) -> Markup:
         if not mask.any():
             continue
         x, y, bar = height[mask], mu[mask], sigma[mask]
-        gap = np.full_like(x, np.nan)  # all bars as one broken path: a fifth of the bytes of a path each
+        gap = np.full_like(x, np.nan)  # one broken path for all bars: a fifth of the bytes
         bars_x, bars_y = np.stack([x, x, gap], 1).ravel(), np.stack([y - bar, y + bar, gap], 1).ravel()
         axes.plot(bars_x, bars_y, color=colour, linewidth=0.4, alpha=0.4, zorder=2, rasterized=pixels)
         axes.plot(
@@ -74,105 +85,193 @@ def scatter(group: Predictions) -> Markup:
         )  # fmt: skip
     axes.set(xlim=(0, top), ylim=(0, top), aspect="equal", xlabel="true height, m", ylabel="predicted height ± σ, m")
     axes.legend(loc="upper left", markerscale=2, frameon=False)
-    return svg(figure, f"Predicted against true height of {count(len(group), 'sample')}, {group.name}", "scatter")
+    return to_svg(figure, f"Predicted against true height of {count(len(group), 'sample')}, {group.name}", "scatter")
 
 
-def curves(
-    history: Sequence[Mapping[str, Any]], group: Predictions | None, baselines: Baselines
-) -> list[tuple[str, Markup]]:
-    """Training loss and RMSE by epoch, each with its caption; those that the history has no figures for are absent.
+def curves(history: Sequence[Mapping[str, Any]], measured_on: Part | None) -> list[Captioned]:
+    """Training loss and RMSE by epoch.  A figure without values in the history is left out.
 
-    `group`: the one that the history's RMSE was measured on, for its name and for the baselines' RMSE on it.
+    `measured_on`: the group that the history's RMSE was measured on, for its name and its baselines.
     """
-    drawn = []
+    figures = []
     epochs, loss = series(history, "train_loss")
     if len(loss):
-        figure, axes = blank(5.0, 3.3)
+        figure, axes = blank_figure(5.0, 3.3)
         axes.plot(epochs, loss, "o-", color=LINE_COLOUR, markersize=2.5, linewidth=1.2)
         axes.set(xlabel="epoch", ylabel="training loss (normalised)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         alt = f"Training loss by epoch, from {loss[0]:.3g} to {loss[-1]:.3g}"
-        drawn.append(("Training loss, of the normalised target.", svg(figure, alt, "loss")))
+        figures.append(("Training loss of the normalised target.", to_svg(figure, alt, "loss")))
     epochs, rmse = series(history, "rmse")
     if len(rmse):
-        figure, axes = blank(5.0, 3.3)
+        figure, axes = blank_figure(5.0, 3.3)
         axes.plot(epochs, rmse, "o-", color=SEEN_COLOUR, markersize=2.5, linewidth=1.2, label=NETWORK)
         axes.plot(epochs[rmse.argmin()], rmse.min(), "o", color=SEEN_COLOUR, markersize=6, fillstyle="none")
-        if group is not None and len(group):
-            for name, line, dashes in ((LINEAR, baselines.linear, "--"), (MEAN, baselines.mean, ":")):
-                level = score(group.table.height, line(group.table.length)[0]).rmse
+        if measured_on is not None and len(measured_on):
+            for name, dashes in ((LINEAR, "--"), (MEAN, ":")):
+                level = measured_on.rmse(name)
                 axes.axhline(level, color=LINE_COLOUR, linestyle=dashes, linewidth=1, label=f"{name}, {level:.1f} m")
         axes.set(xlabel="epoch", ylabel="RMSE, m", yscale="log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-        figure.legend(loc="outside upper left", fontsize=9, frameon=False, ncols=2)  # over no line
-        alt = f"RMSE by epoch, best {rmse.min():.2f} m"
-        caption = f"RMSE{f' on {group.name}' if group is not None else ''}, logarithmic; the ring marks the best epoch."
-        drawn.append((caption, svg(figure, alt, "rmse")))
-    return drawn
+        figure.legend(loc="outside upper left", fontsize=9, frameon=False, ncols=2)  # inside, it would cover a line
+        where = f" on {measured_on.group}" if measured_on is not None else ""
+        caption = f"RMSE{where}, logarithmic; the ring marks the best epoch."
+        figures.append((caption, to_svg(figure, f"RMSE by epoch, best {rmse.min():.2f} m", "rmse")))
+    return figures
 
 
 def rmse_by_epoch(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """RMSE by epoch of runs by name, metres, logarithmic, on the samples that each one's best epoch is chosen on."""
-    figure, axes = blank(6.0, 4.0)
+    """RMSE in metres by epoch, one line a run (by name), on the samples that each run's best epoch is chosen on."""
+    figure, axes = blank_figure(6.0, 4.0)
     for name, history in histories.items():
         axes.plot(*series(history, "rmse"), "o-", markersize=2.5, linewidth=1.2, label=name)
-    axes.set(xlabel="epoch", ylabel="RMSE on the samples of selection, m", yscale="log")
+    axes.set(xlabel="epoch", ylabel="RMSE on the samples that choose the epoch, m", yscale="log")
     axes.legend(frameon=False)
     return figure
 
 
-def blank(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure of `width` × `height` inches, without pyplot and its global state."""
+def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of `width` × `height` inches, made without pyplot and its global state."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots()
 
 
-def svg(figure: Figure, alt: str, salt: str) -> Markup:
-    """`figure` as an SVG element that can stand in a page beside others, the same bytes each time."""
+def to_svg(figure: Figure, alt: str, salt: str) -> Markup:
+    """`figure` as an SVG element that can share a page with others; the same figure gives the same bytes."""
     buffer = io.StringIO()
-    unwritten = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    omitted = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"{salt} {alt}"}):
-        figure.savefig(buffer, format="svg", dpi=200, transparent=True, metadata=unwritten)
+        figure.savefig(buffer, format="svg", dpi=200, transparent=True, metadata=omitted)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # counted per figure, hence not unique in a page, and never used
-    text = text.replace("*{", ".plot *{")  # a style of the figure, not of the page
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # not unique in a page, since they count per figure, and never used
+    text = text.replace("*{", ".plot *{")  # the style must not leak into the page
     label = Markup('<svg class="plot" role="img" aria-label="{}" ').format(alt)
     return label + Markup(text.removeprefix("<svg "))
 
 
-# --- The contact sheet.
+# --- Uncertainty.
 
 
-def worst_tiles(groups: Sequence[Predictions], most: int = TILES_SHOWN) -> list[tuple[Predictions, int]]:
-    """The `most` tiles with the largest absolute error, each by its worst sample, worst first: (group, row)."""
-    errors = [(group, i, error) for group in groups for i, error in enumerate(np.abs(group.mu - group.table.height))]
-    errors.sort(key=lambda entry: -entry[2] if math.isfinite(entry[2]) else -math.inf)
-    worst: dict[str, tuple[Predictions, int]] = {}
-    for group, i, _ in errors:
-        if len(worst) < most:
-            worst.setdefault(str(group.table.tile[i]), (group, i))
-    return list(worst.values())
+def uncertainty_figures(part: Part) -> list[Captioned]:
+    """The uncertainty figures of `part` that have enough samples, in the order in which they are shown."""
+    figures = (reliability(part), scene_coverage(part), pooling_gain(part.predictions), *errors(part.predictions))
+    return [figure for figure in figures if figure is not None]
 
 
-def thumbnail(group: Predictions, i: int) -> dict[str, Any]:
-    """What the template needs to show sample `i`: the tile as a data-URI, the polyline in the tile's pixels."""
-    table, points = group.table, group.points(i)
-    return {
-        "uri": jpeg_uri(table.images.read(int(table.image[i])), TILE_PX),
-        "width": int(table.width[i]),
-        "height": int(table.height_px[i]),
-        "points": " ".join(f"{x:g},{y:g}" for x, y in points),
-        "base": points[0],
-        "tile": str(table.tile[i]),
-        "scene": str(table.scene[i]),
-        "group": group.name,
-        "seen": bool(group.seen[i]),
-        "truth": float(table.height[i]),
-        "mu": float(group.mu[i]),
-        "sigma": float(group.sigma[i]),
-    }
+def reliability(part: Part) -> Captioned:
+    """Share of heights within the central interval of N(mu, sigma²) against its level; markers: conformal intervals."""
+    figure, axes = blank_figure(5.0, 4.4)
+    levels = np.arange(5, 100, 5) / 100
+    axes.plot([0, 1], [0, 1], color=LINE_COLOUR, linewidth=0.8, linestyle=":")
+    for name, forecast in part.predictions.forecasts().items():
+        z = np.abs(part.predictions.table.height - forecast.mu) / forecast.sigma
+        covered = [float(np.mean(z <= NormalDist().inv_cdf((1 + level) / 2))) for level in levels]
+        axes.plot(levels, covered, color=COLOURS[name], linewidth=1.4, label=name)
+        if forecast.conformal:
+            scores, _ = part.uncertainty[name]
+            finite = [level for level, width in scores.width.items() if np.isfinite(width)]
+            covered = [scores.scene_coverage[level] for level in finite]
+            axes.plot(finite, covered, MARKERS[name], color=COLOURS[name], markersize=5, markeredgecolor="white")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal", xlabel="level", ylabel="share of heights held")
+    axes.xaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.legend(loc="upper left", fontsize=9, frameon=False)
+    return (
+        "Reliability: lines are the central intervals of each Gaussian, over samples; markers are the conformal "
+        "intervals, over scenes. Above the diagonal an interval holds more heights than its level.",
+        to_svg(figure, f"Share of heights held against the level, {part.group}", "reliability"),
+    )
+
+
+def scene_coverage(part: Part) -> Captioned:
+    """Share of each scene's heights within its 90 % intervals, in ascending order."""
+    figure, axes = blank_figure(5.0, 4.4)
+    for name, (scores, _) in part.uncertainty.items():
+        covered = np.sort(scores.by_scene[LEVEL])
+        x = (np.arange(len(covered)) + 0.5) / len(covered)
+        label = f"{name}: mean {covered.mean():.0%}"
+        axes.plot(x, covered, f"{MARKERS[name]}-", color=COLOURS[name], markersize=3.5, linewidth=0.8, label=label)
+    axes.axhline(LEVEL, color=LINE_COLOUR, linewidth=0.8, linestyle=":")
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.04), xlabel="scenes, by their share", ylabel="share of a scene's heights held")
+    axes.xaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.legend(loc="lower right", fontsize=9, frameon=False)
+    return (
+        f"Coverage by scene of the {LEVEL:.0%} intervals; the network's are those of its Gaussian. The level "
+        "applies to the mean over scenes, not to each: after pooling, a scene is held or missed nearly as a whole.",
+        to_svg(figure, f"Coverage by scene, {part.group}", "scenes"),
+    )
+
+
+def pooling_gain(group: Predictions) -> Captioned | None:
+    """Error of a scene's scale against the number of its polylines that are pooled; None with too few scenes."""
+    if group.pooled is None:
+        return None
+    forecast = group.calibrated or Forecast.gaussian(group.mu, group.sigma)
+    log_scale, variance = to_log_scale(polyline_length_px(group.table.polyline), forecast.mu, forecast.sigma)
+    true_log_scale = np.log(group.table.height / polyline_length_px(group.table.polyline))
+    numbers, measured, predicted = error_by_number_pooled(
+        log_scale - true_log_scale, variance, group.table.tile, group.table.scene, group.shares
+    )
+    if len(numbers) < 2:
+        return None
+    figure, axes = blank_figure(5.0, 3.6)
+    axes.plot(numbers, 100 * measured, "D-", color=UNSEEN_COLOUR, markersize=4, linewidth=1.4, label="measured")
+    axes.plot(numbers, 100 * predicted, color=LINE_COLOUR, linewidth=1.2, linestyle="--", label="predicted by σ")
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="polylines pooled", ylabel="RMS error of a scene's scale, %", xticks=numbers)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="lower left", fontsize=9, frameon=False)
+    within_tile, between = group.shares
+    return (
+        f"Pooling: the scale (height ÷ length) of the same scenes, estimated from 1 to {numbers[-1]} of their "
+        f"polylines. Of a polyline's error variance, {within_tile:.0%} is common to its tile. Of the variance that "
+        f"remains for a tile, {between:.0%} is common to its scene and never averages out.",
+        to_svg(figure, f"Error of the scale against the number of polylines pooled, {group.name}", "pooling"),
+    )
+
+
+def errors(group: Predictions) -> list[Captioned]:
+    """RMSE by true height, polyline length and sensor."""
+    table = group.table
+    sensor = np.array([name.partition("_")[0] for name in table.scene.tolist()])
+    names, counts = np.unique(sensor, return_counts=True)
+    shown = names[np.argsort(-counts, kind="stable")[:SENSORS_SHOWN]].tolist()
+    return [
+        _rmse_by("true height", bins(table.height, HEIGHT_EDGES, "m"), group),
+        _rmse_by("polyline length", bins(polyline_length_px(table.polyline), LENGTH_EDGES, "px"), group),
+        _rmse_by("sensor", [(name, sensor == name) for name in shown], group),
+    ]
+
+
+def bins(values: Float64, edges: Sequence[float], unit: str) -> list[tuple[str, NDArray[np.bool_]]]:
+    """The non-empty bins of `values` (N,) between `edges`: names, such as "60–80 m", and masks (N,)."""
+    which = np.searchsorted(edges, values, side="right")
+    middle = (f"{low:g}–{high:g}" for low, high in pairwise(edges))
+    names = [f"under {edges[0]:g}", *middle, f"from {edges[-1]:g}"]
+    return [(f"{name} {unit}", which == i) for i, name in enumerate(names) if (which == i).any()]
+
+
+def _rmse_by(quantity: str, parts: list[tuple[str, NDArray[np.bool_]]], group: Predictions) -> Captioned:
+    """RMSE of each part, one marker a forecast."""
+    figure, axes = blank_figure(5.0, 3.0)
+    x = np.arange(len(parts))
+    for i, (name, forecast) in enumerate(group.forecasts().items()):
+        rmse = [score(group.table.height[mask], forecast.mu[mask]).rmse for _, mask in parts]
+        axes.plot(x + 0.16 * (i - 1), rmse, MARKERS[name], color=COLOURS[name], markersize=5, label=name)
+    labels = [f"{name}\n{mask.sum():,}" for name, mask in parts]
+    axes.set(xlim=(-0.6, len(parts) - 0.4), ylabel="RMSE, m")
+    axes.set_xticks(x, labels, fontsize=8.5, parse_math=False)  # a sensor's name comes from a file and is no formula
+    # Matplotlib's margin is a share of the range.  If the range is small, it cuts a marker in two.
+    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+    figure.legend(loc="outside upper left", fontsize=9, frameon=False, ncols=3)
+    caption = f"RMSE by {quantity}, with the number of samples."
+    if quantity == "true height":
+        caption += " An uncertain estimate leans towards the mean, so the heights of tall chimneys come out too low."
+    return caption, to_svg(figure, f"RMSE by {quantity}, {group.name}", quantity)

@@ -1,14 +1,14 @@
-"""What the report says in words: every sentence that depends on a figure.
+"""The sentences of the report: everything that depends on a score.
 
-1.  `headline`: how far off the model is on the first samples, against a straight line in polyline length.
-2.  `selection`: on which samples the best epoch was chosen, whose figures are optimistic for that.
-3.  `scenes_seen` and `recognition`: how much of that is the recognition of scenes it was trained on.
-4.  `honesty`: whether its σ says more than one constant would.
-5.  `history_in_words`: how the training went.
+1.  `headline`: the error on the first group, compared with a straight line in polyline length.
+2.  `selection`: which groups have optimistic scores, because the best epoch was chosen on them.
+3.  `scenes_seen` and `recognition`: how much of the result may come from recognising scenes of the training set.
+4.  `network_sigma`, `forecast_sigmas`: whether σ is better than a constant.
+5.  `account`: what the uncertainty figures show, and what they cannot show.
+6.  `history_in_words`: how the training went.
 
-A sentence is plain text, for the template to escape, and claims no more than its figures can show: it says when
-all scenes were seen, when there are too few of them for an interval, and when a predictor is not the better one.
-Below the sentences are their figures, and how numbers are spelt.
+Every sentence is plain text, which the template escapes.  It claims only what its numbers support: it says when all
+scenes were seen, when there are too few scenes for an interval, and when a baseline is better.
 """
 
 from __future__ import annotations
@@ -19,162 +19,254 @@ from typing import Any
 
 import numpy as np
 
-from dali_pipes.units import count, metres
+from dali_pipes.units import count, metres, number
 
-from ..scores.metrics import Baselines, Float64, bootstrap_rmse, constant_sigma_nll, coverage, score
-from ..scores.predictions import Predictions
+from ..scores.calibrate import development_of
+from ..scores.evaluation import Evaluation, Part
+from ..scores.metrics import CALIBRATED, LINEAR, MIN_SCENES_FOR_INTERVAL, NETWORK, POOLED, Float64, bootstrap_rmse
+from ..scores.uncertainty import LEVEL, LEVELS
 
-FEWEST_SCENES = 10  # below this a bootstrap over scenes gives an interval that is too narrow to print
+LIMITS = (
+    "These figures do not show how the network does on sensors, regions or seasons that this release lacks, or on "
+    "polylines drawn less carefully than these. They do not show how far the labels are from the real chimneys "
+    "either: where the closed form agrees with the labels, the labels follow its formula and are no measurement. The "
+    "closed form also reads metadata, which the model must not use."
+)
 
 
-def headline(groups: Sequence[Predictions], baselines: Baselines) -> str:
-    """How far off the model is on the first group, against a straight line in polyline length."""
-    if not groups:
+def headline(evaluation: Evaluation) -> str:
+    """The error on the first group, compared with a straight line in polyline length."""
+    if not evaluation.groups:
         return "No samples were evaluated."
-    group = groups[0]
-    network, line = group.rmse(), _line_rmse(group, baselines)
+    part = evaluation.groups[0]
+    network, line = part.rmse(NETWORK), part.rmse(LINEAR)
     if not math.isfinite(network):
-        return f"The network's predictions for {group.name} are not all finite numbers: the training has failed."
+        return f"The network's predictions for {part.group} are not all finite numbers: the training has failed."
     return (
-        f"On the {count(len(group), 'sample')} of {group.name}{', which chose the best epoch,' * group.selection} the "
+        f"On the {count(len(part), 'sample')} of {part.group}{', which chose the best epoch,' * part.optimistic} the "
         f"network is off by {metres(network)} (RMSE), "
-        f"{_against(network, line)} the {metres(line)} of a straight line in polyline length."
+        f"{_compared(network, line)} the {metres(line)} of a straight line in polyline length."
     )
 
 
-def selection(groups: Sequence[Predictions]) -> str:
-    """Which figures are optimistic, because the best epoch was chosen by them, and which are not."""
-    chosen = next((group for group in groups if group.selection), None)
+def selection(evaluation: Evaluation) -> str:
+    """Which scores are optimistic, because the best epoch was chosen on these samples; "" if none are."""
+    chosen = next((part for part in evaluation.groups if part.optimistic), None)
     if chosen is None:
         return ""
-    others = [group for group in groups if not group.selection]
-    scenes = count(len(np.unique(chosen.table.scene)), "scene")
-    told = f"The best epoch was chosen on the {scenes} of “{chosen.name}”, so its figures there are optimistic"
-    if not others:
-        return f"{told}, and no samples are left that had no part in the choice."
-    looked_at = " and ".join(f"“{group.name}”" for group in others)
-    unseen = [group for group in others if not group.seen.all()]
-    without = (
-        ""
-        if unseen
-        else (" Of scenes that were neither trained on nor chosen by, nothing is known here: --split scene would tell.")
+    others = [part for part in evaluation.groups if not part.optimistic]
+    sentence = (
+        f"The best epoch was chosen on the {count(chosen.scenes, 'scene')} of “{chosen.group}”, so its scores there "
+        "are optimistic"
     )
-    return f"{told}; {looked_at} had no part in the choice.{without}"
+    if not others:
+        return f"{sentence}, and there are no other samples to check them on."
+    independent = " and ".join(f"“{part.group}”" for part in others)
+    if any(not part.predictions.seen.all() for part in others):
+        return f"{sentence}; {independent} had no part in the choice."
+    return (
+        f"{sentence}; {independent} had no part in the choice. No scene here is both new to the network and "
+        "independent of the choice: train with --split scene to measure that."
+    )
 
 
-def scenes_seen(groups: Sequence[Predictions]) -> str:
+def scenes_seen(evaluation: Evaluation) -> str:
     """Whether the scenes of each group were seen in training."""
     sentences = []
-    for group in groups:
-        scenes, seen = len(np.unique(group.table.scene)), len(np.unique(group.table.scene[group.seen]))
+    for part in evaluation.groups:
+        table, scenes = part.predictions.table, part.scenes
+        seen = len(np.unique(table.scene[part.predictions.seen]))
         if scenes == 1:
-            told = f"The one scene in “{group.name}” was {'also' if seen else 'not'} trained on."
+            sentence = f"The one scene in “{part.group}” was {'also' if seen else 'not'} trained on."
         elif seen == scenes:
-            told = f"All {count(scenes, 'scene')} in “{group.name}” were also trained on."
+            sentence = f"All {count(scenes, 'scene')} in “{part.group}” were also trained on."
         elif seen == 0:
-            told = f"None of the {count(scenes, 'scene')} in “{group.name}” was trained on."
+            sentence = f"None of the {count(scenes, 'scene')} in “{part.group}” was trained on."
         else:
-            told = f"Of the {count(scenes, 'scene')} in “{group.name}”, {seen:,} were also trained on."
-        sentences.append(told)
+            sentence = f"Of the {count(scenes, 'scene')} in “{part.group}”, {seen:,} were also trained on."
+        sentences.append(sentence)
     return " ".join(sentences)
 
 
-def recognition(groups: Sequence[Predictions], baselines: Baselines) -> str:
-    """How much of the result is the recognition of scenes, as far as the figures can tell."""
-    seen, unseen = _seen_and_unseen(groups)
+def recognition(evaluation: Evaluation) -> str:
+    """How much of the result may come from recognising scenes; "" without predictions."""
+    seen, unseen = evaluation.largest(seen=True), evaluation.largest(seen=False)
     if seen is None and unseen is None:
         return ""
     if unseen is None:
         return (
-            "No scene outside the training was evaluated: these figures cannot tell how much of the result is "
-            "recognition of the scene. Only scenes that were held out could."
+            "Every evaluated scene was trained on, so these scores cannot show how much of the result comes from "
+            "recognising the scene. Only held-out scenes can."
         )
     if seen is None:
-        flattered = ", but for the choice of the epoch, which flatters it" if unseen.selection else ""
+        caveat = ", except that the best epoch was chosen on them" if unseen.optimistic else ""
         return (
-            "So nothing here is recognition of a scene: this is what to expect of an acquisition never seen before"
-            f"{flattered}."
+            "So recognising a scene cannot help here: expect similar errors on an acquisition never seen "
+            f"before{caveat}."
         )
-    gap, (low, high) = unseen.rmse() - seen.rmse(), _gap_interval(seen, unseen)
-    compared = (
-        f"On scenes it was trained on (“{seen.name}”) the network is off by {metres(seen.rmse())}, on scenes it was "
-        f"not (“{unseen.name}”) by {metres(unseen.rmse())}, a difference of {metres(gap)}"
+    errors = [side.rmse(NETWORK) for side in (seen, unseen)]
+    gap, (low, high) = errors[1] - errors[0], _gap_interval(seen, unseen)
+    comparison = (
+        f"On scenes it was trained on (“{seen.group}”) the network is off by {metres(errors[0])}, on unseen scenes "
+        f"(“{unseen.group}”) by {metres(errors[1])}, a difference of {metres(gap)}"
     )
     if math.isnan(low):
-        certainty = f"fewer than {FEWEST_SCENES} scenes on a side: how much of it is chance cannot be told"
+        certainty = f"fewer than {MIN_SCENES_FOR_INTERVAL} scenes on a side: too few to say how much of it is chance"
     else:
         certainty = f"95% interval over scenes {metres(low)} to {metres(high)}"
     if gap <= 0 or low <= 0:
-        return f"{compared} ({certainty}): no recognition of scenes is visible in it."
+        return f"{comparison} ({certainty}). This does not show that the network recognises scenes."
     return (
-        f"{compared} ({certainty}). It is {_against(seen.rmse(), _line_rmse(seen, baselines))} the straight line on "
-        f"the former and {_against(unseen.rmse(), _line_rmse(unseen, baselines))} it on the latter: as far as the "
-        "two are equally hard, that is what recognising the scene is worth. Of a new acquisition expect the latter."
+        f"{comparison} ({certainty}). It is {_compared(errors[0], seen.rmse(LINEAR))} the straight line on the former "
+        f"and {_compared(errors[1], unseen.rmse(LINEAR))} it on the latter. If both are equally hard, the difference "
+        "is the benefit of recognising the scene. On a new acquisition expect the larger error."
     )
 
 
-def honesty(group: Predictions) -> str:
-    """Whether the model's σ says more than one constant would."""
-    height = group.table.height
-    model, rmse = score(height, group.mu, group.sigma).nll, group.rmse()
-    constant = constant_sigma_nll(rmse)
+def network_sigma(part: Part) -> str:
+    """Whether the network's σ is better than one constant; "" without finite predictions."""
+    if not part.uncertainty:
+        return ""
+    own, constant = part.uncertainty[NETWORK]
     verdict = (
-        "σ is worth having: the model's NLL of {:.2f} beats the {:.2f}"
-        if model < constant
-        else "σ is worse than a constant: the model's NLL of {:.2f} does not beat the {:.2f}"
-    ).format(model, constant)
+        "σ is better than a constant: the NLL of {:.2f} is lower than the {:.2f}"
+        if own.nll < constant.nll
+        else "σ is worse than a constant: the NLL of {:.2f} is not lower than the {:.2f}"
+    ).format(own.nll, constant.nll)
     return (
-        f"On {group.name}{' (optimistic)' * group.selection}, {verdict} of a constant σ equal to its own RMSE of "
-        f"{metres(rmse)}, and {coverage(height, group.mu, group.sigma):.0%} of the heights lie within 1 σ, "
-        f"{coverage(height, group.mu, group.sigma, 2):.0%} within 2 σ (a Gaussian has 68% and 95%)."
+        f"On {part.group}{' (optimistic)' * part.optimistic}, {verdict} of a constant σ equal to the RMSE of "
+        f"{metres(part.rmse(NETWORK))}. The network's intervals of "
+        f"{' and '.join(f'{level:.0%}' for level in (0.5, 0.95))} hold "
+        f"{' and '.join(f'{own.coverage[level]:.0%}' for level in (0.5, 0.95))} of the heights."
     )
+
+
+def forecast_sigmas(evaluation: Evaluation) -> list[str]:
+    """For each part a sentence: whether each forecast's σ is better than a constant, by NLL and CRPS."""
+    parts = {"all": "", "seen": ", scenes seen in training", "unseen": ", scenes not seen in training"}
+    sentences = []
+    for part in evaluation.parts:
+        clauses = [
+            f"the σ of “{name}” {'beats' if own.beats(constant) else 'does not beat'} a constant one "
+            f"(NLL {number(own.nll)} against {number(constant.nll)}, "
+            f"CRPS {metres(own.crps)} against {metres(constant.crps)})"
+            for name, (own, constant) in part.uncertainty.items()
+        ]
+        if clauses:
+            mark = " (optimistic: the best epoch was chosen on it)" if part.optimistic else ""
+            sentences.append(f"On “{part.group}”{parts[part.name]}{mark}, {'; '.join(clauses)}.")
+    return sentences
+
+
+def uncertainty_part(evaluation: Evaluation) -> Part | None:
+    """The part that the uncertainty figures show: the largest one of unseen scenes or, without one, the first group."""
+    first = next((part for part in evaluation.groups if part.uncertainty), None)
+    return evaluation.largest(seen=False) or first
+
+
+def account(part: Part) -> list[str]:
+    """What the uncertainty figures of `part` show and do not show, for a reader without statistics."""
+    group, seen = part.predictions, part.predictions.seen
+    trained_on = "not trained on" if not seen.any() else "trained on" if seen.all() else "partly trained on"
+    sentences = [
+        f"These figures are of “{group.name}”: {count(len(group), 'sample')} of {count(part.scenes, 'scene')} "
+        f"{trained_on}."
+    ]
+    forecast = group.pooled or group.calibrated
+    if forecast is None or not forecast.conformal:
+        return [
+            *sentences,
+            "No interval here was fitted on development scenes. Each is that of the predicted Gaussian, and nothing "
+            "guarantees its level on a new scene.",
+        ]
+    scores, _ = part.uncertainty[POOLED if group.pooled else CALIBRATED]
+    impossible = [level for level in LEVELS if not math.isfinite(scores.width[level])]
+    if LEVEL not in impossible:
+        sentences += _coverage(part, scores.by_scene[LEVEL], scores.width[LEVEL])
+    if impossible:
+        levels = " and ".join(f"{level:.0%}" for level in impossible)
+        scenes = " and ".join(str(round(level / (1 - level))) for level in impossible)
+        sentences.append(
+            f"There is no finite interval at {levels}: that takes at least {scenes} development scenes, whatever the "
+            "network."
+        )
+    if group.optimistic:
+        sentences.append("The best epoch was chosen on the same scenes, which makes these figures somewhat optimistic.")
+    if development_of([group]) is not None:
+        sentences.append(
+            "The calibration was fitted on them too, but each scene was calibrated by the others, so this does not "
+            "make the figures optimistic."
+        )
+    if group.pooled is not None:
+        sentences.append(
+            "Pooling combines the polylines of one acquisition, and needs several of them. The acquisition of a tile "
+            "is read from its name."
+        )
+    return [*sentences, LIMITS]
 
 
 def history_in_words(history: Sequence[Mapping[str, Any]]) -> str:
-    """The epochs in one line, as far as the history has figures for them."""
+    """The training in one line, as far as the history has values."""
     epochs, rmse = series(history, "rmse")
-    told = []
+    facts = [count(len(history), "epoch")]
     if len(rmse):
-        told.append(f"best RMSE {metres(rmse.min())} after epoch {epochs[rmse.argmin()]:.0f}")
+        facts.append(f"best RMSE {metres(rmse.min())} after epoch {epochs[rmse.argmin()]:.0f}")
     if len(speed := series(history, "samples_per_s")[1]):
-        told.append(f"median {np.median(speed):,.0f} samples/s")
+        facts.append(f"median {np.median(speed):,.0f} samples/s")
     if len(wait := series(history, "data_wait")[1]):
-        told.append(f"{np.median(wait):.0%} of the time spent waiting for data")
-    return "; ".join([count(len(history), "epoch"), *told]) + "."
-
-
-def _seen_and_unseen(groups: Sequence[Predictions]) -> tuple[Predictions | None, Predictions | None]:
-    """The two sides to compare: of all groups' seen parts the largest, and of their unseen parts the largest."""
-    seen = max((group.select(group.seen) for group in groups), key=len, default=None)
-    unseen = max((group.select(~group.seen) for group in groups), key=len, default=None)
-    return seen or None, unseen or None  # an empty part is no side
-
-
-def _gap_interval(seen: Predictions, unseen: Predictions) -> tuple[float, float]:
-    """95 % interval of RMSE(unseen) − RMSE(seen) in metres, by bootstrap over scenes; NaN with too few scenes."""
-    if min(len(np.unique(side.table.scene)) for side in (seen, unseen)) < FEWEST_SCENES:
-        return math.nan, math.nan
-    ours, theirs = (
-        bootstrap_rmse(side.table.height, side.mu, side.table.scene, seed=seed)
-        for seed, side in enumerate((unseen, seen))
-    )
-    low, high = np.quantile(ours - theirs, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def _line_rmse(group: Predictions, baselines: Baselines) -> float:
-    return score(group.table.height, baselines.linear(group.table.length)[0]).rmse
+        facts.append(f"{np.median(wait):.0%} of the time spent waiting for data")
+    return "; ".join(facts) + "."
 
 
 def series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[Float64, Float64]:
-    """Epochs and finite values of `key`, (E,) float64 each; an epoch without its number counts from 1."""
+    """Epochs and finite values of `key`, (E,) float64 each; an epoch without a number is counted from 1."""
     pairs = [(entry.get("epoch", i), entry[key]) for i, entry in enumerate(history, 1) if entry.get(key) is not None]
     points = np.array(pairs, np.float64).reshape(-1, 2)
     points = points[np.isfinite(points).all(axis=1)]
     return points[:, 0], points[:, 1]
 
 
-def _against(network: float, line: float) -> str:
-    if not line > 0:  # two samples, or none: a line fits them exactly
+def _coverage(part: Part, covered: Float64, width: float) -> list[str]:
+    """What share of each scene's heights the intervals hold, `covered` (scenes,), and whether that fits their level."""
+    scenes, mean = len(covered), float(covered.mean())
+    intervals = f"the {'pooled' if part.predictions.pooled else 'calibrated'} {LEVEL:.0%} intervals"
+    if scenes < MIN_SCENES_FOR_INTERVAL:
+        return [
+            f"Here {intervals} are {metres(width)} wide on average and hold {mean:.0%} of the heights, on average over "
+            f"scenes. The errors within a scene are correlated, so {count(scenes, 'scene')} are too few to check the "
+            "level."
+        ]
+    sentence = (
+        f"In each scene {intervals} hold {covered.min():.0%} to {covered.max():.0%} of the heights, on average over "
+        f"scenes {mean:.0%}, and are {metres(width)} wide."
+    )
+    if mean + 2 * float(covered.std()) / scenes**0.5 < LEVEL:
+        return [
+            sentence,
+            f"That is less than their level of {LEVEL:.0%}, by more than chance: these scenes differ from those that "
+            "the intervals were fitted on. Expect no more on an acquisition like these.",
+        ]
+    if part.predictions.seen.all():
+        return [sentence, "The level is meant for scenes not trained on, and none was evaluated here."]
+    return [
+        f"{sentence} So on acquisitions like these, expect them to hold nine heights of ten on average. Within one "
+        "acquisition the errors are correlated, and all of its heights may lie outside."
+    ]
+
+
+def _gap_interval(seen: Part, unseen: Part) -> tuple[float, float]:
+    """95 % interval of RMSE(unseen) − RMSE(seen) in metres, by bootstrap over scenes; NaN with too few scenes."""
+    if min(seen.scenes, unseen.scenes) < MIN_SCENES_FOR_INTERVAL:
+        return math.nan, math.nan
+    of_unseen, of_seen = (
+        bootstrap_rmse(side.predictions.table.height, side.predictions.mu, side.predictions.table.scene, seed=seed)
+        for seed, side in enumerate((unseen, seen))
+    )
+    low, high = np.quantile(of_unseen - of_seen, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _compared(network: float, line: float) -> str:
+    if not line > 0:  # with two samples or fewer, the line may fit them exactly
         return "against"
     return f"{1 - network / line:.0%} under" if network < line else f"{network / line - 1:.0%} above"

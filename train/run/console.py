@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from rich.console import Console, Group
@@ -14,7 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..scores.metrics import NETWORK, ScoreRow
+from ..scores.evaluation import Evaluation
+from ..scores.metrics import NETWORK
 
 
 @dataclass(frozen=True)
@@ -127,27 +126,24 @@ def _view(now: Moment, best: float) -> Table:
     return whole
 
 
-def score_table(rows: Sequence[ScoreRow], optimistic: Collection[str]) -> Table:
-    """The report's score table for a terminal: every figure with its samples and whether their scenes were seen.
-
-    The groups named `optimistic` are marked: the best epoch was chosen on them.
-    """
+def score_table(evaluation: Evaluation) -> Table:
+    """The score table of the report for a terminal.  Groups on which the best epoch was chosen are marked."""
     table = Table(title="Heights in metres", title_justify="left", box=None, pad_edge=False, caption_justify="left")
-    if optimistic:
-        table.caption = "optimistic: the best epoch was selected on these samples"
-    table.add_column("", overflow="fold")  # a narrow terminal breaks names, and cuts no figure
+    if any(part.optimistic for part in evaluation.parts):
+        table.caption = "optimistic: the best epoch was chosen on these samples"
+    table.add_column("", overflow="fold")  # a narrow terminal may wrap names, but must not cut numbers
     for name in ("samples", "scenes seen", "RMSE", "MAE", "bias", "NLL"):
         table.add_column(name, justify="right", no_wrap=True)
-    for (group, part), block in groupby(rows, key=lambda row: (row.group, row.part)):
-        mark = " (optimistic)" if group in optimistic else ""
-        table.add_row(Text((group if part == "all" else f"{group}, {part} scenes") + mark, style="bold"))
-        for row in block:
-            score = row.scores
+    for part in evaluation.parts:
+        name = part.group if part.name == "all" else f"{part.group}, {part.name} scenes"
+        table.add_row(Text(name + " (optimistic)" * part.optimistic, style="bold"))
+        for row in part.rows.values():
+            scores = row.scores
             table.add_row(
                 Text(f"  {row.predictor}{' (metadata)' if row.metadata else ''}"),
-                str(score.n),
+                str(scores.n),
                 row.seen,
-                *(_number(value) for value in (score.rmse, score.mae, score.bias, score.nll)),
+                *(_number(value) for value in (scores.rmse, scores.mae, scores.bias, scores.nll)),
                 style="bold cyan" if row.predictor == NETWORK else None,
             )
     return table

@@ -1,23 +1,22 @@
-"""Fitting a calibration on development scenes: scenes that were held out of training as a whole, and nothing else.
+"""Fit a calibration on development scenes, which were held out of training as a whole, and apply it.
 
-1.  `correct`: the mean, by the maximum of the Gaussian likelihood.
-2.  `conformal_quantile`: how many σ an interval must reach so that its level holds on scenes never seen.
-3.  `fit`: both, the temperature, and the shares of errors that tiles and scenes have in common (pooling.py): one
-    `Calibration`.
-4.  `apply`, and `cross_fit` for the development scenes themselves, of which each is calibrated by the others.
-5.  `calibrate_checkpoint`: what a run does at its end.
+1.  `fit_mean_line`: the correction of the mean, by the maximum of the Gaussian likelihood.
+2.  `conformal_quantile`: the half-width, in units of σ, of intervals that hold their level on unseen scenes.
+3.  `fit_calibration`: both, the temperature of σ, and the shares of the errors' variance that tiles and scenes have in
+    common (pooling.py).
+4.  `calibrate`: apply a calibration.  `cross_calibrate`: calibrate each development scene by the other ones.
 
-Samples of a scene err together, so they are not exchangeable and the usual split-conformal quantile promises too
-much; scenes are.  So each scene has one vote, shared by its samples, and the new one has an infinite vote: the
-hierarchical conformal prediction of Lee, Barber and Willett 2023 (arXiv:2306.06342; the pooled distribution of Dunn,
-Wasserman and Ramdas 2022, arXiv:1809.07441, with a correction for few scenes).  For K scenes it promises levels up to
-K/(K + 1): 90 % needs 9 scenes, 95 % needs 19.
+The errors within a scene are correlated, so samples are not exchangeable, and the usual split-conformal quantile is too
+small.  Scenes are exchangeable.  So each scene has one vote, divided among its samples, and the new scene adds one
+infinite score: the hierarchical conformal prediction of Lee, Barber and Willett 2023 (arXiv:2306.06342; the pooled
+distribution of Dunn, Wasserman and Ramdas 2022, arXiv:1809.07441, with a correction for few scenes).  K scenes allow
+levels up to K/(K + 1): 90 % needs 9 scenes, and 95 % needs 19.
 
-What is fitted flatters the scenes that it was fitted on, the more the fewer they are.  So whatever tells how large
-errors are, is fitted to those that each scene has by the others, as in the jackknife: temperature and shares by the
-others' line, quantiles by the others' whole calibration.  Fitted on 8 simulated scenes, pooled heights of new ones
-erred by 1.5 times the variance that they stated; by a line through each scene's own errors it was 2.1 times.  What
-selected the network's epoch on the same scenes flatters them, too, and is not corrected.
+A fit has smaller errors on its own scenes than on others, the more so the fewer they are.  So everything that describes
+the size of errors is fitted out of sample, as in the jackknife: temperature and shares to each scene's errors from the
+line of the other scenes, quantiles to its errors from their whole calibration.  In a simulation with 8 scenes, the
+squared error of pooled heights on new scenes was 1.5 times the predicted variance; fitted in sample, 2.1 times.
+The best epoch, too, is chosen on these scenes; that optimism is not corrected.
 """
 
 from __future__ import annotations
@@ -34,20 +33,19 @@ from dali_pipes.samples.splits import DEVELOPMENT
 from model.calibration import Calibration
 
 from .metrics import Float64
-from .pooling import fit_shares, pool, to_log_scale
+from .pooling import fit_shares, pool_by_scene, to_log_scale
 from .predictions import Predictions
 from .uncertainty import LEVELS, Forecast
 
-Pair = tuple[Float64, Float64]  # mu, sigma (N,) metres
+Gaussians = tuple[Float64, Float64]  # mu, sigma (N,) metres
 
-FEWEST_SCENES = 5  # below this a line through the scenes' errors is chance, and no level above 80 % can be promised
+MIN_SCENES_TO_CALIBRATE = 5  # with fewer scenes the line fits chance, and no level above 80 % is possible
 
 
-def correct(height: Float64, mu: Float64, sigma: Float64) -> tuple[float, float]:
-    """`a`, `b` that make `height` (N,) likeliest under N(a·mu + b, (c·sigma)²), whatever c; all metres.
+def fit_mean_line(height: Float64, mu: Float64, sigma: Float64) -> tuple[float, float]:
+    """`a`, `b` that maximise the likelihood of `height` (N,) under N(a·mu + b, (c·sigma)²) for any c; all metres.
 
-    Least squares with weights 1/sigma².  Where the predictions do not vary, or rise as heights fall, there is no line
-    to correct by: `a` stays 1.
+    Least squares with weights 1/sigma².  `a` stays 1 if the predictions do not vary, or if heights fall as they rise.
     """
     weight = 1 / sigma**2
     weight /= weight.sum()
@@ -58,41 +56,43 @@ def correct(height: Float64, mu: Float64, sigma: Float64) -> tuple[float, float]
     return a, float(weight @ (height - a * mu))
 
 
-def conformal_quantile(score: Float64, scene: NDArray[np.str_], level: float) -> float:
-    """The `level` quantile of scores (N,) with one vote a scene and an infinite one for the scene to come.
+def conformal_quantile(nonconformity: Float64, scene: NDArray[np.str_], level: float) -> float:
+    """The `level` quantile of nonconformity scores (N,), with one vote a scene and an infinite score for a new scene.
 
-    inf where the scenes are too few for the level.
+    Infinite if there are too few scenes for the level.
     """
     _, group = np.unique(scene, return_inverse=True)
     n = np.bincount(group)
-    order = np.argsort(score)
-    reached = np.cumsum(1 / n[group[order]]) / (len(n) + 1)
-    i = int(np.searchsorted(reached, level - 1e-9))  # sums of 1/n are not exact
-    return float(score[order[i]]) if i < len(score) else math.inf
+    order = np.argsort(nonconformity)
+    cumulative = np.cumsum(1 / n[group[order]]) / (len(n) + 1)
+    i = int(np.searchsorted(cumulative, level - 1e-9))  # sums of 1/n are not exact
+    return float(nonconformity[order[i]]) if i < len(nonconformity) else math.inf
 
 
-def fit(development: Predictions) -> Calibration:
-    """The calibration that development scenes teach.  Raises ValueError for fewer than `FEWEST_SCENES` of them."""
+def fit_calibration(development: Predictions) -> Calibration:
+    """Fit to development scenes.  Raises ValueError for fewer than `MIN_SCENES_TO_CALIBRATE` of them."""
     scene = development.table.scene
-    if (scenes := len(np.unique(scene))) < FEWEST_SCENES:
-        raise ValueError(f"expected at least {FEWEST_SCENES} development scenes to calibrate on, found {scenes}")
+    if (scenes := len(np.unique(scene))) < MIN_SCENES_TO_CALIBRATE:
+        raise ValueError(
+            f"expected at least {MIN_SCENES_TO_CALIBRATE} development scenes to calibrate on, found {scenes}"
+        )
     quantiles, pooled_quantiles = (
-        {level: conformal_quantile(_sigmas_off(development, said), scene, level) for level in LEVELS}
-        for said in _out_of_scene(development)
+        {level: conformal_quantile(_nonconformity(development, gaussians), scene, level) for level in LEVELS}
+        for gaussians in _calibrated_by_others(development)
     )
-    return replace(_gaussian(development), quantiles=quantiles, pooled_quantiles=pooled_quantiles)
+    return replace(_fit_gaussian(development), quantiles=quantiles, pooled_quantiles=pooled_quantiles)
 
 
-def apply(calibration: Calibration, raw: Predictions, *, by_scene: bool) -> Predictions:
-    """`raw` with its calibrated forecast and, if `by_scene`, also with the one that is pooled by scene thereafter."""
+def calibrate(calibration: Calibration, raw: Predictions, *, by_scene: bool) -> Predictions:
+    """`raw` with the calibrated forecast and, if `by_scene`, the one that is then pooled by scene."""
 
-    def forecast(said: Pair, pooled: bool) -> Forecast:
+    def forecast(gaussians: Gaussians, pooled: bool) -> Forecast:
         if not set(LEVELS) <= set(calibration.pooled_quantiles if pooled else calibration.quantiles):
-            return Forecast.gaussian(*said)  # such as the reference's, which knows no quantiles
-        intervals = {level: calibration.interval(*said, level, pooled=pooled) for level in LEVELS}
-        return Forecast(*said, intervals, conformal=True)
+            return Forecast.gaussian(*gaussians)  # a calibration of the reference has no quantiles
+        intervals = {level: calibration.interval(*gaussians, level, pooled=pooled) for level in LEVELS}
+        return Forecast(*gaussians, intervals, conformal=True)
 
-    calibrated, pooled = _apply(calibration, raw)
+    calibrated, pooled = _calibrate_and_pool(calibration, raw)
     return replace(
         raw,
         calibrated=forecast(calibrated, False),
@@ -101,75 +101,76 @@ def apply(calibration: Calibration, raw: Predictions, *, by_scene: bool) -> Pred
     )
 
 
-def cross_fit(development: Predictions, *, by_scene: bool) -> Predictions:
-    """The development scenes with forecasts like `apply`'s, but each scene calibrated by all others.
+def cross_calibrate(development: Predictions, *, by_scene: bool) -> Predictions:
+    """The development scenes with forecasts as `calibrate` makes them, but each scene calibrated by all others.
 
-    So their figures tell, as far as scenes are alike, what an unseen scene is to expect.
+    So their scores are those of unseen scenes, provided that the scenes are alike.
     """
     scene = development.table.scene
 
-    def forecast(said: Pair) -> Forecast:
-        (mu, sigma), score = said, _sigmas_off(development, said)
-        reach = {level: np.empty_like(sigma) for level in LEVELS}
+    def forecast(gaussians: Gaussians) -> Forecast:
+        (mu, sigma), nonconformity = gaussians, _nonconformity(development, gaussians)
+        half_widths = {level: np.empty_like(sigma) for level in LEVELS}
         for name in np.unique(scene):
             this = scene == name
-            for level, away in reach.items():
-                away[this] = conformal_quantile(score[~this], scene[~this], level) * sigma[this]
-        intervals = {level: (np.maximum(mu - away, 0), mu + away) for level, away in reach.items()}
+            for level, half in half_widths.items():
+                half[this] = conformal_quantile(nonconformity[~this], scene[~this], level) * sigma[this]
+        intervals = {level: (np.maximum(mu - half, 0), mu + half) for level, half in half_widths.items()}
         return Forecast(mu, sigma, intervals, conformal=True)
 
-    calibrated, pooled = _out_of_scene(development)
+    calibrated, pooled = _calibrated_by_others(development)
     return replace(
         development,
         calibrated=forecast(calibrated),
         pooled=forecast(pooled) if by_scene else None,
-        shares=_gaussian(development).shares,
+        shares=_fit_gaussian(development).shares,
     )
 
 
 def development_of(predictions: Sequence[Predictions]) -> Predictions | None:
-    """The development scenes among `predictions`, if there are at least `FEWEST_SCENES`."""
+    """The development scenes among `predictions`; None if there are fewer than `MIN_SCENES_TO_CALIBRATE`."""
     groups = (group for group in predictions if group.name == DEVELOPMENT)
-    return next((group for group in groups if len(np.unique(group.table.scene)) >= FEWEST_SCENES), None)
+    return next((group for group in groups if len(np.unique(group.table.scene)) >= MIN_SCENES_TO_CALIBRATE), None)
 
 
-def _gaussian(development: Predictions) -> Calibration:
+def _fit_gaussian(development: Predictions) -> Calibration:
     """The calibration without its quantiles."""
     table, length = development.table, polyline_length_px(development.table.polyline)
     scenes, group = np.unique(table.scene, return_inverse=True)
     mu = np.empty(len(development))
-    for this in range(len(scenes)):
-        others = group != this
-        slope, intercept = correct(table.height[others], development.mu[others], development.sigma[others])
-        mu[~others] = slope * development.mu[~others] + intercept
-    larger = float(np.sqrt(np.mean(((table.height - mu) / development.sigma) ** 2)))
-    larger = larger or 1.0  # a fit without any error says nothing of σ
-    log_scale, variance = to_log_scale(length, mu, larger * development.sigma)
+    for i in range(len(scenes)):
+        others = group != i
+        a, b = fit_mean_line(table.height[others], development.mu[others], development.sigma[others])
+        mu[~others] = a * development.mu[~others] + b
+    sigma_factor = float(np.sqrt(np.mean(((table.height - mu) / development.sigma) ** 2)))
+    sigma_factor = sigma_factor or 1.0  # if there are no errors at all, σ stays as it is
+    log_scale, variance = to_log_scale(length, mu, sigma_factor * development.sigma)
     error = log_scale - np.log(table.height / length)
     within_tile, between = fit_shares(error, variance, table.tile, table.scene)
-    a, b = correct(table.height, development.mu, development.sigma)
-    return Calibration(a, b, larger / a, within_tile=within_tile, between=between, scenes=len(scenes))
+    a, b = fit_mean_line(table.height, development.mu, development.sigma)
+    return Calibration(a, b, sigma_factor / a, within_tile=within_tile, between=between, scenes=len(scenes))
 
 
-def _apply(calibration: Calibration, raw: Predictions) -> tuple[Pair, Pair]:
-    """Calibrated, and then also pooled by scene."""
+def _calibrate_and_pool(calibration: Calibration, raw: Predictions) -> tuple[Gaussians, Gaussians]:
+    """The calibrated predictions, and those that are then pooled by scene."""
     mu, sigma = calibration(raw.mu, raw.sigma)
     table = raw.table
-    pooled = pool(polyline_length_px(table.polyline), mu, sigma, table.tile, table.scene, calibration.shares)
+    pooled = pool_by_scene(polyline_length_px(table.polyline), mu, sigma, table.tile, table.scene, calibration.shares)
     return (mu, sigma), pooled
 
 
-def _out_of_scene(development: Predictions) -> tuple[Pair, Pair]:
-    """`_apply`, each scene with the calibration of the others."""
+def _calibrated_by_others(development: Predictions) -> tuple[Gaussians, Gaussians]:
+    """`_calibrate_and_pool` for each scene, with the calibration of the other scenes."""
     scene = development.table.scene
-    said = np.empty((2, 2, len(development)))
+    result = np.empty((2, 2, len(development)))
     for name in np.unique(scene):
         this = scene == name
-        said[:, :, this] = _apply(_gaussian(development.select(~this)), development.select(this))
-    return (said[0, 0], said[0, 1]), (said[1, 0], said[1, 1])
+        calibration = _fit_gaussian(development.select(~this))
+        result[:, :, this] = _calibrate_and_pool(calibration, development.select(this))
+    return (result[0, 0], result[0, 1]), (result[1, 0], result[1, 1])
 
 
-def _sigmas_off(development: Predictions, said: Pair) -> Float64:
-    """How many σ the heights are off, (N,)."""
-    mu, sigma = said
+def _nonconformity(development: Predictions, gaussians: Gaussians) -> Float64:
+    """Absolute errors in units of σ, (N,)."""
+    mu, sigma = gaussians
     return np.abs(development.table.height - mu) / sigma

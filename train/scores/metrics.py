@@ -1,14 +1,10 @@
-"""What a prediction is worth: scores in metres, and the simple predictors that a network must beat.
+"""Scores in metres, and the simple predictors that a network must beat.
 
-Three questions, in the order of this file:
+1.  `score`: errors and likelihood of predictions.
+2.  `Baselines`: what the training heights alone, and the polyline's length alone, already predict.
+3.  `bootstrap_rmse`: the spread of an RMSE over resamplings of scenes.
 
-1.  `score`: how far off is it, and is its σ honest?  `constant_sigma_nll` is the bar for the second half: a σ
-    that says less about a sample than one constant does is worse than none.
-2.  `Baselines`: what do the training heights alone, and the polyline's length alone, already give?
-3.  `rows`: all predictors on the same samples, apart for scenes seen and not seen in training.
-    `bootstrap_rmse` tells how much of a difference between two such rows is chance.
-
-All of it is numpy on arrays of samples: no files, no clocks, no devices.  Heights, mu and sigma are metres.
+Everything here works on numpy arrays of samples.  Heights, mu and sigma are in metres.
 """
 
 from __future__ import annotations
@@ -16,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,11 +27,12 @@ CLOSED_FORM = "closed form"
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 SMALLEST_SIGMA = 1e-8  # metres; a baseline that fits its samples exactly still needs a density
+MIN_SCENES_FOR_INTERVAL = 10  # with fewer scenes, a confidence interval over scenes is too narrow to print
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How good one predictor is on one set of samples.  An empty set has n = 0 and NaN everywhere else."""
+    """The errors of one predictor on one set of samples.  For an empty set n is 0 and all else is NaN."""
 
     n: int
     rmse: float
@@ -44,9 +40,9 @@ class Scores:
     mae: float
     """Mean absolute error, metres."""
     bias: float
-    """Mean of prediction − truth, metres: positive where heights are overestimated."""
+    """Mean of prediction − true height, metres: positive if heights are overestimated."""
     nll: float
-    """Mean Gaussian negative log-likelihood of the heights in metres, with its ½ln2π; NaN without a σ."""
+    """Mean Gaussian negative log-likelihood of the heights in metres, including ½ln2π; NaN without a σ."""
 
 
 def gaussian_nll(height: Float64, mu: Float64, sigma: Float64) -> Float64:
@@ -55,21 +51,8 @@ def gaussian_nll(height: Float64, mu: Float64, sigma: Float64) -> Float64:
     return nll
 
 
-def constant_sigma_nll(rmse: float) -> float:
-    """Mean NLL of a predictor with this RMSE if its σ were that RMSE for every sample: ½ln2π + ln rmse + ½.
-
-    No constant does better, so a model above this figure would gain by throwing its σ away.
-    """
-    return HALF_LOG_2PI + math.log(rmse) + 0.5 if rmse > 0 else -math.inf if rmse == 0 else math.nan
-
-
-def coverage(height: Float64, mu: Float64, sigma: Float64, sigmas: float = 1.0) -> float:
-    """Share of heights (N,) within `sigmas`·sigma of mu; a Gaussian has .683 within one and .954 within two."""
-    return float(np.mean(np.abs(height - mu) <= sigmas * sigma)) if height.size else math.nan
-
-
 def score(height: ArrayLike, mu: ArrayLike, sigma: ArrayLike | None = None) -> Scores:
-    """Score predictions `mu` (N,), and `sigma` (N,) where there is one, against true `height` (N,), all metres."""
+    """Score predictions `mu` (N,) and, if given, `sigma` (N,) against true heights `height` (N,), all metres."""
     height, mu = np.asarray(height, np.float64), np.asarray(mu, np.float64)
     if height.size == 0:
         return Scores(0, math.nan, math.nan, math.nan, math.nan)
@@ -85,7 +68,7 @@ def score(height: ArrayLike, mu: ArrayLike, sigma: ArrayLike | None = None) -> S
 
 @dataclass(frozen=True)
 class Line:
-    """height = intercept + slope · length, with one σ for all samples.  Metres; the length is normalised."""
+    """height = intercept + slope · length, with one σ for all samples: metres and normalised length."""
 
     intercept: float
     slope: float
@@ -99,10 +82,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Baselines:
-    """What is known without looking at an image; fitted on training samples only."""
+    """Predictors that use no image, fitted on training samples only."""
 
     mean: Line
-    """The mean of the training heights for everyone (slope 0), with their standard deviation."""
+    """The mean of the training heights for every sample (slope 0), with their standard deviation."""
     linear: Line
     """Ordinary least squares of height on normalised length, with its residual standard deviation."""
 
@@ -110,12 +93,12 @@ class Baselines:
     def fit(cls, length: ArrayLike, height: ArrayLike) -> Baselines:
         """Fit to normalised `length` (N,) and `height` (N,) metres of the training samples.
 
-        Both σ are root mean squares over the N samples, the maximum of the likelihood.  Where all lengths are
-        equal the slope is 0.
+        Both σ are root mean squares over the N samples, which maximises the likelihood.  If all lengths are equal, the
+        slope is 0.  Raises ValueError without samples.
         """
         length, height = np.asarray(length, np.float64), np.asarray(height, np.float64)
         if height.size == 0:
-            raise ValueError("baselines need at least one training sample, got none")
+            raise ValueError("expected at least one training sample to fit baselines on, found none")
         mean, centred = float(height.mean()), length - length.mean()
         spread = float(centred @ centred)
         slope = float(centred @ height) / spread if spread > 0 else 0.0
@@ -141,95 +124,13 @@ class Baselines:
         return cls(mean, linear)
 
 
-@dataclass(frozen=True)
-class ScoreRow:
-    """One predictor on one set of samples, with what must be known to read its figures fairly."""
-
-    group: str
-    """The name of the evaluated samples, e.g. "validation"."""
-    part: str
-    """"all" of the group, or only its samples of scenes "seen" or "unseen" in training."""
-    predictor: str
-    """`NETWORK`, refined as `CALIBRATED` or `POOLED`; `LINEAR`, `MEAN` or `CLOSED_FORM`."""
-    scenes: int
-    """How many scenes the samples come from."""
-    scenes_seen: float
-    """Share of these scenes that were trained on, 0 to 1; NaN where there are no samples."""
-    metadata: bool
-    """Whether the predictor reads roll, pitch and resolution, which the model may not."""
-    scores: Scores
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-        return self.scores.n
-
-    @property
-    def seen(self) -> str:
-        """Whether the scenes were seen in training: "all", "none", a percentage, or "" without samples."""
-        if math.isnan(self.scenes_seen):
-            return ""
-        return {0.0: "none", 1.0: "all"}.get(self.scenes_seen, f"{self.scenes_seen:.0%}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Flat dict for JSON, which has no NaN: a figure that does not exist is None."""
-        flat = asdict(self)
-        flat |= flat.pop("scores")
-        numbers = {key for key, value in flat.items() if isinstance(value, float)}
-        return {key: None if key in numbers and not math.isfinite(value) else value for key, value in flat.items()}
-
-
-def rows(
-    group: str,
-    *,
-    height: Float64,
-    length: Float64,
-    scene: NDArray[np.str_],
-    seen: NDArray[np.bool_],
-    network: Mapping[str, tuple[Float64, Float64]],
-    closed_form: Float64,
-    baselines: Baselines,
-) -> list[ScoreRow]:
-    """Score all predictors on a group and, where it has both, on its seen and its unseen scenes.
-
-    `network`: mu, sigma of what the network says and of its refinements, by name.  All arrays are (N,): `height`, mu,
-    sigma and `closed_form` metres, `length` normalised, `seen` whether the sample's scene was trained on.  The closed
-    form is scored where it is a finite number, the others everywhere.
-    """
-    everywhere = np.ones(len(height), bool)
-    mixed = bool(seen.any() and not seen.all())
-    parts = {"all": everywhere} | ({"seen": seen, "unseen": ~seen} if mixed else {})
-    predictors: dict[str, tuple[Float64, Float64 | None, NDArray[np.bool_]]] = {
-        **{name: (*said, everywhere) for name, said in network.items()},
-        LINEAR: (*baselines.linear(length), everywhere),
-        MEAN: (*baselines.mean(length), everywhere),
-        CLOSED_FORM: (closed_form, None, np.isfinite(closed_form)),
-    }
-
-    def row(part: str, predictor: str) -> ScoreRow:
-        predicted, uncertainty, known = predictors[predictor]
-        these = parts[part] & known
-        scenes, first = np.unique(scene[these], return_index=True)
-        return ScoreRow(
-            group=group,
-            part=part,
-            predictor=predictor,
-            scenes=len(scenes),
-            scenes_seen=float(seen[these][first].mean()) if len(scenes) else math.nan,
-            metadata=predictor == CLOSED_FORM,
-            scores=score(height[these], predicted[these], None if uncertainty is None else uncertainty[these]),
-        )
-
-    return [row(part, predictor) for part in parts for predictor in predictors]
-
-
 def bootstrap_rmse(
     height: Float64, mu: Float64, scene: NDArray[np.str_], *, draws: int = 2000, seed: int = 0
 ) -> Float64:
     """RMSE of `mu` (N,) against `height` (N,) in `draws` resamplings of whole scenes → (draws,) float64 metres.
 
-    Scenes are drawn, not samples: within one all heights share a scale, so its samples err together and
-    resampling them singly would make the interval too narrow.
+    A cluster bootstrap.  The heights of a scene share one scale, so their errors are correlated: resampling single
+    samples would make the interval too narrow.
     """
     _, index = np.unique(scene, return_inverse=True)
     squares = np.bincount(index, (mu - height) ** 2)

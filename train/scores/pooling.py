@@ -1,35 +1,35 @@
-"""Scene pooling: all polylines of one acquisition share its scale, so what the network says of each tells of all.
+"""Pooling: all polylines of one acquisition share its scale, so each one's height can use the others' predictions.
 
-In a scene, height ÷ length is one constant, whose log we call S.  The network estimates S from each polyline, and errs
-by a part that the scene's tiles have in common (its haze, its season), by one that is the tile's (two polylines of one
-tile are two looks at one picture), and by one of the polyline's own.  So polylines are pooled to their tile and tiles
-to their scene, by one rule.
+In a scene, height ÷ length is one constant, and S is its logarithm.  The network estimates S from each polyline.  The
+error has three parts: one common to the tiles of the scene (haze, season), one common to the polylines of a tile (which
+show the same image), and one of the polyline itself.  So polylines are combined by tile, and tiles by scene, with the
+same rule.
 
 The rule.  Of a group's n members, i gives an estimate s_i of S with a variance v_i.  With ρ, the share of the errors'
 variance that is common to the group, and the harmonic mean h = n / Σ 1/v_j, let
 
     s_i − S = c + e_i,    c ~ N(0, ρ·h),    e_i ~ N(0, (1 − ρ)·v_i),    all independent.
 
-With a flat prior the posterior of S given s_1 … s_n, by generalised least squares, is Gaussian with
+With a flat prior, the posterior of S given s_1 … s_n (generalised least squares) is Gaussian with
 
-    mean      Σ s_i/v_i  ÷  Σ 1/v_i                       weights are precisions: the common part cannot change them
+    mean      Σ s_i/v_i  ÷  Σ 1/v_i                       weighted by precision; the common part changes no weight
     variance  ρ·h + (1 − ρ)/Σ 1/v_i  =  (1 + (n − 1)·ρ) / Σ 1/v_i
 
-that is n/(1 + (n − 1)ρ) members' worth of evidence, the design effect of cluster samples (Kish 1965, Survey Sampling,
-5.4): never surer than ρ·h, however many members there are, and for n = 1 what that one said.
+This is the evidence of n/(1 + (n − 1)ρ) members, the design effect of cluster samples (Kish 1965, Survey Sampling,
+5.4).  The variance never falls below ρ·h, however large n is.  For n = 1 the estimate stays as it is.
 
-Twice.  By the rule with ρ = `within_tile`, tile t's polylines give x_t with a variance w_t; by the rule with
-β = `between`, a scene's x_t and w_t give what is said of S.  Both steps together are generalised least squares, too:
+Two steps.  The rule with ρ = `within_tile` combines the polylines of tile t into an estimate x_t with a variance w_t.
+The rule with β = `between` combines the x_t and w_t of a scene.  The two steps are one generalised least squares:
 
     s_i − S = (x_t − S) + (s_i − x_t)
 
-The first part is a member's error in the scene's rule.  The second has, by the tile's rule, the covariance
-(1 − ρ)·(diag(v) − 11ᵀ/Σ 1/v_j) and none with the first, so that it tells nothing of S once x_t is known.  ρ is the
-correlation of two polylines' errors in one tile, β that of two tiles' in one scene.  Both are fitted by maximum
-likelihood on development scenes: ρ first, as if tiles were independent, then β on the x_t.
+The first part is a member's error in the scene's rule.  By the tile's rule, the second has the covariance
+(1 − ρ)·(diag(v) − 11ᵀ/Σ 1/v_j) and is uncorrelated with the first, so given x_t it carries no information on S.  ρ is
+the correlation of two polylines' errors in one tile, and β that of two tiles' errors in one scene.  Both are fitted by
+maximum likelihood on development scenes: first ρ, as if tiles were independent, then β on the x_t.
 
-A Gaussian in metres and one of the log scale are carried into each other by the log-normal's first two moments,
-there and back: v = ln(1 + (sigma/mu)²), s = ln(mu/length) − v/2.  No metadata are used: scenes are known by name.
+A Gaussian in metres and one of the log scale are converted into each other by the first two moments of the log-normal:
+v = ln(1 + (sigma/mu)²), s = ln(mu/length) − v/2.  No metadata are used, and scenes are known by name.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ from numpy.typing import ArrayLike, NDArray
 
 Float64 = NDArray[np.float64]
 
-LOWEST = 1.0  # metres; a predicted height below it is taken for it, since it has no logarithm
-SHARES = np.linspace(0, 0.999, 1000)  # among which the likeliest is found; a thousandth is far below its error
+LOWEST = 1.0  # metres; a lower predicted height is raised to it, because 0 and below have no logarithm
+SHARES = np.linspace(0, 0.999, 1000)  # the grid of the fit; its step is far below the error of a fitted share
+MIN_SCENES_TO_COMPARE = 5  # `error_by_number_pooled` compares numbers of polylines that this many scenes have
 
 
-def pool(
+def pool_by_scene(
     length: ArrayLike,
     mu: ArrayLike,
     sigma: ArrayLike,
@@ -53,11 +54,11 @@ def pool(
     scene: ArrayLike,
     shares: tuple[float, float],
 ) -> tuple[Float64, Float64]:
-    """Predictions of polylines → the same, each told by all polylines of its scene.
+    """Predictions of polylines → the same, each estimated from all polylines of its scene.
 
-    `length` (N,): in pixels or in another unit that a scene's images share; `mu`, `sigma` (N,): metres, calibrated,
-    sigma positive; `tile`, `scene` (N,): names, a tile's of one scene; `shares`: `within_tile` and `between`, each
-    0 to 1.  Returns mu, sigma (N,) float64 metres.
+    `length` (N,): in pixels or in another unit that is the same in all images of a scene; `mu`, `sigma` (N,): metres,
+    calibrated, sigma positive; `tile`, `scene` (N,): names, where a tile belongs to one scene; `shares`: `within_tile`
+    and `between`, each 0 to 1.  Returns mu, sigma (N,) float64 metres.
     """
     length = np.asarray(length, np.float64)
     log_scale, variance = pool_log_scale(*to_log_scale(length, mu, sigma), tile, scene, shares)
@@ -68,33 +69,33 @@ def pool(
 def pool_log_scale(
     log_scale: Float64, variance: Float64, tile: ArrayLike, scene: ArrayLike, shares: tuple[float, float]
 ) -> tuple[Float64, Float64]:
-    """Each polyline's estimate of S and its variance → those of its scene, all (N,)."""
+    """Each polyline's estimate of S and its variance (N,) → those of its scene (N,)."""
     within_tile, between = shares
-    log_scale, variance, of_scene = _tiles(log_scale, variance, tile, scene, within_tile)
-    names, group = np.unique(of_scene, return_inverse=True)
-    mean, pooled = _pool(log_scale, variance, group, between)
+    log_scale, variance, scene_of_tile = _combine_tiles(log_scale, variance, tile, scene, within_tile)
+    names, group = np.unique(scene_of_tile, return_inverse=True)
+    mean, pooled = _combine(log_scale, variance, group, between)
     polyline = np.searchsorted(names, np.asarray(scene))
     return mean[polyline], pooled[polyline]
 
 
 def to_log_scale(length: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> tuple[Float64, Float64]:
-    """Mean and variance (N,) of ln(height ÷ length) of the log-normal whose mean and deviation are `mu`, `sigma`."""
+    """Mean and variance (N,) of ln(height ÷ length), for a log-normal height of mean `mu` and deviation `sigma`."""
     mu = np.maximum(np.asarray(mu, np.float64), LOWEST)
     variance = np.log1p((np.asarray(sigma, np.float64) / mu) ** 2)
     return np.log(mu / np.asarray(length, np.float64)) - variance / 2, variance
 
 
 def fit_shares(error: Float64, variance: Float64, tile: ArrayLike, scene: ArrayLike) -> tuple[float, float]:
-    """`within_tile` and `between` by errors (N,) of log scales, whose variances are `variance` (N,) up to a factor."""
+    """Fit `within_tile` and `between` to errors (N,) of log scales, whose variances (N,) are known up to a factor."""
     within_tile = fit_share(error, variance, tile)
-    return within_tile, fit_share(*_tiles(error, variance, tile, scene, within_tile))
+    return within_tile, fit_share(*_combine_tiles(error, variance, tile, scene, within_tile))
 
 
 def fit_share(error: Float64, variance: Float64, group: ArrayLike) -> float:
-    """The rule's ρ that makes `error` (N,) likeliest, whose variances are `variance` (N,) up to one factor κ.
+    """The maximum-likelihood ρ of the rule for `error` (N,), with variances `variance` (N,) up to one factor κ.
 
-    A group's errors have the covariance κ·((1 − ρ)·diag(v) + ρ·h·11ᵀ).  Its determinant and inverse are closed forms
-    (Sherman–Morrison), and so is the best κ at each ρ.  1 where no group has two members: then nothing is known.
+    A group's errors have the covariance κ·((1 − ρ)·diag(v) + ρ·h·11ᵀ).  Its determinant and inverse have closed forms
+    (Sherman–Morrison), and so has the best κ at each ρ.  Returns 1 if no group has two members: ρ is unknown then.
     """
     _, group = np.unique(np.asarray(group), return_inverse=True)
     n = np.bincount(group)[:, None]
@@ -107,55 +108,51 @@ def fit_share(error: Float64, variance: Float64, group: ArrayLike) -> float:
     return float(SHARES[np.argmin(len(error) * np.log(square.sum(axis=0)) + determinant.sum(axis=0))])
 
 
-def gain(
-    length: Float64,
-    height: Float64,
-    mu: Float64,
-    sigma: Float64,
+def error_by_number_pooled(
+    error: Float64,
+    variance: Float64,
     tile: NDArray[np.str_],
     scene: NDArray[np.str_],
     shares: tuple[float, float],
     *,
-    fewest_scenes: int = 5,
     draws: int = 50,
     seed: int = 0,
 ) -> tuple[NDArray[np.int64], Float64, Float64]:
-    """How far off the scale of a scene is when 1, 2, 4, … of its polylines are pooled: measured, and as σ states it.
+    """Error of a scene's log scale if 1, 2, 4, … of its polylines are pooled: measured, and as predicted by σ.
 
-    All columns (N,) as in `pool`.  The same scenes at each number, those with as many polylines as the largest, which
-    at least `fewest_scenes` have; of each, `draws` random choices.  Returns the numbers (K,), and the root mean square
-    of errors of log scale and of stated deviations, both (K,); all empty where there are too few scenes.
+    `error`, `variance` (N,): of each polyline's log scale.  All numbers are measured on the same scenes: those with as
+    many polylines as the largest number, which at least `MIN_SCENES_TO_COMPARE` scenes have.  In each scene, `draws`
+    random subsets are pooled.  Returns the numbers (K,), the root mean square error (K,) and the root mean predicted
+    variance (K,); all are empty with too few scenes.
     """
-    log_scale, variance = to_log_scale(length, mu, sigma)
-    error = log_scale - np.log(height / length)
-    _, picture = np.unique(tile, return_inverse=True)
-    _, group, counts = np.unique(scene, return_inverse=True, return_counts=True)
-    if len(counts) < fewest_scenes:
+    _, tile_index = np.unique(tile, return_inverse=True)
+    _, scene_index, counts = np.unique(scene, return_inverse=True, return_counts=True)
+    if len(counts) < MIN_SCENES_TO_COMPARE:
         return np.empty(0, np.int64), np.empty(0), np.empty(0)
-    numbers = 2 ** np.arange(int(np.log2(np.sort(counts)[-fewest_scenes])) + 1)
+    numbers = 2 ** np.arange(int(np.log2(np.sort(counts)[-MIN_SCENES_TO_COMPARE])) + 1)
     random = np.random.default_rng(seed)
     large = np.repeat(np.flatnonzero(counts >= numbers[-1]), draws)
-    drawn = np.stack([random.permutation(np.flatnonzero(group == which))[: numbers[-1]] for which in large])
-    draw = np.arange(len(drawn))[:, None]  # each is a scene of its own, with tiles of its own
-    measured, stated = np.zeros(len(numbers)), np.zeros(len(numbers))
-    for i, n in enumerate(numbers):
-        some = drawn[:, :n]
-        tiles, scenes = picture[some] * len(drawn) + draw, np.broadcast_to(draw, some.shape)
+    subsets = np.stack([random.permutation(np.flatnonzero(scene_index == i))[: numbers[-1]] for i in large])
+    draw = np.arange(len(subsets))[:, None]  # each draw is a scene of its own, with tiles of its own
+    measured, predicted = np.zeros(len(numbers)), np.zeros(len(numbers))
+    for k, n in enumerate(numbers):
+        some = subsets[:, :n]
+        tiles, scenes = tile_index[some] * len(subsets) + draw, np.broadcast_to(draw, some.shape)
         off, pooled = pool_log_scale(error[some].ravel(), variance[some].ravel(), tiles.ravel(), scenes.ravel(), shares)
-        measured[i], stated[i] = np.sqrt(np.mean(off[::n] ** 2)), np.sqrt(np.mean(pooled[::n]))  # once a draw
-    return numbers, measured, stated
+        measured[k], predicted[k] = np.sqrt(np.mean(off[::n] ** 2)), np.sqrt(np.mean(pooled[::n]))  # once a draw
+    return numbers, measured, predicted
 
 
-def _pool(estimate: Float64, variance: Float64, group: NDArray[np.intp], share: float) -> tuple[Float64, Float64]:
-    """The rule: estimates and variances of members (N,), `group` 0 to G − 1 of each → of groups (G,)."""
+def _combine(estimate: Float64, variance: Float64, group: NDArray[np.intp], share: float) -> tuple[Float64, Float64]:
+    """The rule: estimates and variances of members (N,), each in a `group` 0 to G − 1 → of groups (G,)."""
     precision = np.bincount(group, 1 / variance)
     mean = np.bincount(group, estimate / variance) / precision
     return mean, (1 + (np.bincount(group) - 1) * share) / precision
 
 
-def _tiles(
+def _combine_tiles(
     estimate: Float64, variance: Float64, tile: ArrayLike, scene: ArrayLike, within_tile: float
 ) -> tuple[Float64, Float64, NDArray[Any]]:
-    """Of each tile: x_t, w_t and its scene, all (tiles,)."""
+    """x_t, w_t and the scene of each tile, all (tiles,)."""
     _, first, group = np.unique(np.asarray(tile), return_index=True, return_inverse=True)
-    return *_pool(estimate, variance, group, within_tile), np.asarray(scene)[first]
+    return *_combine(estimate, variance, group, within_tile), np.asarray(scene)[first]

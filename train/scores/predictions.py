@@ -1,11 +1,9 @@
-"""What a model says about samples: `Predictions`, the rows of their score table, and their CSV file.
+"""The predictions of a model for a group of samples, and the CSV file of all groups.
 
     validation = Predictions("validation", "The release's own validation split.", table, mu, sigma, seen)
-    table = score_rows([validation, held_out], baselines)
     write_predictions(run / "predictions.csv", [validation, held_out])
 
-Predictions carry their samples and whether the scenes of these were trained on, so that no figure made of them
-can leave it unsaid.
+Predictions carry their samples, and whether each sample's scene was trained on, so that every score can say so.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from dali_pipes.files import write_text
 from dali_pipes.geometry import closed_form_height, polyline_length_px
 from dali_pipes.samples.table import SampleTable
 
-from .metrics import CALIBRATED, NETWORK, POOLED, Baselines, Float64, ScoreRow, rows, score
+from .metrics import CALIBRATED, NETWORK, POOLED, Float64, score
 from .uncertainty import LEVEL, Forecast
 
 COLUMNS = (
@@ -37,12 +35,12 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the model says about N samples."""
+    """The heights that a model predicts for N samples."""
 
     name: str
     """Short and unique: "validation", "development"."""
-    about: str
-    """A plain sentence: what samples these are."""
+    description: str
+    """A plain sentence that says which samples these are."""
     table: SampleTable
     mu: Float64
     """(N,) float64, predicted heights in metres."""
@@ -50,30 +48,28 @@ class Predictions:
     """(N,) float64, their standard deviations in metres."""
     seen: NDArray[np.bool_]
     """(N,) bool, whether the sample's scene is among those trained on."""
-    selection: bool = False
-    """Whether the best epoch was chosen on these samples, which makes their figures optimistic."""
+    optimistic: bool = False
+    """Whether the best epoch was chosen on these samples, which makes their scores optimistic."""
     calibrated: Forecast | None = None
-    """`mu` and `sigma` calibrated by development scenes (train/scores/calibrate.py), where there were such."""
+    """`mu` and `sigma` after the calibration (train/scores/calibrate.py); None without development scenes."""
     pooled: Forecast | None = None
-    """The calibrated forecast, pooled by scene (train/scores/pooling.py), where that was asked for."""
+    """The calibrated forecast pooled by scene (train/scores/pooling.py); None if it was not requested."""
     shares: tuple[float, float] = (1.0, 1.0)
-    """`within_tile` and `between`, by which it was pooled."""
+    """The shares `within_tile` and `between` that it was pooled with."""
 
     def __post_init__(self) -> None:
         for name in ("mu", "sigma", "seen"):
-            if getattr(self, name).shape != (len(self.table),):
-                found = getattr(self, name).shape
-                raise ValueError(f"expected {name} of shape ({len(self.table)},) for {self.name}, found {found}")
+            if (shape := getattr(self, name).shape) != (len(self.table),):
+                raise ValueError(f"expected {name} of shape ({len(self.table)},) for {self.name}, found {shape}")
 
     def __len__(self) -> int:
         return len(self.table)
 
     def select(self, mask: NDArray[np.bool_]) -> Predictions:
         """The predictions of some samples, by mask (N,)."""
-        part = self.table.select(mask)
         return replace(
             self,
-            table=part,
+            table=self.table.select(mask),
             mu=self.mu[mask],
             sigma=self.sigma[mask],
             seen=self.seen[mask],
@@ -82,12 +78,12 @@ class Predictions:
         )
 
     def forecasts(self) -> dict[str, Forecast]:
-        """What is said of the samples, from the network's own word to the most refined, by the predictor's name."""
+        """The forecasts by the predictor's name, from the network's own to the most refined."""
         forecasts = {NETWORK: Forecast.gaussian(self.mu, self.sigma), CALIBRATED: self.calibrated, POOLED: self.pooled}
         return {name: forecast for name, forecast in forecasts.items() if forecast is not None}
 
     def closed_form(self) -> Float64:
-        """Heights (N,) float64 metres by the layover formula, NaN where metadata are absent or the view is nadir."""
+        """Heights (N,) float64 metres by the layover formula; NaN without metadata or for a view at nadir."""
         table = self.table
         height = closed_form_height(polyline_length_px(table.polyline), table.gsd, table.roll, table.pitch)
         return np.where(np.isfinite(height), height, np.nan)
@@ -97,43 +93,18 @@ class Predictions:
         return score(self.table.height, self.mu).rmse
 
     def points(self, i: int) -> Float64:
-        """The polyline of sample `i`, (≤P, 2) pixels, without the repetitions of its last point that pad it."""
+        """The polyline of sample `i`, (≤P, 2) pixels, without its padding: the repetitions of its last point."""
         polyline = self.table.polyline[i]
         other = np.flatnonzero((polyline != polyline[-1]).any(axis=1))
         return polyline[: other[-1] + 2] if len(other) else polyline[:1]
 
 
-def optimistic(predictions: Sequence[Predictions]) -> frozenset[str]:
-    """The names of the groups on which the best epoch was chosen, one or none."""
-    return frozenset(group.name for group in predictions if group.selection)
-
-
-def score_rows(predictions: Sequence[Predictions], baselines: Baselines) -> list[ScoreRow]:
-    """The score table: the network, as it is and refined, and three others, on each group and on its seen and unseen
-    scenes where it has both.
-    """
-    return [
-        row
-        for group in predictions
-        for row in rows(
-            group.name,
-            height=group.table.height,
-            length=group.table.length,
-            scene=group.table.scene,
-            seen=group.seen,
-            network={name: (said.mu, said.sigma) for name, said in group.forecasts().items()},
-            closed_form=group.closed_form(),
-            baselines=baselines,
-        )
-    ]
-
-
 def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> None:
-    """Write all samples of all groups as CSV, replacing `path` only when the whole of it is written.
+    """Write all samples of all groups as CSV.  The file at `path` is replaced only once the new one is complete.
 
-    `polyline` is "x y;x y;…" in pixels, base first; `length` is normalised; `closed_form_m` is empty where the
-    label has no metadata; `optimistic` tells whether the best epoch was chosen on the group.  The calibrated and the
-    pooled height have the 90 % interval beside them; what was not made, or could not be promised, is empty.
+    `polyline` is "x y;x y;…" in pixels, base first; `length` is normalised; `closed_form_m` is empty if the label has
+    no metadata; `optimistic` is true if the best epoch was chosen on the group.  Calibrated and pooled heights have
+    their 90 % interval.  A value that does not exist or is not finite is empty.
     """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
@@ -153,7 +124,7 @@ def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> N
                     f"{group.mu[i]:.4f}",
                     f"{group.sigma[i]:.4f}",
                     "true" if group.seen[i] else "false",
-                    "true" if group.selection else "false",
+                    "true" if group.optimistic else "false",
                     *("" if not math.isfinite(x) else f"{x:.4f}" for x in (closed_form[i], *refined[i])),
                 )
             )
@@ -161,7 +132,7 @@ def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> N
 
 
 def _columns(forecast: Forecast | None, n: int) -> list[Float64]:
-    """mu, sigma, low and high (N,), NaN where there is no forecast."""
+    """mu, sigma, low and high (N,); NaN without a forecast."""
     if forecast is None:
         return [np.full(n, np.nan)] * 4
     return [forecast.mu, forecast.sigma, *forecast.intervals[LEVEL]]

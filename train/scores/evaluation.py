@@ -1,0 +1,148 @@
+"""All predictors scored on all evaluated samples, once: report, console and model card render the same `Evaluation`.
+
+    evaluation = Evaluation.of([validation, development], baselines)
+    evaluation.parts    # each group, and its seen and unseen scenes where it has both
+
+Scenes seen and not seen in training are scored apart, because a network may recognise a scene that it was trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .metrics import CLOSED_FORM, LINEAR, MEAN, Baselines, Float64, Scores, score
+from .predictions import Predictions
+from .uncertainty import UncertaintyScores
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """The scores of one predictor on one set of samples, with the facts needed to interpret them."""
+
+    predictor: str
+    """`NETWORK`, its refinements `CALIBRATED` and `POOLED`, or `LINEAR`, `MEAN`, `CLOSED_FORM`."""
+    scores: Scores
+    scenes: int
+    """Number of scenes that the samples come from."""
+    scenes_seen: float
+    """Share of these scenes that were trained on, 0 to 1; NaN without samples."""
+
+    @property
+    def metadata(self) -> bool:
+        """Whether the predictor reads roll, pitch and resolution, which the network must not use."""
+        return self.predictor == CLOSED_FORM
+
+    @property
+    def seen(self) -> str:
+        """Which of the scenes were seen in training: "all", "none", a percentage, or "" without samples."""
+        if math.isnan(self.scenes_seen):
+            return ""
+        return {0.0: "none", 1.0: "all"}.get(self.scenes_seen, f"{self.scenes_seen:.0%}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One group of predictions, or only its seen or its unseen scenes, with the scores of every predictor."""
+
+    name: Literal["all", "seen", "unseen"]
+    predictions: Predictions
+    """Those of this part alone."""
+    rows: Mapping[str, ScoreRow]
+    """By predictor, in the order in which they are shown."""
+    uncertainty: Mapping[str, tuple[UncertaintyScores, UncertaintyScores]]
+    """By forecast: its own scores, and those of the same means with a constant σ.  Empty if there are no samples, or if
+    the network's predictions are not all finite."""
+
+    @property
+    def group(self) -> str:
+        """The name of the group that this is, or is a part of."""
+        return self.predictions.name
+
+    @property
+    def optimistic(self) -> bool:
+        """Whether the best epoch was chosen on these samples."""
+        return self.predictions.optimistic
+
+    @property
+    def scenes(self) -> int:
+        """Number of scenes."""
+        return len(np.unique(self.predictions.table.scene))
+
+    def rmse(self, predictor: str) -> float:
+        """Root mean squared error of a predictor in metres."""
+        return self.rows[predictor].scores.rmse
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions and their scores.  The headline is about the first of the predictions: of a run, "validation"."""
+
+    predictions: tuple[Predictions, ...]
+    baselines: Baselines
+    parts: tuple[Part, ...]
+    """Of each group "all", then "seen" and "unseen" if it has both."""
+
+    @classmethod
+    def of(cls, predictions: Sequence[Predictions], baselines: Baselines) -> Evaluation:
+        """Score `predictions`, and `baselines` on the same samples."""
+        parts = []
+        for group in predictions:
+            parts.append(_part("all", group, baselines))
+            if group.seen.any() and not group.seen.all():
+                parts.append(_part("seen", group.select(group.seen), baselines))
+                parts.append(_part("unseen", group.select(~group.seen), baselines))
+        return cls(tuple(predictions), baselines, tuple(parts))
+
+    @property
+    def groups(self) -> list[Part]:
+        """The whole groups that have samples."""
+        return [part for part in self.parts if part.name == "all" and len(part)]
+
+    def largest(self, *, seen: bool) -> Part | None:
+        """The largest part with finite predictions in which every scene was seen in training, or none was."""
+        sides = (part for part in self.parts if part.uncertainty and (part.predictions.seen == seen).all())
+        return max(sides, key=len, default=None)
+
+
+def _part(name: Literal["all", "seen", "unseen"], predictions: Predictions, baselines: Baselines) -> Part:
+    height, length, scene = predictions.table.height, predictions.table.length, predictions.table.scene
+    forecasts, closed_form = predictions.forecasts(), predictions.closed_form()
+    estimates: dict[str, tuple[Float64, Float64 | None]] = {
+        **{name: (forecast.mu, forecast.sigma) for name, forecast in forecasts.items()},
+        LINEAR: baselines.linear(length),
+        MEAN: baselines.mean(length),
+        CLOSED_FORM: (closed_form, None),
+    }
+    finite = len(predictions) > 0 and math.isfinite(predictions.rmse())
+    return Part(
+        name,
+        predictions,
+        rows={name: _row(name, predictions, *estimate) for name, estimate in estimates.items()},
+        uncertainty={
+            name: (
+                UncertaintyScores.of(height, forecast, scene),
+                UncertaintyScores.of(height, forecast.constant(height), scene),
+            )
+            for name, forecast in (forecasts.items() if finite else ())
+        },
+    )
+
+
+def _row(predictor: str, predictions: Predictions, mu: Float64, sigma: Float64 | None) -> ScoreRow:
+    """The closed form is scored only on samples with metadata, the others on all."""
+    known = np.isfinite(mu) if predictor == CLOSED_FORM else np.ones(len(mu), bool)
+    scenes, first = np.unique(predictions.table.scene[known], return_index=True)
+    return ScoreRow(
+        predictor,
+        score(predictions.table.height[known], mu[known], None if sigma is None else sigma[known]),
+        scenes=len(scenes),
+        scenes_seen=float(predictions.seen[known][first].mean()) if len(scenes) else math.nan,
+    )
