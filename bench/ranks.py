@@ -36,7 +36,7 @@ from model import HeightRegressor
 from train.engine.step import Forward, Step
 from train.machine.choices import choose_device
 from train.run.folder import save_checkpoint
-from train.run.ranks import Place, joined
+from train.run.ranks import Place, process_group
 from train.run.writer import Snapshot
 
 AS_TRAINED = "as in training"
@@ -98,10 +98,10 @@ def _rank(rank: int, arguments: Arguments, port: int, out: str) -> None:
     }
     place = Place.from_environment()
     device = choose_device(place.device(arguments.device))
-    with joined(place, device):
+    with process_group(place, device):
         peers = {name: step_of(arguments, device, **turned) for name, turned in KNOBS.items()}
         rates = alternate(peers, arguments.repeats)
-    if place.leads:
+    if place.is_rank_zero:
         torch.save({name: rate.each for name, rate in rates.items()}, out)
 
 

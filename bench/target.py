@@ -17,31 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure.timing import Rate
-from train.engine.run import run
+from train.engine.run import train
 from train.recipe.config import Config
 from train.run.console import RunConsole
 
 REFERENCE, FAST = "reference", "fast"
 Record = Mapping[str, Any]
-
-
-class _Over(Exception):
-    """The last epoch is over; the report at a run's end is not wanted."""
-
-
-class _Watch(RunConsole):
-    """Keeps the records of a run's epochs, and ends it after the last."""
-
-    def __init__(self, epochs: int) -> None:
-        super().__init__(Console(quiet=True))
-        self.epochs = epochs
-        self.records: list[dict[str, Any]] = []
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        """Keep the record; raises _Over at the end."""
-        self.records.append(record)
-        if record["epoch"] == self.epochs:
-            raise _Over
 
 
 def to_target(presets: Mapping[str, Sequence[Config]], release: Path, scratch: Path) -> list[dict[str, Any]]:
@@ -50,11 +31,9 @@ def to_target(presets: Mapping[str, Sequence[Config]], release: Path, scratch: P
     for configs in zip(*presets.values(), strict=True):
         records = {}
         for name, config in zip(presets, configs, strict=True):
-            watch = _Watch(config.epochs)
-            try:
-                run(config, release, scratch / f"{name}-{config.seed}", resume=False, console=watch)
-            except _Over:
-                records[name] = watch.records
+            quiet = RunConsole(Console(quiet=True))
+            finished = train(config, release, scratch / f"{name}-{config.seed}", resume=False, console=quiet)
+            records[name] = finished.training.history
         races.append(race(records[REFERENCE], records[FAST]))
     return races
 

@@ -21,7 +21,7 @@ from dali_pipes.errors import InputError
 from dali_pipes.samples.labels import LeftOut
 from dali_pipes.samples.splits import Division, assign_folds, pool
 from dali_pipes.samples.via import Reason
-from train.recipe.data import load_tables
+from train.recipe.data import load_datasets
 
 SIZES = st.lists(st.integers(1, 500), min_size=2, max_size=60).map(np.array)
 
@@ -154,12 +154,12 @@ def test_tiles_of_both_archives_are_known_and_loaded_from_a_pooled_table(release
 def test_scenes_are_held_out_of_a_folds_training_side(release: Path, tmp_path: Path) -> None:
     division = Division("scene", 4, 1, seed=3)
     quiet = Console(quiet=True)
-    tables = load_tables(release, division, 0.3, cache=tmp_path, console=quiet)
+    tables = load_datasets(release, division, 0.3, cache=tmp_path, console=quiet)
     scenes = [set(table.scene) for table in (tables.training, *tables.evaluated.values())]
     assert list(tables.evaluated) == ["validation", "development"]
     assert sum(map(len, scenes)) == len(set.union(*scenes)) == 8
-    assert "Fold 1 of 4" in tables.about["validation"]
-    again = load_tables(release, division, scenes[2], cache=tmp_path, console=quiet)
+    assert "Fold 1 of 4" in tables.descriptions["validation"]
+    again = load_datasets(release, division, scenes[2], cache=tmp_path, console=quiet)
     assert again.evaluated["development"].tile.tolist() == tables.evaluated["development"].tile.tolist()
 
 

@@ -31,9 +31,9 @@ from model import BackboneError, CheckpointError
 from .deploy.card import model_card
 from .deploy.exported import real_tiles
 from .deploy.formats import SUFFIXES, Format, _fits_reference_layout, reference_layout, write_checked
-from .engine.trained import completed, evaluate, forward_of, load_trained, refine
+from .engine.trained import calibrate_and_pool, completed, evaluate, forward_of, load_trained
 from .machine.choices import choose_device
-from .recipe.data import beside, load_tables
+from .recipe.data import default_index_folder, load_datasets
 from .run.folder import save_checkpoint
 
 REAL_TILES = 8
@@ -85,12 +85,12 @@ def export(arguments: Arguments) -> None:
     loaded, console = load_trained(arguments.checkpoint), Console()
     if kind == "reference":
         _fits_reference_layout(loaded)
-    tables = load_tables(
+    tables = load_datasets(
         arguments.release,
         loaded.division,
         loaded.held_out,
         loaded.select_on,
-        cache=arguments.index_cache or beside(out),
+        cache=arguments.index_cache or default_index_folder(out),
         images=arguments.images,
         labels=arguments.labels,
         console=console,
@@ -99,7 +99,7 @@ def export(arguments: Arguments) -> None:
     assert trained.baselines is not None
     baselines = trained.baselines
     predictions = evaluate(trained, tables, forward_of(trained, device, arguments.batch_size, "fp32"))
-    predictions = refine(trained, predictions, "none")
+    predictions = calibrate_and_pool(trained, predictions, "none")
     heights = float(tables.training.height.min()), float(tables.training.height.max())
 
     def write_card(difference: float | None) -> None:

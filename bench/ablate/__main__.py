@@ -42,7 +42,7 @@ from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
 from model import checkpoint
-from train.engine.run import run
+from train.__main__ import run
 from train.machine.choices import choose_device
 from train.recipe.config import MAY_CHANGE, Config, flattened
 from train.run.console import RunConsole

@@ -17,7 +17,7 @@ from dali_pipes.release.find import open_images
 from dali_pipes.samples.polylines import read_polylines, table_of
 
 from ..engine.step import Forward
-from ..engine.trained import Trained, forward_of, load_trained, predict, refine
+from ..engine.trained import Trained, calibrate_and_pool, forward_of, load_trained, predict
 from ..machine.choices import choose_device
 from ..scores.predictions import Predictions
 from ..scores.uncertainty import LEVEL, Forecast
@@ -71,7 +71,7 @@ class HeightModel:
             raw_mu, raw_sigma = predict(self.forward, loader, self.trained.target, shown)
         loader.close()
         asked = Predictions("asked", "What was asked for.", table, raw_mu, raw_sigma, np.zeros(len(table), bool))
-        said = list(refine(self.trained, [asked], pool)[0].forecasts().values())
+        said = list(calibrate_and_pool(self.trained, [asked], pool)[0].forecasts().values())
         return Heights(wanted, table, *_columns(said[-1]), *_columns(said[0]))  # the most refined, the network's own
 
 

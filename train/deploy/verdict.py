@@ -22,7 +22,7 @@ from dali_pipes.samples.splits import VALIDATION
 from ..engine.step import Forward
 from ..engine.trained import Trained, completed, evaluate, forward_of, load_trained
 from ..machine.choices import choose_device
-from ..recipe.data import Tables, beside, load_tables
+from ..recipe.data import Datasets, default_index_folder, load_datasets
 from ..report.findings import FEWEST_SCENES
 from ..scores.metrics import Float64, bootstrap_rmse, score
 from ..scores.predictions import Predictions
@@ -124,7 +124,9 @@ def judge(
     where = choose_device(device)
     pair = [load_trained(run) for run in (old_run, new_run)]
     forwards = [forward_of(trained, where, batch_size) for trained in pair]
-    read = partial(load_tables, division=pair[1].division, cache=cache or beside(new_run), console=console)
+    read = partial(
+        load_datasets, division=pair[1].division, cache=cache or default_index_folder(new_run), console=console
+    )
     results = [_measured("the new release", read(release, images=images, labels=labels), pair, forwards)]
     results[0] = replace(results[0], selected=pair[1].select_on == VALIDATION)
     before, skipped = old_release_of(old_run, release)
@@ -139,7 +141,7 @@ def judge(
     return decided, reason
 
 
-def _measured(name: str, tables: Tables, pair: Sequence[Trained], forwards: Sequence[Forward]) -> Comparison:
+def _measured(name: str, tables: Datasets, pair: Sequence[Trained], forwards: Sequence[Forward]) -> Comparison:
     tables = replace(tables, evaluated={VALIDATION: tables.evaluated[VALIDATION]})
     networks = zip(pair, forwards, strict=True)
     return _compare(name, [evaluate(completed(trained, tables.training), tables, f)[0] for trained, f in networks])
