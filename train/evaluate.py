@@ -8,9 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
-
-from rich.console import Console
+from typing import Any, Literal
 
 from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
@@ -22,8 +20,9 @@ from .machine.choices import choose_device, describe
 from .recipe.data import default_index_folder, load_datasets
 from .report.figures import rmse_by_epoch
 from .report.page import write_report
-from .run.console import score_table
-from .scores.predictions import optimistic, score_rows, write_predictions
+from .run.console import RunConsole, score_table
+from .scores.metrics import Baselines
+from .scores.predictions import Predictions, optimistic, score_rows, write_predictions
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,14 @@ class Arguments:
 
 def report(run: FinishedRun) -> None:
     """Evaluate the best epoch of `run`, write report.html and predictions.csv, and print the scores."""
-    training, out, config = run.training, run.folder.path, asdict(run.training.config)
+    training, config = run.training, asdict(run.training.config)
     predictions = evaluate_best(run)
-    write_predictions(out / "predictions.csv", predictions)
-    write_report(
-        out / "report.html",
-        title=out.name,
-        predictions=predictions,
-        baselines=training.baselines,
+    _write(
+        run.folder.path,
+        run.console,
+        predictions,
+        training.baselines,
+        title=run.folder.path.name,
         history=training.history,
         config=config,
         environment=training.environment,
@@ -86,8 +85,6 @@ def report(run: FinishedRun) -> None:
     )
     scores = {f"{group.name} RMSE": group.rmse() for group in predictions}
     run.tracker.finish(config, scores, lambda: rmse_by_epoch({"this run": training.history}))
-    run.console.console.print(score_table(score_rows(predictions, training.baselines), optimistic(predictions)))
-    run.console.note(f"report: {out / 'report.html'}")
 
 
 def evaluate_checkpoint(arguments: Arguments) -> None:
@@ -95,7 +92,7 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     device = choose_device(arguments.device)
     trained = load_trained(arguments.checkpoint)
     division = replace(trained.division, by=arguments.split or trained.division.by)
-    console = Console()
+    console = RunConsole()
     datasets = load_datasets(
         arguments.release,
         division,
@@ -104,7 +101,7 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
         cache=arguments.index_cache or default_index_folder(arguments.out),
         images=arguments.images,
         labels=arguments.labels,
-        console=console,
+        console=console.console,
     )
     trained = completed(trained, datasets.training)
     forward = forward_of(trained, device, arguments.batch_size)
@@ -112,12 +109,12 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     assert trained.baselines is not None
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        write_predictions(arguments.out / "predictions.csv", predictions)
-        write_report(
-            arguments.out / "report.html",
+        _write(
+            arguments.out,
+            console,
+            predictions,
+            trained.baselines,
             title=f"{arguments.checkpoint} on {arguments.release.name}",
-            predictions=predictions,
-            baselines=trained.baselines,
             history=[],
             config={"checkpoint": str(arguments.checkpoint), "size": trained.size, "precision": forward.precision},
             environment=describe(device),
@@ -125,8 +122,14 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
         )
     except OSError as error:
         raise InputError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another folder") from None
-    console.print(score_table(score_rows(predictions, trained.baselines), optimistic(predictions)))
-    console.print(f"report: {arguments.out / 'report.html'}")
+
+
+def _write(out: Path, console: RunConsole, predictions: list[Predictions], baselines: Baselines, **page: Any) -> None:
+    """Write the two files and print the scores; `page`: the other arguments of `write_report`."""
+    write_predictions(out / "predictions.csv", predictions)
+    write_report(out / "report.html", predictions=predictions, baselines=baselines, **page)
+    console.console.print(score_table(score_rows(predictions, baselines), optimistic(predictions)))
+    console.note(f"report: {out / 'report.html'}")
 
 
 def main(argv: list[str]) -> None:

@@ -45,8 +45,8 @@ from .trained import Metadata, load_trained
 class Training:
     """A network in training, with its optimizer, loaders and progress.
 
-    `index_folder`: where the index and a disk cache are kept.  `forward` runs the network; `evaluated` runs what is
-    evaluated and saved as best.pt: the moving average of the weights if there is one, else the network.
+    `index_folder`: where the index and a disk cache are kept.  `forward` runs the network; `evaluated` runs the moving
+    average of its weights if there is one, else the network too: it is evaluated, and saved as best.pt.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 class Forward:
     """Loss and predictions of `model` for batches of at most `batch_size` samples.
 
-    `model` is what is saved and loaded.  `network` is what a training step calls if that is a wrapper of it (DDP).
+    `model` is saved and loaded.  `network`, if given, is a wrapper of it (DDP) that a training step calls.
     `precision`: "bf16", "fp16" or "fp32", for the backbone.  `compilation`: "off", "whole" (forward and loss as one
     graph) or "regional" (each block of the backbone, in place); parameter names stay the same.  `mode`: of
     torch.compile; "max-autotune" replays CUDA graphs.  `beta`: see `gaussian_nll`.

@@ -34,7 +34,7 @@ SELECTED = "The best epoch was selected on these samples, so their figures are o
 class Metadata:
     """What a checkpoint stores about its network under the key "about".
 
-    The defaults are those of the reference, whose checkpoints store none.  Raises ValueError for an unknown
+    The defaults are those of the reference: its checkpoints store no metadata.  Raises ValueError for an unknown
     `select_on`.
     """
 

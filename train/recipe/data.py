@@ -18,7 +18,7 @@ from dali_pipes import SampleTable
 from dali_pipes.samples.index import open_index, refuse_above
 from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division
 
-HELD_OUT = "Tiles of the training split whose whole scenes were held out of training."
+HELD_OUT = "Tiles of the training split, from scenes that were held out of training."
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,8 @@ class Signals:
 def end_with_parent() -> None:
     """On Linux, have the kernel send SIGUSR1 to this process when its parent ends.
 
-    A killed torchrun leaves its ranks behind; a SIGUSR1 that it was not told to handle kills it, too.  The ranks would
-    continue to write into the run folder that the next start resumes.
+    A killed torchrun leaves its ranks behind, and SIGUSR1 kills it, too, unless it is configured to handle it.  The
+    ranks would continue to write into the run folder that the next start resumes.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)

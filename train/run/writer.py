@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Snapshot:
-    """Copies nested values whose tensors keep changing into host memory, which is reused each time.
+    """Copies nested values into host memory, which is reused each time, because their tensors keep changing.
 
     Tensors on a GPU go to pinned memory, and the host waits for all of them once.
     """
