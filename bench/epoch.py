@@ -45,7 +45,7 @@ from dali_pipes import Batch, CacheOptions, Loader, SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError, HeightRegressor
-from train.engine.run import run
+from train.engine.run import train
 from train.engine.step import Forward, Step
 from train.machine.choices import choose_compilation, choose_device, choose_precision, choose_threads
 from train.recipe.config import Config
@@ -224,7 +224,7 @@ def to_target(arguments: Arguments, release: Path, scratch: Path) -> list[dict[s
     """Run both presets in turn for each seed → the result of `race` for each seed."""
 
     def records(config: Config, folder: Path) -> list[Record]:
-        run(config, release, folder, resume=False, console=RunConsole(Console(quiet=True)))
+        train(config, release, folder, resume=False, console=RunConsole(Console(quiet=True)))
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
 
     return [

@@ -34,7 +34,7 @@ from model import HeightRegressor
 from train.engine.step import Forward, Step
 from train.machine.choices import choose_device, choose_precision
 from train.run.folder import save_checkpoint
-from train.run.ranks import Place, data_parallel, joined
+from train.run.ranks import Place, data_parallel, process_group
 from train.run.writer import Snapshot
 
 
@@ -82,7 +82,7 @@ def _rank(rank: int, ranks: int, arguments: Arguments, port: int, out: str) -> N
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     place = Place(rank, ranks, rank, ranks)
     device = choose_device(place.device(arguments.device))
-    with joined(place, device):
+    with process_group(place, device):
         torch.manual_seed(0)
         model = HeightRegressor(arguments.backbone).to(device).to(memory_format=torch.channels_last)
         network = data_parallel(model, device, compress=False)
@@ -97,7 +97,7 @@ def _rank(rank: int, ranks: int, arguments: Arguments, port: int, out: str) -> N
             return arguments.steps
 
         rate = alternate({"steps": work}, arguments.repeats)["steps"]
-    if place.leads:
+    if place.is_rank_zero:
         torch.save(rate.each, out)
 
 

@@ -1,8 +1,7 @@
-"""Which ConvNeXt a state dict is of, told by the names and shapes of its tensors alone.
+"""Recognise the ConvNeXt of a state dict by the names and shapes of its tensors.
 
-Every ConvNeXt that timm knows, from zepto to xxlarge, of version 1 and 2 (with GRN), with an overlapping stem, RMS
-norms or a convolutional MLP, has shapes of its own.  Hence a checkpoint that does not name its backbone, as the
-reference's do not, needs no flag.
+Each ConvNeXt in timm has a different set of shapes.  So a checkpoint that does not name its backbone, such as those of
+the reference, needs no flag.
 """
 
 from __future__ import annotations
@@ -15,36 +14,36 @@ import torch
 
 from .backbone import BackboneError, create_backbone
 
-LIKELIEST = "convnext_base"  # the reference's, asked first: to build them all takes seconds
+LIKELIEST = "convnext_base"  # the reference's, tried first: building all of them takes seconds
 Shapes = dict[str, tuple[int, ...]]
 
 
 def backbone_of(state: Mapping[str, object]) -> str:
-    """timm's name of the backbone whose tensors, under "backbone.", are in `state`.
+    """timm's name of the backbone in `state`, from its tensors under "backbone.".
 
-    Raises BackboneError that names the first tensor in which the nearest ConvNeXt differs.
+    Raises BackboneError, which names the first tensor that differs from the nearest ConvNeXt.
     """
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    found: Shapes = {
+    shapes: Shapes = {
         name.removeprefix("backbone."): tuple(value.shape)
         for name, value in tensors.items()
         if name.startswith("backbone.")
     }
-    if not found:
+    if not shapes:
         raise BackboneError("expected a network with the tensors of a ConvNeXt under backbone., found none")
     names = [LIKELIEST, *(name for name in timm.list_models("convnext*") if name != LIKELIEST)]
     distance = {}
     for name in names:
         expected = _shapes(name)
-        if expected == found:
+        if expected == shapes:
             return name
-        distance[name] = len(set(expected.items()) ^ set(found.items()))
+        distance[name] = len(set(expected.items()) ^ set(shapes.items()))
     nearest = min(names, key=lambda name: distance[name])
     expected = _shapes(nearest)
-    differing = next(name for name in (*expected, *found) if expected.get(name) != found.get(name))
+    differing = next(name for name in (*expected, *shapes) if expected.get(name) != shapes.get(name))
     raise BackboneError(
         f"expected the tensors of a timm ConvNeXt with five input channels; the nearest, {nearest}, differs in"
-        f" backbone.{differing}: expected {expected.get(differing, 'none')}, found {found.get(differing, 'none')}"
+        f" backbone.{differing}: expected {expected.get(differing, 'none')}, found {shapes.get(differing, 'none')}"
     )
 
 

@@ -1,7 +1,7 @@
 """A timm ConvNeXt with five input channels and no classifier, with random or pretrained weights.
 
-timm does the loading: it downloads the file or takes a local one, widens the stem to five channels and drops the
-classifier.  Here is said, in a sentence, why weights cannot be had and what to do.
+timm loads the weights: it downloads them or reads a local file, extends the stem to five channels, and drops the
+classifier.  This module turns its errors into a sentence that says what to do.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ IMAGENET = "imagenet"
 
 
 class BackboneError(ValueError):
-    """The backbone is unknown, or its weights are missing or another's; the message is a sentence for the user."""
+    """The backbone is unknown, or its weights are missing or do not fit; the message is a sentence for the user."""
 
 
 def create_backbone(name: str, drop_path: float, layer_scale: float | None, weights: str | Path | None) -> Any:
-    """A module (B, 5, S, S) float → (B, num_features).  Arguments and errors are `HeightRegressor`'s."""
+    """A module (B, 5, S, S) float → (B, num_features).  Arguments and errors as of `HeightRegressor`."""
     if not name.startswith("convnext") or not timm.is_model(name):
         raise BackboneError(f"expected a ConvNeXt that timm knows, such as convnext_base, found {name!r}")
     options: dict[str, Any] = {} if layer_scale is None else {"ls_init_value": layer_scale}
@@ -32,7 +32,7 @@ def create_backbone(name: str, drop_path: float, layer_scale: float | None, weig
         return timm.create_model(
             name, pretrained=weights is not None, in_chans=CHANNELS, num_classes=0, drop_path_rate=drop_path, **options
         )
-    except Exception as error:  # timm and the hub raise a dozen unrelated types for "not there" and "does not fit"
+    except Exception as error:  # timm and the hub raise many unrelated types
         raise BackboneError(_why_not(name, weights, error)) from error
 
 
@@ -43,7 +43,7 @@ def _why_not(backbone: str, weights: str | Path | None, error: Exception) -> str
     if weights == IMAGENET:
         return (
             f"the ImageNet weights of {backbone} could not be downloaded from the Hugging Face hub ({detail});"
-            f" fetch timm's model.safetensors of {backbone} elsewhere and pass --weights FILE, or train from random"
-            " weights by --weights none"
+            f" download timm's model.safetensors of {backbone} elsewhere and pass --weights FILE, or train from random"
+            " weights with --weights none"
         )
     return f"expected timm weights of {backbone} in {weights}, found something else ({detail})"

@@ -1,10 +1,10 @@
-"""Post-hoc calibration: what is done to a network's Gaussian, in metres, after training and by other scenes.
+"""Post-hoc calibration of the predicted Gaussian in metres, fitted on scenes that were held out of training.
 
     mu', sigma' = a·mu + b, tau·|a|·sigma                     linear mean correction, variance temperature
-    interval    = mu' ± quantiles[level]·sigma'               what split-conformal prediction promises
+    interval    = mu' ± quantiles[level]·sigma'               split-conformal prediction
 
-`train/scores/calibrate.py` fits it on development scenes; here it is applied, written and read.  `a`, `b` and `tau` are
-the reference's names, and a checkpoint of the reference, which knows no more than these, loads, too.
+train/scores/calibrate.py fits it; this module applies, writes and reads it.  `a`, `b` and `tau` are the names of the
+reference, and its checkpoints, which have only these, load.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted calibration; the default changes nothing and promises nothing.
+    """A fitted calibration; the default changes nothing and has no intervals.
 
-    Raises ValueError where a number cannot be one of a calibration: `a` of 0, `tau` not positive, a level outside
-    (0, 1), a negative quantile, a share outside 0 to 1.
+    Raises ValueError if `a` is 0, `tau` is not positive, a level is outside (0, 1), a quantile is negative, or a share
+    is outside 0 to 1.
     """
 
     a: float = 1.0
@@ -33,17 +33,17 @@ class Calibration:
     """Metres."""
     tau: float = 1.0
     quantiles: Mapping[float, float] = field(default_factory=dict)
-    """Level → how many sigma' on either side hold that share of an unseen scene's heights; inf where the development
-    scenes were too few to promise it."""
+    """Level → half width, in sigma', of the interval with this coverage on unseen scenes; inf if there were too few
+    development scenes for this level."""
     pooled_quantiles: Mapping[float, float] = field(default_factory=dict)
-    """The same for predictions that were pooled by scene after the calibration."""
+    """The same for predictions pooled by scene after the calibration."""
     within_tile: float = 1.0
-    """Share of the variance of polylines' errors that a tile's have in common, 0 to 1 (train/scores/pooling.py)."""
+    """Share of the error variance of polylines that is common to their tile, 0 to 1 (train/scores/pooling.py)."""
     between: float = 1.0
-    """Share of the variance of tiles' errors that a scene's have in common: it does not average out within one.
-    Both are 1 where they are not known, which makes pooled predictions no surer than their polylines are."""
+    """Share of the error variance of tiles that is common to their scene, 0 to 1, and does not average out within it.
+    If unknown, both are 1: pooling then does not shrink sigma."""
     scenes: int = 0
-    """How many development scenes it was fitted on."""
+    """Number of development scenes that it was fitted on."""
 
     def __post_init__(self) -> None:
         finite = all(map(math.isfinite, (self.a, self.b, self.tau)))
@@ -53,16 +53,16 @@ class Calibration:
                 f" tau={self.tau}, within_tile={self.within_tile}, between={self.between}"
             )
         for level, quantile in (*self.quantiles.items(), *self.pooled_quantiles.items()):
-            if not (0 < level < 1 and quantile >= 0):  # false for NaN, too
+            if not (0 < level < 1 and quantile >= 0):  # also refuses NaN
                 raise ValueError(f"expected quantiles of levels within 0 to 1, found {quantile} at level {level}")
 
     @property
     def shares(self) -> tuple[float, float]:
-        """`within_tile` and `between`, by which predictions are pooled."""
+        """`within_tile` and `between`, which pooling uses."""
         return self.within_tile, self.between
 
     def __call__(self, mu: ArrayLike, sigma: ArrayLike) -> tuple[Float64, Float64]:
-        """The network's `mu`, `sigma` (N,) → calibrated mu', sigma' (N,) float64, all metres."""
+        """Predicted `mu`, `sigma` (N,) → calibrated mu', sigma' (N,) float64, all in metres."""
         return self.apply(np.asarray(mu, np.float64), np.asarray(sigma, np.float64))
 
     def apply(self, mu: Any, sigma: Any) -> tuple[Any, Any]:
@@ -72,10 +72,10 @@ class Calibration:
     def interval(
         self, mu: ArrayLike, sigma: ArrayLike, level: float, *, pooled: bool = False
     ) -> tuple[Float64, Float64]:
-        """Lowest and highest height (N,) float64 metres, of calibrated (and then perhaps `pooled`) mu, sigma (N,).
+        """Bounds of the interval, (N,) float64 metres each, from calibrated `mu`, `sigma` (N,); `pooled`: pooled ones.
 
-        No height is below 0.  Where the development scenes were too few to promise `level`, the highest is infinite.
-        Raises ValueError for a level that was not fitted.
+        The lower bound is at least 0.  The upper bound is infinite if there were too few development scenes for
+        `level`.  Raises ValueError for a level that was not fitted.
         """
         quantiles = self.pooled_quantiles if pooled else self.quantiles
         if level not in quantiles:
@@ -85,14 +85,14 @@ class Calibration:
         return np.maximum(mu - reach, 0.0), mu + reach
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as a checkpoint keeps them under "calib"."""
+        """Plain values, as a checkpoint stores them under "calib"."""
         return {**asdict(self), "quantiles": dict(self.quantiles), "pooled_quantiles": dict(self.pooled_quantiles)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Inverse of `to_dict`; what the reference's {"a", "b", "tau"} leaves unsaid has its default.
+        """Inverse of `to_dict`; keys that are missing, as in the reference's {"a", "b", "tau"}, have their defaults.
 
-        Raises ValueError or TypeError where `values` are no calibration.
+        Raises ValueError or TypeError if `values` are no calibration.
         """
 
         def quantiles(name: str) -> dict[float, float]:

@@ -1,7 +1,7 @@
-"""Reading and writing weights in the reference's layout: `{"model": state dict, "stats": tuple}` and, for us, more.
+"""Read checkpoints in the reference's layout: `{"model": state dict, "stats": tuple}`, and further keys.
 
-A file is written whole or not at all.  A file is read as untrusted: tensors and plain values only, each tensor
-checked against the network before it is loaded.
+A file is untrusted: only tensors and plain values are read, and each tensor is checked against the network before any
+is loaded.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ class CheckpointError(ValueError):
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU and check its layout.
 
-    Raises CheckpointError if it is missing, is no checkpoint, holds anything but tensors and plain values, or has
-    statistics that are not four finite numbers with positive deviations.
+    Raises CheckpointError if it is missing, is no checkpoint, has anything but tensors and plain values, or if its
+    statistics are not four finite numbers with positive deviations.
     """
     if not path.is_file():
         raise CheckpointError(f"expected a checkpoint at {path}, found no such file")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ):  # a hostile pickle can make the unpickler raise anything, and torch's words would advise to trust it
+    except Exception:  # a hostile pickle can raise anything, and torch's message would advise to trust it
         raise CheckpointError(
             f"expected a checkpoint at {path}, found none that can be read safely: it is another kind of file, damaged,"
             " or holds more than tensors and plain values"
@@ -43,20 +41,23 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_into(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load the state dict `state`, read from `path`, into `model`, or raise CheckpointError and change nothing."""
+    """Load the state dict `state`, read from `path`, into `model`.
+
+    Raises CheckpointError and changes nothing if it does not fit.
+    """
     expected = model.state_dict()
-    for name, mine in expected.items():
+    for name, own in expected.items():
         found = state.get(name)
         if not isinstance(found, Tensor):
             raise CheckpointError(f"{path} has no parameter {name}; was another --backbone trained?")
-        if found.shape != mine.shape:
+        if found.shape != own.shape:
             raise CheckpointError(
-                f"{path}: expected {name} of shape {tuple(mine.shape)}, found {tuple(found.shape)};"
+                f"{path}: expected {name} of shape {tuple(own.shape)}, found {tuple(found.shape)};"
                 " was another --backbone trained?"
             )
-        if found.dtype.is_floating_point != mine.dtype.is_floating_point:  # torch would cast it in silence
-            raise CheckpointError(f"{path}: expected {name} as {mine.dtype}, found {found.dtype}; it is damaged")
-        # By zero strides a file of a kilobyte can claim 2³³ elements.
+        if found.dtype.is_floating_point != own.dtype.is_floating_point:  # torch would cast silently
+            raise CheckpointError(f"{path}: expected {name} as {own.dtype}, found {found.dtype}; it is damaged")
+        # With zero strides a file of one kilobyte can claim 2³³ elements.
         if found.untyped_storage().nbytes() < found.numel() * found.element_size():
             raise CheckpointError(f"{path}: {name} has fewer bytes than its shape needs; the file is damaged")
         if not bool(torch.isfinite(found).all()):

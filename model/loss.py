@@ -1,4 +1,4 @@
-"""The likelihood that is trained."""
+"""The loss."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 def gaussian_nll(
     mu: Tensor, log_var: Tensor, target: Tensor, variance_weight: Tensor | float = 1.0, beta: float = 0.0
 ) -> Tensor:
-    """Negative log-likelihood without its constant: ½ (log_var + (target - mu)² / exp(log_var)), all (B,) → (B,).
+    """Gaussian negative log-likelihood without its constant: ½ (log_var + (target - mu)² / exp(log_var)), (B,) → (B,).
 
-    `variance_weight` scales the gradient that reaches log_var and nothing else: 0 while the mean warms up (the
-    reference detaches log_var for four epochs; Sluijterman et al. 2023, arXiv:2302.08875), then 1.  As a 0-dim
-    tensor it changes without a new compiled graph, which a bool would need.
+    `variance_weight` scales only the gradient of log_var: 0 during the variance warm-up, then 1.  The reference
+    detaches log_var for four epochs (Sluijterman et al. 2023, arXiv:2302.08875).  A 0-dim tensor can change without
+    compiling a new graph, unlike a bool.
 
-    `beta` multiplies each sample's loss by its variance to this power, held constant (β-NLL, Seitzer et al. 2022,
-    arXiv:2203.09168): 0 is the likelihood; 1 weighs the samples' errors alike, as the squared error does.
+    `beta` multiplies the loss of each sample by its detached variance to this power (β-NLL, Seitzer et al. 2022,
+    arXiv:2203.09168).  0 is the likelihood; 1 weights all samples' squared errors equally.
     """
     log_var = log_var * variance_weight + (log_var * (1 - variance_weight)).detach()
     nll = 0.5 * (log_var + (target - mu) ** 2 / log_var.exp())

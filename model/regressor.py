@@ -1,11 +1,11 @@
-"""The network: a ConvNeXt sees the picture, the polyline's length modulates what it saw, a head gives a Gaussian.
+"""The network: a ConvNeXt encodes the image, the polyline's length modulates its features, a head gives a Gaussian.
 
-    f = backbone(image), the mean of a sample's views            (B, d)
+    f = backbone(image), averaged over a sample's views          (B, d)
     gamma, beta = len_to_film(length)                            (B, d) each
     gate = 1 + 0.5 · tanh(gate_mlp([f, length]))                 (B, 1)
     mu, log_var = head([f · (1 + gamma) + beta, length · gate])  (B,) each
 
-Parameter names and defaults are the reference system's, so that its checkpoints load here and ours load there.
+Parameter names and defaults are those of the reference system, so that each loads the checkpoints of the other.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ HIDDEN = 128
 
 
 class HeightRegressor(nn.Module):
-    """Regress a chimney's z-normalised height as a Gaussian.
+    """Predicts the normalised target (target.py) as a Gaussian.
 
-    `backbone`: the name of any timm ConvNeXt; `drop_path`: its stochastic depth; `layer_scale`: its initial layer
-    scale, None for timm's 1e-6; `weights`: None for random weights, "imagenet" to let timm download them, or a
-    local file of the backbone's timm weights (.safetensors or .pth).
-    Raises BackboneError if the backbone is unknown, or if its weights cannot be had or do not fit.
+    `backbone`: name of any timm ConvNeXt.  `drop_path`: its stochastic depth rate.  `layer_scale`: its initial layer
+    scale, None for timm's 1e-6.  `weights`: None for random weights, "imagenet" to let timm download them, or a local
+    file with timm's weights of the backbone (.safetensors or .pth).
+
+    Raises BackboneError if the backbone is unknown, or if its weights are missing or do not fit.
     """
 
     def __init__(
@@ -54,11 +55,11 @@ class HeightRegressor(nn.Module):
     def forward(self, image: Tensor, length: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
         """(V·B, 5, S, S) normalised image, (B, 1) z-normalised length → `mu`, `log_var`, both (B,) float32.
 
-        V is `views`, and all first views come first: the backbone sees them as so many pictures, and what it saw
-        of a sample is averaged.  So views cost no parameters, and one alone is the reference's network.
+        V is `views`; view 1 of all samples comes first.  The backbone encodes each view as an image, and the features
+        of a sample are averaged.  So views add no parameters, and one view is the network of the reference.
 
-        Under autocast the backbone alone runs in the lower precision: bf16 keeps three digits of a height, and the
-        fusion costs nothing beside the backbone.
+        Under autocast only the backbone runs in the lower precision: bf16 keeps three digits, too few for a height, and
+        the rest of the network takes little time.
         """
         features = self.backbone(image)
         with torch.autocast(image.device.type, enabled=False):
@@ -68,7 +69,7 @@ class HeightRegressor(nn.Module):
             return self.fuse(features, length.float())
 
     def fuse(self, features: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, d) float32 features of the picture, (B, 1) float32 length → `mu`, `log_var`, both (B,) float32."""
+        """(B, d) float32 features of the image, (B, 1) float32 length → `mu`, `log_var`, both (B,) float32."""
         gamma, beta = self.len_to_film(length).chunk(2, dim=1)
         gate = 1 + 0.5 * torch.tanh(self.gate_mlp(torch.cat([features, length], dim=1)))
         mu, log_var = self.head(torch.cat([features * (1 + gamma) + beta, length * gate], dim=1)).unbind(dim=1)

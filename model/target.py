@@ -1,17 +1,16 @@
-"""What the network regresses, and the way back to metres.
+"""The regression target: from metres to a normalised target z, and back.
 
     height      z = (height − mean) / std                     the reference's target
-    log_scale   z = (log(height / length) − mean) / std       what one acquisition's tiles have in common
+    log_scale   z = (log(height / length) − mean) / std       the logarithm of the scene's scale
 
-In a scene height ÷ length is one constant, the scene's *scale*; all that a picture can tell is that scale, and the
-polyline tells the rest.  With the target `height` the network has to learn the product of the two; with `log_scale`
-it regresses the scale and the product is taken here, exactly.  Lengths are in units of the image's longer side, so
-that tiles of another size do not change the scale.
+Within a scene, height / length is a constant, the *scale*.  The image determines the scale and the polyline the length.
+With the target `height` the network must learn their product; with `log_scale` it predicts the scale, and `decode`
+multiplies by the length exactly.  Lengths are in units of the image's longer side, so that the scale does not depend on
+the tile size.
 
-The network's Gaussian in z is a Gaussian of log scale, hence a lognormal of height.  Its *mean* and *standard
-deviation* are what `decode` returns: the mean is the prediction of lowest squared error (the median would be low by
-half a variance), and the Gaussian of these two moments is the closest one to the lognormal in the sense of
-Kullback and Leibler.  All of it is numpy in float64.
+With `log_scale`, a Gaussian in z is a lognormal distribution of the height.  `decode` returns its mean and standard
+deviation: the mean minimises the squared error (the median would be biased low), and the Gaussian with these two
+moments is the closest one to the lognormal in Kullback-Leibler divergence.  Everything is numpy in float64.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Float64 = NDArray[np.float64]
-Kind = Literal["height", "log_scale"]
-SMALLEST_STD = 1e-8  # the reference's: a target that does not vary still has a z
+TargetKind = Literal["height", "log_scale"]
+SMALLEST_STD = 1e-8  # as in the reference: a constant target still has a finite z
 
 
 @dataclass(frozen=True)
 class Target:
-    """One kind of target with the mean and standard deviation of its values over the training samples.
+    """A kind of target, with the mean and standard deviation of its values over the training samples.
 
-    `mean`, `std`: metres for "height", natural logarithms of metres a side for "log_scale".  Raises ValueError for
-    an unknown kind, or numbers that are not finite or a deviation that is not positive.
+    `mean`, `std`: in metres for "height"; for "log_scale", of the natural logarithm of metres per image side.  Raises
+    ValueError for an unknown kind, a number that is not finite, or a deviation that is not positive.
     """
 
-    kind: Kind
+    kind: TargetKind
     mean: float
     std: float
 
@@ -46,8 +45,8 @@ class Target:
             raise ValueError(f"expected a finite mean and a positive deviation, found {self.mean} and {self.std}")
 
     @classmethod
-    def fit(cls, kind: Kind, height: ArrayLike, length: ArrayLike) -> Target:
-        """The target whose values have mean 0 and standard deviation 1 on the training samples.
+    def fit(cls, kind: TargetKind, height: ArrayLike, length: ArrayLike) -> Target:
+        """The target with mean 0 and standard deviation 1 on the training samples.
 
         `height` (N,) metres; `length` (N,) in units of the image's longer side.
         """
@@ -55,16 +54,16 @@ class Target:
         return cls(kind, float(values.mean()), float(values.std() + SMALLEST_STD))
 
     def encode(self, height: ArrayLike, length: ArrayLike) -> Float64:
-        """`height` (N,) metres and `length` (N,) sides → what the network should say, (N,) float64."""
+        """`height` (N,) metres, `length` (N,) image sides → normalised target (N,) float64."""
         return (
             _values(self.kind, np.asarray(height, np.float64), np.asarray(length, np.float64)) - self.mean
         ) / self.std
 
     def decode(self, mu: ArrayLike, log_var: ArrayLike, length: ArrayLike) -> tuple[Float64, Float64]:
-        """What the network says, `mu` and `log_var` (N,), and `length` (N,) sides → mean and σ of height in metres.
+        """`mu`, `log_var` (N,) of the network, `length` (N,) image sides → mean and σ (N,) of the height in metres.
 
-        For log_scale, with m and v the mean and variance of log scale: length · exp(m + v/2), and that times
-        √(exp(v) − 1).
+        For log_scale, with mean m and variance v of the log scale, the mean is length · exp(m + v/2), and σ is the mean
+        times √(exp(v) − 1).
         """
         mu, log_var, length = (np.asarray(values, np.float64) for values in (mu, log_var, length))
         return self.decode_arrays(mu, log_var, length, library=np)
@@ -81,5 +80,5 @@ class Target:
         return height, height * library.sqrt(library.expm1(variance))
 
 
-def _values(kind: Kind, height: Float64, length: Float64) -> Float64:
+def _values(kind: TargetKind, height: Float64, length: Float64) -> Float64:
     return height if kind == "height" else np.log(height / length)

@@ -19,7 +19,7 @@ from model.calibration import Calibration
 from tests.reported import sample_table
 from tests.test_training import SMALL, Quiet
 from train import evaluate
-from train.engine.run import run
+from train.__main__ import run
 from train.scores.calibrate import calibrate, conformal_quantile, cross_calibrate, fit_calibration, fit_mean_line
 from train.scores.metrics import CALIBRATED, NETWORK, POOLED, score
 from train.scores.predictions import Predictions

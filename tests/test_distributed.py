@@ -1,8 +1,8 @@
-"""Two ranks are one process with the whole batch: in losses, gradients, parameters, metrics and samples' order.
+"""Two ranks equal one process with the whole batch: in losses, gradients, parameters, metrics and sample order.
 
-Tolerances are for fp32, where another order of summation is all that differs: `STEP` is the largest difference of any
-loss, gradient or parameter after an epoch of SGD.  AdamW divides by the root of second moments, some of which are as
-small as what is left of the rounding; `RUN` is therefore for two epochs of it, and for metres of RMSE.
+In fp32 only the order of summation differs.  `STEP` is the tolerance for losses, gradients and parameters after an
+epoch of SGD.  `RUN` is the tolerance after two epochs of AdamW, which divides by the root of second moments and so
+amplifies rounding; it also applies to the RMSE in metres.
 """
 
 from __future__ import annotations
@@ -29,10 +29,18 @@ from dali_pipes.errors import InputError
 from model import HeightRegressor
 from tests.test_training import Quiet, learnt
 from train.__main__ import parse
-from train.engine.run import run
+from train.engine.run import train
 from train.engine.step import Forward, Step
 from train.run import ranks
-from train.run.ranks import LostRank, Place, data_parallel, joined, mean, one_voice, settle
+from train.run.ranks import (
+    LostRank,
+    Place,
+    data_parallel,
+    mean_over_ranks,
+    one_error_per_node,
+    process_group,
+    shorten_timeout,
+)
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--preset", "demo", "--data.size", "32", "--batch-size", "16", "--epochs", "2", "--model.drop-path", "0"]
@@ -52,13 +60,13 @@ STEP, RUN = 2e-6, 1e-3
 
 
 def torchrun(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    """Two ranks."""
+    """Run a command on two ranks."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *map(str, arguments)]
     known = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True, timeout=280)
 
 
-def told(result: subprocess.CompletedProcess[str]) -> list[str]:
+def errors_in(result: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("error: ")]
 
 
@@ -73,7 +81,7 @@ def close(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor], toleranc
 def alone(release: Path, folder: Path, *, resume: bool = False) -> None:
     """The run of the flags `SMALL`, in this process."""
     config = parse(["--release", str(release), "--out", str(folder), *SMALL]).config
-    run(config, release, folder, resume=resume, console=Quiet())
+    train(config, release, folder, resume=resume, console=Quiet())
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +94,8 @@ def one(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A run of two ranks with their shares in two parts, disturbed twice: first rank 1 is killed in the second epoch
-    and torchrun starts both anew, then rank 1 alone gets a SIGTERM, while rank 0's disk is slow."""
+    """A run of two ranks with --accumulate 2, disturbed twice: rank 1 is killed in the second epoch and torchrun
+    restarts both; then rank 1 alone gets a SIGTERM, while the disk of rank 0 is slow."""
     folder = tmp_path_factory.mktemp("ranks") / "two"
     script = folder.with_suffix(".py")
     script.write_text(DISTURBED)
@@ -110,7 +118,7 @@ at = {"0": ((2, 3), signal.SIGKILL), "1": ((2, 4), signal.SIGTERM)}[start]
 def disturbed(self, now):
     if (now.epoch, now.step) == at[0] and rank == "1":
         os.kill(os.getpid(), at[1])
-RunConsole.moment = disturbed
+RunConsole.log_step = disturbed
 
 save = RunFolder.save
 def slowly(self, state, **options):
@@ -121,58 +129,58 @@ def slowly(self, state, **options):
         print("rank 0 has written", flush=True)
 RunFolder.save = slowly
 
-leave = train.engine.loop.leave
+leave = train.engine.loop.leave_group
 def leaving():
     print(f"rank {rank} leaves\\n", end="", flush=True)
     leave()
-train.engine.loop.leave = leaving
+train.engine.loop.leave_group = leaving
 
 Loader = train.engine.state.Loader
-def told(*arguments, cache, **options):
+def reporting(*arguments, cache, **options):
     print(f"rank {rank} caches: {cache.place}\\n", end="", flush=True)
     return Loader(*arguments, cache=cache, **options)
-train.engine.state.Loader = told
+train.engine.state.Loader = reporting
 chosen = {"0": "host", "1": "none"}[rank]
-train.engine.state.choose_cache = lambda *arguments, **options: Choice(chosen, "its room")
+train.engine.state.choose_cache = lambda *arguments, **options: Choice(chosen, "free memory")
 
 train.__main__.main(sys.argv[1:])
 """
 
 
-def test_after_a_crash_torchruns_restart_goes_on_and_a_signal_to_one_rank_stops_all(
+def test_torchruns_restart_resumes_after_a_crash_and_a_signal_to_one_rank_stops_all(
     two: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     folder, result = two
     assert result.stdout.count(f"resuming {folder} after epoch 1 of 2, step ") == 1, result.stderr
-    assert result.stderr.count("stopped by SIGTERM; all is saved") == 1
-    assert all("rank 0 lost another rank" in sentence for sentence in told(result)), "torchrun may end it before"
+    assert result.stderr.count("stopped by SIGTERM; the state is saved") == 1
+    assert all("rank 0 lost another rank" in sentence for sentence in errors_in(result)), "or none: torchrun may end it"
     state = torch.load(folder / "last.pt", weights_only=True)
     assert (state["epoch"], state["step"], len(state["random"])) == (1, 5, 2), "it stops at the end of the next step"
     order = re.findall(r"rank \d (?:has written|leaves)", result.stdout)
-    assert order[0] == "rank 0 has written", "else torchrun would end rank 0 while it writes"
+    assert order[0] == "rank 0 has written", "otherwise torchrun would end rank 0 during a write"
     assert sorted(order[1:]) == ["rank 0 leaves", "rank 1 leaves"]
 
 
-def test_the_ranks_of_a_node_keep_their_tiles_in_one_place_though_they_see_other_room(
+def test_the_ranks_of_a_node_use_one_kind_of_cache_even_if_their_free_memory_differs(
     two: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    told = sorted(set(re.findall(r"rank \d caches: (?:host|none)", two[1].stdout)))
-    assert told == ["rank 0 caches: host", "rank 1 caches: host"]
+    caches = sorted(set(re.findall(r"rank \d caches: (?:host|none)", two[1].stdout)))
+    assert caches == ["rank 0 caches: host", "rank 1 caches: host"]
 
 
 def test_an_epoch_of_two_ranks_has_the_metrics_and_parameters_of_one_process(
     one: Path, two: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:
-    (found,), expected = learnt(two[0])[1], learnt(one)[1][0]
-    assert found == pytest.approx(expected, abs=RUN)
+    (metrics,), expected = learnt(two[0])[1], learnt(one)[1][0]
+    assert metrics == pytest.approx(expected, abs=RUN)
     states = [torch.load(folder / "epoch-0001.pt", weights_only=True)["model"] for folder in (one, two[0])]
     close(states[0], states[1], RUN)
 
 
-def test_one_process_goes_on_in_mid_epoch_where_two_ranks_were_stopped(
+def test_one_process_resumes_within_an_epoch_of_two_ranks(
     one: Path, two: tuple[Path, subprocess.CompletedProcess[str]], release: Path, tmp_path: Path
 ) -> None:
-    """Other samples than those that were left, or another order, would lead elsewhere."""
+    """Other samples, or another order, would give other results."""
     shutil.copytree(two[0], tmp_path / "run")
     alone(release, tmp_path / "run", resume=True)
     (state, lines), (expected, expected_lines) = learnt(tmp_path / "run"), learnt(one)
@@ -189,7 +197,7 @@ def epoch_of_steps(
 ) -> dict[str, Any]:
     """Eight steps of SGD on a fixed batch of 8 each → the losses, the last gradients, the parameters.
 
-    `resumed_at`: the step before which all is built anew around the same parameters, as by a process that resumes.
+    `resumed_at`: before this step everything is rebuilt around the same parameters, as in a resumed process.
     """
     size, share = 32, 8 // world_size
     torch.manual_seed(0)
@@ -219,7 +227,7 @@ def epoch_of_steps(
         length, height = torch.randn(8, 1, generator=random), torch.randn(8, generator=random)
         columns = [*pixels, length, height, torch.arange(8)]
         mine = Batch(*(column[rank * share : (rank + 1) * share] for column in columns))
-        losses.append(mean(step(mine, torch.ones(()))))
+        losses.append(mean_over_ranks(step(mine, torch.ones(()))))
     return {"losses": losses, "gradients": gradients, "parameters": model.state_dict()}
 
 
@@ -227,56 +235,56 @@ WAYS = [("off", 1), ("off", 2), ("regional", 1)]
 
 
 def one_of(rank: int, world_size: int, port: int) -> AbstractContextManager[None]:
-    """Be one of so many ranks, as torchrun would have it."""
-    told = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size}
+    """Join as one of `world_size` ranks, as under torchrun."""
+    ranks = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size}
     os.environ |= {
-        name: str(value) for name, value in {**told, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items()
+        name: str(value) for name, value in {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items()
     }
-    return joined(Place.from_environment(), torch.device("cpu"))
+    return process_group(Place.from_environment(), torch.device("cpu"))
 
 
 def on_each_way(rank: int, folder: Path, ports: tuple[int, int]) -> None:
-    """Two ranks on each way, then three that resume and are at last told that one of them is lost."""
+    """Run two ranks in each way, then three ranks that resume, and at last lose one."""
     torch.set_num_threads(1)
     compile_module = torch.nn.Module.compile
 
     def fast(self: torch.nn.Module, *arguments: Any, **options: Any) -> None:
-        """Dynamo and AOT autograd as in use, without the minute in which inductor writes C++."""
+        """Dynamo and AOT autograd without inductor, which would take a minute."""
         compile_module(self, *arguments, **{**options, "backend": "aot_eager"})
 
     torch.nn.Module.compile = fast  # type: ignore[method-assign]
     if rank < 2:
         with one_of(rank, 2, ports[0]):
             for compilation, accumulate in WAYS:
-                found = epoch_of_steps(rank, 2, compilation, accumulate)
-                torch.save(found, folder / f"{compilation} {accumulate} {rank}.pt")
+                results = epoch_of_steps(rank, 2, compilation, accumulate)
+                torch.save(results, folder / f"{compilation} {accumulate} {rank}.pt")
     with one_of(rank, 3, ports[1]):
         for resumed_at in (None, 4):
-            found = epoch_of_steps(rank, 3, "off", 1, resumed_at)
-            torch.save(found, folder / f"three {resumed_at} {rank}.pt")
-        falls_silent(rank, folder / "lost")
+            results = epoch_of_steps(rank, 3, "off", 1, resumed_at)
+            torch.save(results, folder / f"three {resumed_at} {rank}.pt")
+        lose_ranks(rank, folder / "lost")
 
 
-def falls_silent(rank: int, said: Path) -> None:
-    """Ranks 1 and 2 keep their connections open and say nothing, until rank 0 has told what it makes of it."""
-    ranks.SETTLED = timedelta(seconds=1)
-    settle()
+def lose_ranks(rank: int, message: Path) -> None:
+    """Ranks 1 and 2 keep their connections open but send nothing, until rank 0 has written its error."""
+    ranks.EPOCH_TIMEOUT = timedelta(seconds=1)
+    shorten_timeout()
     if rank:
         deadline = time.monotonic() + 30
-        while not said.exists() and time.monotonic() < deadline:
+        while not message.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        os._exit(not said.exists())
+        os._exit(not message.exists())
     try:
-        with one_voice(Place.from_environment()):
-            mean(torch.ones(()))
+        with one_error_per_node(Place.from_environment()):
+            mean_over_ranks(torch.ones(()))
     except LostRank as lost:
-        said.write_text(str(lost))
+        message.write_text(str(lost))
     os._exit(0)  # after an error the group is left as it is
 
 
 @pytest.fixture(scope="module")
 def ways(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the ranks found, in files."""
+    """A folder with the results of the ranks."""
     folder = tmp_path_factory.mktemp("ways")
     with socket.socket() as free, socket.socket() as other:
         free.bind(("127.0.0.1", 0))
@@ -292,34 +300,34 @@ def test_two_ranks_have_the_losses_gradients_and_parameters_of_one_process(
 ) -> None:
     expected = epoch_of_steps(0, 1, "off", 1)
     for rank in range(2):
-        found = torch.load(ways / f"{compilation} {accumulate} {rank}.pt", weights_only=True)
-        assert found["losses"] == pytest.approx(expected["losses"], abs=STEP)
-        close(expected["gradients"], found["gradients"], STEP)
-        close(expected["parameters"], found["parameters"], STEP)
+        results = torch.load(ways / f"{compilation} {accumulate} {rank}.pt", weights_only=True)
+        assert results["losses"] == pytest.approx(expected["losses"], abs=STEP)
+        close(expected["gradients"], results["gradients"], STEP)
+        close(expected["parameters"], results["parameters"], STEP)
 
 
-def test_three_ranks_that_resume_are_to_the_bit_those_that_went_on(ways: Path) -> None:
-    """Three numbers have more than one sum, by their order; two have one."""
+def test_three_ranks_that_resume_are_bit_identical_to_uninterrupted_ones(ways: Path) -> None:
+    """The sum of three floats depends on their order; that of two does not."""
     for rank in range(3):
         whole, resumed = (torch.load(ways / f"three {at} {rank}.pt", weights_only=True) for at in (None, 4))
         assert resumed["losses"] == whole["losses"]
         close(whole["parameters"], resumed["parameters"], 0)
 
 
-# --- What goes wrong.
+# --- Failures.
 
 
-def test_a_settled_rank_waits_for_a_silent_one_no_longer_than_it_must(ways: Path) -> None:
-    assert "rank 0 lost another rank, whose own error tells why (" in (ways / "lost").read_text()
-    assert ranks.SETTLED < ranks.TIMEOUT
+def test_a_rank_waits_for_a_silent_one_only_until_the_shorter_timeout(ways: Path) -> None:
+    assert "rank 0 lost another rank; see the error of that rank (" in (ways / "lost").read_text()
+    assert ranks.EPOCH_TIMEOUT < ranks.START_TIMEOUT
 
 
-def test_a_failing_rank_ends_all_with_its_own_sentence(release: Path, tmp_path: Path) -> None:
+def test_a_failing_rank_ends_all_ranks_with_its_own_sentence(release: Path, tmp_path: Path) -> None:
     failing = tmp_path / "failing.py"
     failing.write_text(FAILING)
     result = torchrun(failing, "--release", release, "--out", tmp_path / "run", *SMALL)
-    assert result.returncode == 1, "torchrun's own status for any failure"
-    assert told(result) == ["error: rank 1 broke in step 2"]
+    assert result.returncode == 1, "the status of torchrun for any failure"
+    assert errors_in(result) == ["error: rank 1 broke in step 2"]
 
 
 FAILING = """
@@ -340,14 +348,14 @@ train.__main__.main(sys.argv[1:])
 """
 
 
-def test_a_mistake_that_all_ranks_make_is_told_once(release: Path, tmp_path: Path) -> None:
+def test_an_error_on_all_ranks_is_printed_once(release: Path, tmp_path: Path) -> None:
     result = torchrun("-m", "train", "--release", release, "--out", tmp_path / "run", *SMALL, "--batch-size", 15)
-    (sentence,) = told(result)
+    (sentence,) = errors_in(result)
     assert "expected a multiple of 2 ranks × 1 of --accumulate, found 15" in sentence
     assert not (tmp_path / "run").exists()
 
 
-def test_places_and_devices() -> None:
+def test_ranks_are_read_from_the_environment_and_take_their_own_gpus() -> None:
     assert Place.from_environment({}) == Place()
     torchruns = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
     place = Place.from_environment(torchruns)

@@ -58,7 +58,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Trained:
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     calibration = Calibration.from_dict(CALIB)
-    return Trained(network, Target("height", 109.0, 49.0), Statistics(*STATS), size=32, calibration=calibration)
+    return Trained(network, Statistics(*STATS), calibration, target=Target("height", 109.0, 49.0), size=32)
 
 
 def predicted(trained: Trained, table: SampleTable) -> tuple[np.ndarray, np.ndarray]:

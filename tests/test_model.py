@@ -21,13 +21,13 @@ STATS = (0.2, 0.1, 109.0, 49.0)
 def network() -> HeightRegressor:
     torch.manual_seed(0)
     network = HeightRegressor("convnext_atto", drop_path=0.0)
-    for parameter in network.parameters():  # wake what starts at zero, or its path would not be tested
+    for parameter in network.parameters():  # some start at zero, and their paths would not be tested
         parameter.data += 0.05 * torch.randn_like(parameter)
     return network
 
 
 def reference_forward(state: dict[str, Tensor], backbone: nn.Module, image: Tensor, length: Tensor) -> Any:
-    """The reference's forward pass, written from its description on the state dict alone."""
+    """The forward pass of the reference, written from its description, on a plain state dict."""
 
     def linear(name: str, x: Tensor) -> Tensor:
         return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
@@ -40,7 +40,7 @@ def reference_forward(state: dict[str, Tensor], backbone: nn.Module, image: Tens
     return out[:, 0], out[:, 1].clamp(-6, 4)
 
 
-def test_the_forward_pass_is_the_references(network: HeightRegressor) -> None:
+def test_the_forward_pass_equals_that_of_the_reference(network: HeightRegressor) -> None:
     network.eval()
     image, length = torch.randn(3, 5, 64, 64), torch.randn(3, 1)
     state = network.state_dict()
@@ -54,7 +54,7 @@ def test_the_forward_pass_is_the_references(network: HeightRegressor) -> None:
             torch.testing.assert_close(mine, expected, rtol=0, atol=1e-5)
 
 
-def test_names_shapes_and_initial_values_are_the_references() -> None:
+def test_names_shapes_and_initial_values_are_those_of_the_reference() -> None:
     network = HeightRegressor("convnext_atto")
     shapes = {name: tuple(p.shape) for name, p in network.state_dict().items() if not name.startswith("backbone.")}
     assert shapes == {
@@ -96,13 +96,13 @@ def test_the_head_stays_in_fp32_under_autocast(network: HeightRegressor) -> None
     assert mu.dtype == log_var.dtype == torch.float32
 
 
-def test_the_loss_is_torchs_gaussian_nll() -> None:
+def test_the_loss_equals_torchs_gaussian_nll() -> None:
     mu, log_var, target = torch.randn(3, 50, dtype=torch.float64)
     expected = nn.functional.gaussian_nll_loss(mu, target, log_var.exp(), reduction="none", eps=0)
     torch.testing.assert_close(gaussian_nll(mu, log_var, target), expected)
 
 
-def test_while_the_mean_warms_up_no_gradient_reaches_the_variance() -> None:
+def test_during_the_variance_warm_up_no_gradient_reaches_the_variance() -> None:
     mu, log_var = torch.zeros(4, requires_grad=True), torch.full((4,), 0.7, requires_grad=True)
     target = torch.randn(4)
     warm = gaussian_nll(mu, log_var, target, torch.tensor(0.0)).sum()
@@ -116,7 +116,7 @@ def test_while_the_mean_warms_up_no_gradient_reaches_the_variance() -> None:
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-def test_beta_weighs_each_sample_by_its_variance_and_passes_no_gradient_through_the_weight(beta: float) -> None:
+def test_beta_weights_each_sample_by_its_detached_variance(beta: float) -> None:
     mu, log_var = torch.randn(2, 50, dtype=torch.float64, requires_grad=True).unbind()
     target = torch.randn(50, dtype=torch.float64)
     variance = log_var.detach().exp()
@@ -124,13 +124,13 @@ def test_beta_weighs_each_sample_by_its_variance_and_passes_no_gradient_through_
     expected = torch.autograd.grad((variance**beta * nll).sum(), (mu, log_var), retain_graph=True)
     mine = torch.autograd.grad(gaussian_nll(mu, log_var, target, beta=beta).sum(), (mu, log_var))
     torch.testing.assert_close(mine, expected)
-    if beta == 1:  # the mean is pulled as by half the squared error, however sure the network is
+    if beta == 1:  # the gradient is that of half the squared error
         torch.testing.assert_close(mine[0], (mu - target).detach())
 
 
-def test_local_imagenet_weights_are_widened_to_five_channels(tmp_path: Path) -> None:
+def test_local_imagenet_weights_are_extended_to_five_channels(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    donor = timm.create_model("convnext_atto")  # three channels and a classifier, as timm publishes it
+    donor = timm.create_model("convnext_atto")  # three channels and a classifier
     torch.save(donor.state_dict(), tmp_path / "atto.pth")
     network = HeightRegressor("convnext_atto", weights=tmp_path / "atto.pth")
     mine, theirs = network.backbone.state_dict(), donor.state_dict()
@@ -139,7 +139,7 @@ def test_local_imagenet_weights_are_widened_to_five_channels(tmp_path: Path) -> 
     torch.testing.assert_close(mine["stem.0.weight"], torch.cat([stem, stem[:, :2]], 1) * 3 / 5)
 
 
-def test_missing_and_foreign_weights_are_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_foreign_weights_give_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackboneError, match=r"put timm's model\.safetensors of convnext_atto there"):
         HeightRegressor("convnext_atto", weights=tmp_path / "none.pth")
     torch.save(timm.create_model("convnext_femto").state_dict(), tmp_path / "femto.pth")
@@ -154,9 +154,9 @@ def test_missing_and_foreign_weights_are_told_in_a_sentence(tmp_path: Path, monk
         HeightRegressor("convnext_atto", weights="imagenet")
 
 
-def test_a_checkpoint_returns_what_was_saved(network: HeightRegressor, tmp_path: Path) -> None:
+def test_a_checkpoint_loads_as_it_was_saved(network: HeightRegressor, tmp_path: Path) -> None:
     path = tmp_path / "best.pt"
-    network.to(memory_format=torch.channels_last)  # as it is trained
+    network.to(memory_format=torch.channels_last)  # as in training
     save_checkpoint(path, {"model": network.state_dict(), "stats": STATS})
     assert [item.name for item in tmp_path.iterdir()] == ["best.pt"]
     contents = load(path)
@@ -167,7 +167,7 @@ def test_a_checkpoint_returns_what_was_saved(network: HeightRegressor, tmp_path:
         assert torch.equal(mine, theirs)
 
 
-def test_a_failed_write_leaves_the_old_checkpoint(network: HeightRegressor, tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_checkpoint(network: HeightRegressor, tmp_path: Path) -> None:
     path = tmp_path / "best.pt"
     save_checkpoint(path, {"model": network.state_dict(), "stats": STATS})
     with pytest.raises(Exception, match=r"pickle|local object"):
@@ -211,7 +211,7 @@ def _strided(state: dict[str, Tensor]) -> None:
         (_strided, "fewer bytes than its shape needs"),
     ],
 )
-def test_a_damaged_state_is_refused_by_name(
+def test_a_damaged_state_is_refused_with_the_name_of_the_tensor(
     damage: Any, sentence: str, network: HeightRegressor, tmp_path: Path
 ) -> None:
     state = dict(network.state_dict())
@@ -232,7 +232,7 @@ def test_a_damaged_state_is_refused_by_name(
         {"model": {}, "stats": STATS, "path": Path("x")},  # not a plain value: refused by weights_only
     ],
 )
-def test_what_is_no_checkpoint_is_refused(contents: Any, tmp_path: Path) -> None:
+def test_contents_that_are_no_checkpoint_are_refused(contents: Any, tmp_path: Path) -> None:
     torch.save(contents, tmp_path / "x.pt")
     with pytest.raises(CheckpointError):
         load(tmp_path / "x.pt")

@@ -1,4 +1,4 @@
-"""The reference system's checkpoints, by a plain eager forward pass written from its description."""
+"""Checkpoints of the reference system, against a plain forward pass written from its description."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CALIB = {"a": 0.98, "b": 2.5, "tau": 1.3}
 
 
 def reference_pth(path: Path, release: Path, backbone: str, **more: Any) -> dict[str, Any]:
-    """A `.pth` as the reference writes it: a plain state dict and a tuple, and no word of which network it is."""
+    """Write a `.pth` as the reference does: a state dict and a tuple, without the name of the backbone."""
     torch.manual_seed(1)
     network = HeightRegressor(backbone, drop_path=0.0)
     for parameter in network.parameters():
@@ -38,7 +38,7 @@ def reference_pth(path: Path, release: Path, backbone: str, **more: Any) -> dict
 
 
 @pytest.mark.parametrize("backbone", ["convnext_atto", "convnextv2_femto"])
-def test_its_outputs_are_the_plain_forward_passes(backbone: str, release: Path, tmp_path: Path) -> None:
+def test_the_outputs_equal_a_plain_forward_pass(backbone: str, release: Path, tmp_path: Path) -> None:
     contents = reference_pth(tmp_path / "best.pth", release, backbone, calib=CALIB)
     trained = train.engine.trained.load_trained(tmp_path / "best.pth")
     table = SampleTable.from_release(release, "validation").select(np.arange(6))
@@ -56,12 +56,12 @@ def test_its_outputs_are_the_plain_forward_passes(backbone: str, release: Path, 
     with torch.no_grad():
         expected = reference_forward(state, plain, ((pixels - mean) / std).float(), length.float())
     assert trained.size == 224
-    assert float(expected[0].std()) > 1e-3, "the samples are told apart"
+    assert float(expected[0].std()) > 1e-3, "the outputs differ between samples"
     torch.testing.assert_close(mu, expected[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(log_var, expected[1], rtol=0, atol=1e-5)
 
 
-def test_it_is_evaluated_and_predicted_with(release: Path, tmp_path: Path) -> None:
+def test_a_reference_checkpoint_can_be_evaluated_and_used_to_predict(release: Path, tmp_path: Path) -> None:
     reference_pth(tmp_path / "best.pth", release, "convnext_atto", calib=CALIB)
     flags = ["--checkpoint", tmp_path / "best.pth", "--release", release, "--out", tmp_path / "run", "--device", "cpu"]
     train.evaluate.main([str(flag) for flag in flags])
@@ -77,24 +77,24 @@ def test_it_is_evaluated_and_predicted_with(release: Path, tmp_path: Path) -> No
     np.testing.assert_allclose(heights.sigma, 1.3 * 0.98 * heights.raw_sigma)
 
 
-def test_it_is_fine_tuned(release: Path, tmp_path: Path) -> None:
+def test_a_reference_checkpoint_can_be_fine_tuned(release: Path, tmp_path: Path) -> None:
     before = reference_pth(tmp_path / "best.pth", release, "convnext_atto")["model"]
     flags = ["--release", release, "--init-from", tmp_path / "best.pth", "--out", tmp_path / "run", "--device", "cpu"]
     small = ["--backbone", "convnext_atto", "--epochs", "1", "--optimizer.learning-rate"]
     with pytest.raises(SystemExit, match="3"):  # too few scenes for a verdict: keep
-        train.__main__.main([str(flag) for flag in flags] + [*small, "0"])  # no step moves what was loaded
+        train.__main__.main([str(flag) for flag in flags] + [*small, "0"])  # so no step changes the weights
     after = checkpoint.load(tmp_path / "run/best.pt")["model"]
     assert all(after[name].equal(value) for name, value in before.items())
 
 
-def test_the_backbone_is_told_by_its_shapes() -> None:
+def test_the_backbone_is_recognised_by_its_shapes() -> None:
     for name in ("convnext_nano_ols", "convnext_tiny", "convnext_tiny_hnf", "convnextv2_pico", "convnext_base"):
         with torch.device("meta"):
             state = HeightRegressor(name).state_dict()
         assert backbone_of(state) == name
 
 
-def test_another_network_is_told_by_the_tensor_that_differs(release: Path, tmp_path: Path) -> None:
+def test_another_network_is_refused_with_the_tensor_that_differs(release: Path, tmp_path: Path) -> None:
     contents = reference_pth(tmp_path / "best.pth", release, "convnext_atto")
     contents["model"]["backbone.stem.0.weight"] = contents["model"]["backbone.stem.0.weight"][:, :3]
     torch.save(contents, tmp_path / "three.pth")

@@ -23,7 +23,7 @@ from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.labels import LeftOut
 from dali_pipes.samples.splits import Division, assign_folds, pool
 from dali_pipes.samples.via import Reason
-from train.recipe.data import load_tables
+from train.recipe.data import load_datasets
 
 SIZES = st.lists(st.integers(1, 500), min_size=2, max_size=60).map(np.array)
 
@@ -158,14 +158,14 @@ def test_splits_that_are_read_from_the_same_files_are_refused(release: Path, tmp
     same = {name.replace("train_", ""): path for name, path in training.items()}
     quiet = Console(quiet=True)
     with pytest.raises(InputError, match=r"share no tile, found \d+ tiles of .*TS_KS\.zip in both, .*--train-images"):
-        load_tables(ReleasePaths(release, **same), Division(), console=quiet)
+        load_datasets(ReleasePaths(release, **same), Division(), console=quiet)
     swapped = {
         **{name.replace("train", "validation"): path for name, path in training.items()},
         "train_images": release / "VS_KS.zip",
         "train_labels": release / "VL_KS_LINE.zip",
     }
-    expected = load_tables(ReleasePaths(release), Division(), console=quiet)
-    found = load_tables(ReleasePaths(tmp_path, **swapped), Division(), console=quiet)
+    expected = load_datasets(ReleasePaths(release), Division(), console=quiet)
+    found = load_datasets(ReleasePaths(tmp_path, **swapped), Division(), console=quiet)
     assert found.training.tile.tolist() == expected.evaluated["validation"].tile.tolist()
     assert found.evaluated["validation"].tile.tolist() == expected.training.tile.tolist()
 
@@ -174,19 +174,19 @@ def test_one_folder_of_images_may_serve_both_splits(release: Path, tmp_path: Pat
     for stem in ("TS_KS", "VS_KS"):
         with zipfile.ZipFile(release / f"{stem}.zip") as archive:
             archive.extractall(tmp_path)
-    tables = load_tables(ReleasePaths(release, images=tmp_path), Division(), console=Console(quiet=True))
+    tables = load_datasets(ReleasePaths(release, images=tmp_path), Division(), console=Console(quiet=True))
     assert not set(tables.training.tile) & set(tables.evaluated["validation"].tile)
 
 
 def test_scenes_are_held_out_of_a_folds_training_side(release: Path, tmp_path: Path) -> None:
     division = Division("scene", 4, 1, seed=3)
     quiet, paths = Console(quiet=True), ReleasePaths(release, index_cache=tmp_path)
-    tables = load_tables(paths, division, 0.3, console=quiet)
+    tables = load_datasets(paths, division, 0.3, console=quiet)
     scenes = [set(table.scene) for table in (tables.training, *tables.evaluated.values())]
     assert list(tables.evaluated) == ["validation", "development"]
     assert sum(map(len, scenes)) == len(set.union(*scenes)) == 8
-    assert "Fold 1 of 4" in tables.about["validation"]
-    again = load_tables(paths, division, scenes[2], console=quiet)
+    assert "Fold 1 of 4" in tables.descriptions["validation"]
+    again = load_datasets(paths, division, scenes[2], console=quiet)
     assert again.evaluated["development"].tile.tolist() == tables.evaluated["development"].tile.tolist()
 
 

@@ -1,4 +1,4 @@
-"""The step against a plain float64 computation; that it compiles as one graph and never waits for the device."""
+"""The step against a plain float64 computation; it compiles to one graph and never synchronises with the device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dali_pipes import Batch, SampleTable
 from model import HeightRegressor
 from tests.test_training import SMALL
-from train.engine.run import run
+from train.engine.run import train
 from train.engine.step import Forward, Step
 from train.machine.choices import Choice
 from train.machine.compilation import CACHE, StochasticDepth, keep_compiled
@@ -42,7 +42,7 @@ def network(seed: int = 0, drop_path: float = 0.0) -> HeightRegressor:
     return HeightRegressor("convnext_atto", drop_path=drop_path, layer_scale=1.0).to(memory_format=torch.channels_last)
 
 
-def test_the_image_is_the_references_normalisation_and_channels_last() -> None:
+def test_the_image_is_normalised_as_in_the_reference_and_channels_last() -> None:
     batch = random_batch(32)
     image = Forward(network(), CPU, 4, "fp32").image(batch.rgb, batch.polyline, batch.padding)
     stacked = np.concatenate([x.numpy() for x in (batch.rgb, batch.polyline, batch.padding)], axis=3) / 255
@@ -75,7 +75,7 @@ def test_loss_and_gradient_agree_with_float64(precision: str, of_loss: float, of
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """torch.compile as it is, but with a backend that counts graphs and runs them eagerly."""
+    """torch.compile with a backend that counts graphs and runs them eagerly."""
     counted: list[Any] = []
     real = torch.compile
 
@@ -92,7 +92,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 class Syncs(TorchDispatchMode):
-    """Counts what makes the host wait for a device: reading a tensor's value, or a shape that depends on one."""
+    """Lists operations that synchronise with the device: reading a value, or a shape that depends on one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,8 +105,8 @@ class Syncs(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("compilation", ["off", "whole", "regional"])
-def test_no_step_waits_for_the_device(compilation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Under a dispatch mode nothing is compiled; a full graph cannot wait anyway, for reading a value breaks it.
+def test_no_step_synchronises_with_the_device(compilation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Under a dispatch mode nothing is compiled. A full graph cannot synchronise: reading a value would break it.
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     model = network(drop_path=0.1)
     forward = Forward(model, CPU, 4, "bf16", compilation=compilation)
@@ -120,7 +120,7 @@ def test_no_step_waits_for_the_device(compilation: str, monkeypatch: pytest.Monk
         predictions = [forward.predict(batch) for batch in (*batches, random_batch(32, 3))]
     assert len(predictions) == 3
     assert syncs.found == []
-    with Syncs() as syncs:  # the guard itself sees what it should
+    with Syncs() as syncs:  # the guard itself works
         float(total)
     assert syncs.found == ["aten._local_scalar_dense.default"]
 
@@ -147,7 +147,7 @@ def test_graphs_of_training_warm_up_validation_and_partial_batches(
 
 @pytest.mark.usefixtures("graphs")
 @pytest.mark.parametrize("compilation", ["whole", "regional"])
-def test_compiled_is_what_eager_is_and_padding_a_partial_batch_changes_nothing(compilation: str) -> None:
+def test_compiled_equals_eager_and_padding_a_partial_batch_changes_nothing(compilation: str) -> None:
     plain = Forward(network(), CPU, 4, "fp32")
     compiled = Forward(network(), CPU, 4, "fp32", compilation=compilation)
     steps = [Step(f, torch.optim.AdamW(f.model.parameters(), fused=True), clip_norm=5.0) for f in (plain, compiled)]
@@ -162,7 +162,7 @@ def test_compiled_is_what_eager_is_and_padding_a_partial_batch_changes_nothing(c
             torch.testing.assert_close(mine, expected)
 
 
-def test_stochastic_depth_by_a_tensor_drops_as_often_and_keeps_the_mean() -> None:
+def test_stochastic_depth_drops_at_its_rate_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     x = torch.ones(20_000, 2, 1, 1)
     dropped = StochasticDepth(0.25)(x)
@@ -173,14 +173,14 @@ def test_stochastic_depth_by_a_tensor_drops_as_often_and_keeps_the_mean() -> Non
 
 
 @pytest.mark.parametrize("compilation", ["whole", "regional"])
-def test_compilation_leaves_the_names_of_the_parameters(compilation: str) -> None:
+def test_compilation_keeps_the_names_of_the_parameters(compilation: str) -> None:
     model = network(drop_path=0.1)
     names = list(model.state_dict())
     Forward(model, CPU, 4, "fp32", compilation=compilation)
     assert list(model.state_dict()) == names
 
 
-def test_an_average_of_the_weights_is_kept_without_waiting_for_the_device() -> None:
+def test_the_moving_average_does_not_synchronise_with_the_device() -> None:
     model = network()
     average, weight = ModelEmaV3(model, 0.5), model.get_parameter("head.0.weight")
     before = weight.detach().clone()
@@ -191,14 +191,14 @@ def test_an_average_of_the_weights_is_kept_without_waiting_for_the_device() -> N
     torch.testing.assert_close(average.module.get_parameter("head.0.weight").data, before + 0.5)
 
 
-def test_where_compiled_code_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(CACHE, "")  # so that what is set below is undone
+def test_compiled_code_is_kept_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(CACHE, "")  # so that monkeypatch restores it
     monkeypatch.delenv(CACHE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert keep_compiled() == tmp_path / "chimney-height/inductor"
     assert os.environ[CACHE] == str(tmp_path / "chimney-height/inductor")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
-    assert keep_compiled() == tmp_path / "chimney-height/inductor", "a folder that is named already stays"
+    assert keep_compiled() == tmp_path / "chimney-height/inductor", "a folder that is already set is kept"
     monkeypatch.delenv(CACHE)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -218,28 +218,28 @@ def test_without_a_working_compiler_the_step_runs_eager_and_says_so(compiler: st
     if compiler:
         (tmp_path / "g++").write_text(compiler)
         (tmp_path / "g++").chmod(0o755)
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", CHOOSE],
         env=os.environ | {"CXX": str(tmp_path / "g++"), CACHE: str(tmp_path / "cache")},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert "Traceback" not in told.stderr
-    assert told.stdout.startswith("off: the step runs eagerly, because nothing can be compiled here")
-    assert told.stdout.endswith("install g++\n")
+    assert "Traceback" not in result.stderr
+    assert result.stdout.startswith("off: the step runs eagerly, because nothing can be compiled here")
+    assert result.stdout.endswith("install g++\n")
 
 
 @pytest.mark.parametrize(("compilation", "in_all"), [("whole", 2), ("regional", 8)])
-def test_graphs_of_a_run_with_warm_up_average_augmentation_and_both_looks_at_validation(
+def test_graphs_of_a_run_with_warm_up_average_augmentation_and_two_evaluations(
     graphs: list[Any], compilation: str, in_all: int, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.engine.state.choose_compilation", lambda *_: Choice(compilation, "to count its graphs"))
-    # Not 32², where the last stage's maps are 1×1, of any memory format, and its blocks would be two graphs.
+    # Not 32²: there the last stage has 1×1 maps, whose memory format is ambiguous, which gives a second graph.
     config = replace(SMALL, epochs=2, data=replace(SMALL.data, size=64, holdout=0.0, select_on="validation"))
     assert config.data.augmentation()
     assert config.optimizer.ema > 0
     assert config.optimizer.variance_warmup == 1
     assert len(SampleTable.from_release(release, "validation")) % config.batch_size, "the last batch is a partial one"
-    run(config, release, tmp_path / "run", resume=False)
+    train(config, release, tmp_path / "run", resume=False)
     assert len(graphs) == in_all

@@ -1,4 +1,4 @@
-"""The step on a GPU: compiled as eager, never waiting for the host, fp16 scaled, CUDA graphs, tiles in its memory."""
+"""The step on a GPU: compiled equals eager, no synchronisation, fp16 scaling, CUDA graphs, the cache on the device."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def step_on_gpu(precision: str, compilation: str = "off", mode: str = "default")
     ("compilation", "mode"),
     [("off", "default"), ("whole", "default"), ("regional", "default"), ("whole", "max-autotune")],
 )
-def test_the_losses_are_the_cpus(precision: str, compilation: str, mode: str) -> None:
+def test_the_losses_are_those_of_the_cpu(precision: str, compilation: str, mode: str) -> None:
     model = network()
     cpu = Forward(model, torch.device("cpu"), 4, "fp32")
     oracle = Step(cpu, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True), clip_norm=5.0)
     mine = step_on_gpu(precision, compilation, mode)
     batches = [random_batch(64, seed=seed) for seed in range(4)]
     expected = [oracle(batch, torch.tensor(1.0)) for batch in batches]
-    # All are kept until the end: a loss that lay in the memory of a CUDA graph would be the last one's.
+    # All are compared at the end: a loss in the memory of a CUDA graph would be overwritten by the last one.
     losses = [mine(on_gpu(batch), torch.tensor(1.0, device=GPU)) for batch in batches]
     torch.testing.assert_close(torch.stack(losses).cpu(), torch.stack(expected), rtol=0.1, atol=0.05)
     mine.forward.model.eval()
@@ -53,49 +53,49 @@ def test_the_losses_are_the_cpus(precision: str, compilation: str, mode: str) ->
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("compilation", ["off", "whole", "regional"])
-def test_no_step_waits_for_the_gpu(precision: str, compilation: str) -> None:
+def test_no_step_synchronises_with_the_gpu(precision: str, compilation: str) -> None:
     step, weight, total = step_on_gpu(precision, compilation), torch.ones((), device=GPU), torch.zeros((), device=GPU)
     batches = [on_gpu(random_batch(64, seed=seed)) for seed in range(3)]
-    for batch in batches:  # compiling and choosing kernels may wait
+    for batch in batches:  # compiling and choosing kernels may synchronise
         step(batch, weight)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in batches:
             total += step(batch, weight)
-        with pytest.raises(RuntimeError, match="synchroniz"):  # the guard sees what it should
+        with pytest.raises(RuntimeError, match="synchroniz"):  # the guard itself works
             float(total)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("cache", ["host", "device", "disk"])
-def test_no_cached_and_augmented_batch_waits_for_the_gpu(cache: str, release: Path, tmp_path: Path) -> None:
+def test_no_cached_and_augmented_batch_synchronises_with_the_gpu(cache: str, release: Path, tmp_path: Path) -> None:
     table = SampleTable.from_release(release)
     changes = Augmentation(hflip=0.5, vflip=0.5, rot90=0.5, brightness=0.2, contrast=0.2)
     cached = CacheOptions(cache, tmp_path)
     loader = Loader(table, 4, device=GPU, shuffle=True, size=64, cache=cached, augmentation=changes)
     oracle = Loader(table, 4, shuffle=True, size=64, augmentation=changes)
     step, weight = step_on_gpu("fp32"), torch.ones((), device=GPU)
-    for batch in (*loader, *loader):  # fills the cache, draws the masks, pins what is copied from
+    for batch in (*loader, *loader):  # fills the cache, draws the masks, pins the memory
         step(batch, weight)
     expected = list(oracle.epoch(2))
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = []
+        batches = []
         for batch in loader:
             step(batch, weight)
-            found.append(batch)
+            batches.append(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    for mine, theirs in zip(found, expected, strict=True):  # a buffer that was used again too early would show
+    for mine, theirs in zip(batches, expected, strict=True):  # a buffer that is reused too early differs
         for name in ("polyline", "padding", "sample", "height"):
             assert torch.equal(getattr(mine, name).cpu(), getattr(theirs, name)), name
         assert (mine.rgb.cpu().int() - theirs.rgb.int()).abs().float().mean() < 2
 
 
-def test_the_scaler_leaves_out_a_step_whose_gradient_overflowed() -> None:
+def test_the_scaler_skips_a_step_with_an_overflow() -> None:
     step, batch = step_on_gpu("fp16"), on_gpu(random_batch(64))
     step(batch, torch.ones((), device=GPU))
     before, scale = step.forward.model.get_parameter("head.0.weight").detach().clone(), step.scaler.get_scale()
@@ -105,7 +105,7 @@ def test_the_scaler_leaves_out_a_step_whose_gradient_overflowed() -> None:
     assert step.scaler.get_scale() < scale
 
 
-def test_the_cache_on_the_device_gives_what_was_streamed(release: Path) -> None:
+def test_the_cache_on_the_device_gives_the_streamed_batches(release: Path) -> None:
     table = SampleTable.from_release(release, split="validation")
     loader = Loader(table, 8, device=GPU, cache=CacheOptions("device"))
     streamed, cached = list(loader), list(loader)

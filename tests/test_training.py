@@ -1,4 +1,4 @@
-"""Runs from beginning to end: they learn, they resume to the bit, and they refuse what they cannot do in a sentence."""
+"""Whole runs: they learn, resume bit-identically, and refuse bad input in one sentence."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
 from dali_pipes.release.paths import ReleasePaths
 from model import checkpoint
-from train.engine.run import run
+from train.__main__ import run
 from train.engine.schedule import Schedule, cosine
 from train.machine.choices import choose_compilation, choose_compile_mode, choose_device, choose_precision
 from train.recipe.config import Config, Data, Model, Optimizer, Runtime, differences
-from train.recipe.data import load_tables
+from train.recipe.data import load_datasets
 from train.recipe.presets import demo, fast, reference
 from train.run.console import RunConsole
 from train.run.folder import save_checkpoint
@@ -51,15 +51,15 @@ TIMINGS = ("seconds", "samples_per_s", "data_wait")
 
 
 class Quiet(RunConsole):
-    """A console into memory, which stops the run after some epochs if it shall."""
+    """A console that writes to memory; it stops the run after `stop_after` epochs, if given."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.text = StringIO()
         super().__init__(Console(file=self.text, width=100))
         self.stop_after = stop_after
 
-    def moment(self, now: Any) -> None:
-        super().moment(now)
+    def log_step(self, now: Any) -> None:
+        super().log_step(now)
         if self.stop_after is not None and now.epoch > self.stop_after:
             raise KeyboardInterrupt
 
@@ -78,7 +78,7 @@ def finished(release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return folder, console.text.getvalue()
 
 
-def test_a_run_folder_holds_what_it_should(finished: tuple[Path, str], release: Path) -> None:
+def test_a_run_folder_has_all_its_files(finished: tuple[Path, str], release: Path) -> None:
     folder, text = finished
     files = "config.json environment.txt samples.json metrics.jsonl last.pt best.pt report.html predictions.csv"
     followed = {"tensorboard"} if find_spec("tensorboard") else set()
@@ -92,7 +92,7 @@ def test_a_run_folder_holds_what_it_should(finished: tuple[Path, str], release: 
     assert "step 2/" in text
 
 
-def test_the_best_checkpoint_is_the_epoch_of_lowest_rmse_in_the_references_layout(
+def test_best_pt_is_the_epoch_of_lowest_rmse_in_the_layout_of_the_reference(
     finished: tuple[Path, str], release: Path
 ) -> None:
     folder, _ = finished
@@ -111,14 +111,14 @@ def test_the_best_checkpoint_is_the_epoch_of_lowest_rmse_in_the_references_layou
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(min(line["rmse"] for line in lines), abs=1e-3)
 
 
-def test_the_weights_that_are_kept_are_an_average_of_those_trained(finished: tuple[Path, str]) -> None:
+def test_the_saved_average_is_close_to_the_trained_weights(finished: tuple[Path, str]) -> None:
     last, name = torch.load(finished[0] / "last.pt", weights_only=True), "head.0.weight"
     assert not torch.equal(last["average"][name], last["model"][name])
     distance = (last["average"][name] - last["model"][name]).norm()
-    assert distance < 0.1 * last["model"][name].norm(), "an average over some steps lies near the end"
+    assert distance < 0.1 * last["model"][name].norm(), "an average over the last steps is close to the last weights"
 
 
-def test_validation_is_looked_at_once_unless_it_selects_which_is_said(
+def test_validation_is_evaluated_once_unless_it_selects_the_best_epoch(
     finished: tuple[Path, str], release: Path, tmp_path: Path
 ) -> None:
     lines = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
@@ -134,22 +134,21 @@ def test_validation_is_looked_at_once_unless_it_selects_which_is_said(
     assert "no samples are left that had no part in the choice" in (tmp_path / "run/report.html").read_text()
 
 
-def test_samples_of_a_release_that_was_not_trained_on_chose_nothing(
+def test_samples_of_another_release_are_not_marked_optimistic(
     finished: tuple[Path, str], release: Path, tmp_path: Path
 ) -> None:
     network = replace(train.engine.trained.load_trained(finished[0]), select_on="validation")
     forward = train.engine.trained.forward_of(network, torch.device("cpu"), 16)
     quiet = Console(quiet=True)
-    tables = load_tables(
-        ReleasePaths(release, index_cache=tmp_path), network.division, select_on="validation", console=quiet
-    )
+    paths = ReleasePaths(release, index_cache=tmp_path)
+    datasets = load_datasets(paths, network.division, select_on="validation", console=quiet)
     elsewhere = replace(network, scenes=frozenset({"K3_XXX_20990101000000"}))
     for trained, chose in ((network, True), (elsewhere, False)):
-        (group,) = train.engine.trained.evaluate(trained, tables, forward)
+        (group,) = train.engine.trained.evaluate(trained, datasets, forward)
         assert (group.optimistic, "figures are optimistic" in group.description) == (chose, chose)
 
 
-def test_held_out_scenes_are_told_apart_from_those_trained_on(finished: tuple[Path, str]) -> None:
+def test_held_out_scenes_are_not_among_the_training_scenes(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     about = torch.load(folder / "best.pt", weights_only=True)["about"]
     assert about["held_out"]
@@ -160,8 +159,13 @@ def test_held_out_scenes_are_told_apart_from_those_trained_on(finished: tuple[Pa
             assert row["group"] == "validation" or row["scene"] in about["held_out"]
 
 
+def test_metadata_is_read_from_a_checkpoint_as_it_was_written(finished: tuple[Path, str]) -> None:
+    about = torch.load(finished[0] / "best.pt", weights_only=True)["about"]
+    assert train.engine.trained.load_trained(finished[0]).to_dict() == about
+
+
 @pytest.mark.parametrize("epochs_before", [0, 1, 2])
-def test_an_interrupted_run_ends_bit_identical_to_a_whole_one(
+def test_a_resumed_run_ends_bit_identical_to_an_uninterrupted_one(
     epochs_before: int, finished: tuple[Path, str], release: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -176,7 +180,7 @@ def test_an_interrupted_run_ends_bit_identical_to_a_whole_one(
         assert torch.equal(state[name], value), name
 
 
-def test_another_runs_folder_is_refused_with_the_difference(finished: tuple[Path, str], release: Path) -> None:
+def test_the_folder_of_another_run_is_refused_with_the_difference(finished: tuple[Path, str], release: Path) -> None:
     folder, _ = finished
     before = (folder / "last.pt").read_bytes()
     with pytest.raises(InputError, match="add --resume to continue it"):
@@ -187,7 +191,7 @@ def test_another_runs_folder_is_refused_with_the_difference(finished: tuple[Path
     assert (folder / "last.pt").read_bytes() == before
 
 
-def test_a_folder_that_lost_its_configuration_is_neither_overwritten_nor_resumed(
+def test_a_folder_without_its_configuration_is_neither_overwritten_nor_resumed(
     finished: tuple[Path, str], release: Path, tmp_path: Path
 ) -> None:
     shutil.copy(finished[0] / "last.pt", tmp_path / "last.pt")
@@ -197,7 +201,7 @@ def test_a_folder_that_lost_its_configuration_is_neither_overwritten_nor_resumed
         run(SMALL, release, tmp_path, resume=True)
 
 
-def test_a_foreign_checkpoint_is_told_before_training(
+def test_a_best_pt_in_place_of_last_pt_is_refused_before_training(
     finished: tuple[Path, str], release: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -208,7 +212,7 @@ def test_a_foreign_checkpoint_is_told_before_training(
 
 
 @pytest.mark.parametrize("is_last", [True, False])
-def test_a_missing_best_checkpoint_is_made_of_the_last_one_only_if_that_is_the_best(
+def test_a_missing_best_pt_is_rebuilt_from_last_pt_only_if_that_is_the_best_epoch(
     is_last: bool, finished: tuple[Path, str], release: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -222,11 +226,11 @@ def test_a_missing_best_checkpoint_is_made_of_the_last_one_only_if_that_is_the_b
         run(SMALL, release, folder, resume=True, console=Quiet())
         assert checkpoint.load(folder / "best.pt")["rmse"] == state["best_rmse"]
     else:
-        with pytest.raises(InputError, match=r"of epoch 1, which .*last\.pt says is the best, found none"):
+        with pytest.raises(InputError, match=r"from epoch 1, the best one in .*last\.pt, found neither"):
             run(SMALL, release, folder, resume=True, console=Quiet())
 
 
-def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(
+def test_a_folder_that_cannot_be_written_gives_one_sentence(
     release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run/report.html").mkdir(parents=True)
@@ -237,10 +241,10 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(
     assert "cannot read or write" in capsys.readouterr().err
 
 
-def test_the_environment_tells_what_was_chosen(finished: tuple[Path, str]) -> None:
-    told = (finished[0] / "environment.txt").read_text()
+def test_environment_txt_lists_the_choices(finished: tuple[Path, str]) -> None:
+    environment = (finished[0] / "environment.txt").read_text()
     for name in ("device: cpu", "precision: ", "compilation: off", "cache: host", "processor: "):
-        assert name in told
+        assert name in environment
 
 
 def test_a_changed_release_is_refused(finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -254,14 +258,14 @@ def test_a_changed_release_is_refused(finished: tuple[Path, str], tmp_path: Path
     assert (folder / "samples.json").read_text() == before
 
 
-def test_a_training_that_diverges_says_so(release: Path, tmp_path: Path) -> None:
+def test_a_diverging_training_stops_with_a_sentence(release: Path, tmp_path: Path) -> None:
     wild = replace(SMALL, epochs=8, optimizer=Optimizer(learning_rate=10.0, clip_norm=1e6, variance_warmup=0))
     wild = replace(wild, model=Model(layer_scale=100.0))
     with pytest.raises(InputError, match=r"the training diverged; lower --optimizer\.learning-rate"):
         run(wild, release, tmp_path / "run", resume=False, console=Quiet())
 
 
-def test_a_network_learns_to_beat_the_mean(release: Path, tmp_path: Path) -> None:
+def test_a_network_learns_more_than_the_mean(release: Path, tmp_path: Path) -> None:
     longer = replace(SMALL, epochs=8, data=Data(size=64), optimizer=replace(SMALL.optimizer, learning_rate=2e-3))
     run(longer, release, tmp_path / "run", resume=False, console=Quiet())
     _, lines = learnt(tmp_path / "run")
@@ -283,7 +287,7 @@ def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_commands_of_the_readme_run(release: Path, tmp_path: Path) -> None:
+def test_train_evaluate_and_inspect_run_as_commands(release: Path, tmp_path: Path) -> None:
     small = ["--preset", "demo", "--epochs", "1", "--data.size", "32", "--batch-size", "16"]
     trained = command("train", "--release", release, "--out", tmp_path / "run", *small)
     assert trained.returncode == 0, trained.stderr
@@ -321,7 +325,7 @@ MAINS = {"train": train.__main__.main, "train.evaluate": train.evaluate.main, "d
         ([*DEMO, "--optimizer.plateau-factor", "2"], "--optimizer.plateau-factor must lie between"),
         (
             [*DEMO, "--runtime.compile-mode", "max-autotune", "--accumulate", "2"],
-            "that --accumulate 2 adds up: choose max-autotune-no-cudagraphs",
+            "that --accumulate 2 adds up; use max-autotune-no-cudagraphs",
         ),
         ([*DEMO, "--data.size", "8"], "--data.size must lie between 32"),
         ([*DEMO, "--data.hflip", "2"], "--data.hflip must lie between 0 and 1, found 2.0"),
@@ -341,7 +345,7 @@ MAINS = {"train": train.__main__.main, "train.evaluate": train.evaluate.main, "d
         (["dali_pipes", "nowhere"], "found none of them at nowhere"),
     ],
 )
-def test_bad_input_gets_one_sentence_and_leaves_nothing(
+def test_bad_input_gives_one_sentence_and_leaves_no_files(
     arguments: list[str],
     sentence: str,
     release: Path,
@@ -355,15 +359,15 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
     command, *rest = (argument.format(**places) for argument in arguments)
     with pytest.raises(SystemExit) as exit_status:
         MAINS[command](rest)
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert exit_status.value.code == 2
-    assert said.startswith("error: ")
-    assert sentence in said
-    assert said.count("\n") == 1, said
+    assert stderr.startswith("error: ")
+    assert sentence in stderr
+    assert stderr.count("\n") == 1, stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_a_process_ends_with_status_2_without_a_traceback(release: Path, tmp_path: Path) -> None:
+def test_a_process_exits_with_status_2_and_no_traceback(release: Path, tmp_path: Path) -> None:
     result = command("train", "--release", "nowhere", "--out", tmp_path / "run")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
 
@@ -378,10 +382,10 @@ def test_the_reference_preset_is_the_published_recipe() -> None:
     assert (config.data.size, config.data.holdout, config.model.drop_path) == (224, 0.0, 0.1)
 
 
-def test_what_may_change_on_resuming_and_what_may_not() -> None:
+def test_only_some_settings_may_change_on_resuming() -> None:
     before = asdict(demo())
     assert differences(replace(demo(), device="cuda", runtime=Runtime(compile="on")), before) == []
-    assert differences(replace(demo(), epochs=99), before) == ["epochs 99, was 4"], "a cosine would be another one"
+    assert differences(replace(demo(), epochs=99), before) == ["epochs 99, was 4"], "the cosine would change"
     assert differences(replace(reference(), epochs=99), asdict(reference())) == []
     assert differences(replace(demo(), runtime=Runtime(precision="fp32")), before)
     assert differences(fast(), before)
@@ -408,7 +412,7 @@ def test_the_cosine_rises_to_one_and_falls_to_zero() -> None:
     assert cosine(55, 100, 10) == pytest.approx(0.5)
 
 
-def test_choices_are_made_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_and_precision_are_chosen_by_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == cpu
@@ -418,7 +422,7 @@ def test_choices_are_made_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
     assert choose_precision("bf16", cpu).value == "bf16"
 
 
-def test_what_is_compiled_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_compilation_depends_on_the_device_and_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("train.machine.choices.compiler_fault", lambda device: None)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")

@@ -17,7 +17,7 @@ from dali_pipes.batches.augment import Augmentation
 from tests.test_step import Syncs
 from tests.test_training import SMALL, Quiet
 from train.engine.loop import Loop
-from train.engine.run import run
+from train.engine.run import train
 
 META = torch.device("meta")
 
@@ -90,12 +90,12 @@ def test_between_log_steps_no_step_of_the_loop_waits_for_the_device(
         raise KeyboardInterrupt(record)  # one epoch is enough
 
     class Counting(Quiet):
-        def moment(self, now: Any) -> None:
+        def log_step(self, now: Any) -> None:
             logged.append(now.step)
             assert now.steps > 2 * SMALL.runtime.log_every, "most steps must not log"
 
     monkeypatch.setattr(Loop, "_train_epoch", guarded)
     with pytest.raises(KeyboardInterrupt):
-        run(SMALL, release, tmp_path / "run", resume=False, console=Counting())
+        train(SMALL, release, tmp_path / "run", resume=False, console=Counting())
     assert logged
     assert seen == ["aten._local_scalar_dense.default"] * (len(logged) + 1), "one per log line and epoch"

@@ -1,4 +1,4 @@
-"""Train a chimney-height model on a release of AI Hub 71805, and report it.
+"""Train a chimney-height model on a release of AI Hub 71805, and write its report.
 
 python -m train --release DIR --preset reference --out runs/one
 torchrun --nproc-per-node 8 -m train --release DIR --preset reference --out runs/one
@@ -22,34 +22,36 @@ from dali_pipes.release.paths import ReleasePaths
 from model import BackboneError, CheckpointError
 
 from .deploy.verdict import EXIT_KEEP, judge_runs
-from .engine.run import run
+from .engine.run import train
+from .evaluate import report
 from .recipe.config import Config
 from .recipe.presets import PRESETS, Preset
-from .run.ranks import LostRank, Place, one_voice
+from .run.console import RunConsole
+from .run.ranks import LostRank, Place, one_error_per_node
 from .run.signals import Signals, Stopped, ignore_echoes
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to train on, where to, and how."""
+    """Train on a release, and write the run folder."""
 
     paths: Annotated[ReleasePaths, tyro.conf.arg(name="")]
 
     out: Path
-    """The run folder: checkpoints, metrics.jsonl, report.html, predictions.csv."""
+    """Run folder to write: checkpoints, metrics.jsonl, report.html and predictions.csv."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    """Defaults are the preset's."""
+    """The preset gives the defaults."""
 
     preset: Preset = "reference"
-    """Where the other flags' defaults come from."""
+    """The recipe that gives the other flags their defaults."""
 
     resume: bool = False
-    """Go on where the run in --out stopped, also within an epoch; starts it if there is none."""
+    """Continue the run in --out where it stopped, even within an epoch; start it if there is none."""
 
 
 def parse(argv: list[str]) -> Arguments:
-    """Read the command line; the preset comes first, since it gives the other flags their defaults."""
+    """Read the command line.  --preset is read first, since it gives the other flags their defaults."""
     named = [b for a, b in pairwise(argv) if a == "--preset"]
     named += [argument.partition("=")[2] for argument in argv if argument.startswith("--preset=")]
     preset = PRESETS.get(named[-1] if named else "reference", PRESETS["reference"])
@@ -57,25 +59,35 @@ def parse(argv: list[str]) -> Arguments:
     return command.parse(Arguments, argv, module="train", description=__doc__, default=default)
 
 
+def run(
+    config: Config, release: ReleasePaths | Path, out: Path, *, resume: bool, console: RunConsole | None = None
+) -> None:
+    """Train on every rank, then write the report on rank 0.  Arguments and errors are those of `train`."""
+    with Signals():  # also between the two
+        finished = train(config, release, out, resume=resume, console=console)
+        if finished.training.place.is_rank_zero:
+            report(finished)
+
+
 def main(argv: list[str]) -> None:
-    """The command: exits with status 2 and one sentence on bad input, after a signal as signals.py says."""
+    """The command: exits with status 2 and one sentence on bad input; run/signals.py lists the statuses of signals."""
     place = Place.from_environment()
-    with exits_with_one_sentence(BackboneError, CheckpointError, LostRank), one_voice(place):
+    with exits_with_one_sentence(BackboneError, CheckpointError, LostRank), one_error_per_node(place):
         arguments = parse(argv)
         try:
             run(arguments.config, arguments.paths, arguments.out, resume=arguments.resume)
-            if arguments.config.init_from and place.leads:
+            if arguments.config.init_from and place.is_rank_zero:
                 with Signals():
                     _promote_or_keep(arguments)
         except Stopped as stopped:
             ignore_echoes()
-            if place.leads:
+            if place.is_rank_zero:
                 print(stopped, file=sys.stderr)
             raise SystemExit(stopped.status) from None
 
 
 def _promote_or_keep(arguments: Arguments) -> None:
-    """Exit with status 3 where the network that training began from had better be kept; see promotion.py."""
+    """Exit with status 3 if the network of --init-from should be kept; see promotion.py."""
     config = arguments.config
     decided, _ = judge_runs(
         Path(str(config.init_from)),
@@ -84,7 +96,7 @@ def _promote_or_keep(arguments: Arguments) -> None:
         device=config.device,
         console=Console(),
     )
-    if decided == "keep" and not is_torchelastic_launched():  # torchrun takes any status for a failure, and starts anew
+    if decided == "keep" and not is_torchelastic_launched():  # torchrun would restart the ranks
         raise SystemExit(EXIT_KEEP)
 
 

@@ -34,9 +34,9 @@ from model import BackboneError, CheckpointError
 from .deploy.card import model_card
 from .deploy.exported import real_tiles
 from .deploy.formats import SUFFIXES, Format, check_reference_layout, reference_layout, write_checked
-from .engine.trained import completed, evaluate, forward_of, load_trained, refine
+from .engine.trained import calibrate_and_pool, completed, evaluate, forward_of, load_trained
 from .machine.choices import choose_device
-from .recipe.data import beside, load_tables
+from .recipe.data import default_index_folder, load_datasets
 from .run.folder import save_checkpoint
 from .scores.evaluation import Evaluation
 
@@ -74,13 +74,13 @@ def export(arguments: Arguments) -> None:
     loaded, console = load_trained(arguments.checkpoint), Console()
     if kind == "reference":
         check_reference_layout(loaded)
-    paths = arguments.paths.cached_in(beside(out))
-    tables = load_tables(paths, loaded.division, loaded.held_out, loaded.select_on, console=console)
+    paths = arguments.paths.cached_in(default_index_folder(out))
+    tables = load_datasets(paths, loaded.division, loaded.held_out, loaded.select_on, console=console)
     trained, card = completed(loaded, tables.training), Path(f"{out}.md")
     assert trained.baselines is not None
     baselines = trained.baselines
     predictions = evaluate(trained, tables, forward_of(trained, device, arguments.batch_size, "fp32"))
-    evaluation = Evaluation.of(refine(trained, predictions, "none"), baselines)
+    evaluation = Evaluation.of(calibrate_and_pool(trained, predictions, "none"), baselines)
     heights = float(tables.training.height.min()), float(tables.training.height.max())
 
     def write_card(difference: float | None) -> None:

@@ -22,7 +22,7 @@ from dali_pipes import SampleTable
 from dali_pipes.files import write_text
 from dali_pipes.release.paths import ReleasePaths
 from model import checkpoint
-from train.engine.run import run as train
+from train.__main__ import run as train_and_report
 from train.recipe.config import MAY_CHANGE, Config, flattened
 from train.run.console import RunConsole
 from train.scores.metrics import CALIBRATED, NETWORK, POOLED, Baselines, score
@@ -92,7 +92,7 @@ def result_of(run: Run, release: Path, folder: Path) -> dict[str, Any]:
     """Train in `folder` and read the result from the files of the run."""
     began = time.process_time()
     paths = ReleasePaths(release, index_cache=folder.parent / "index-cache")  # all runs use the same tiles
-    train(run.config, paths, folder, resume=True, console=RunConsole(Console(file=io.StringIO())))
+    train_and_report(run.config, paths, folder, resume=True, console=RunConsole(Console(file=io.StringIO())))
     seconds = time.process_time() - began
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     samples = json.loads((folder / "samples.json").read_text("utf-8"))["training"]["samples"]

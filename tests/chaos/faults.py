@@ -1,11 +1,11 @@
-"""What befalls a run besides kills: signals, full and read-only disks, releases and checkpoints that change under it.
+"""Faults other than kills: signals, full and read-only disks, and releases and checkpoints that change during a run.
 
-    python -m tests.chaos.faults                       # all, some minutes
+    python -m tests.chaos.faults                       # all cases, a few minutes
     python -m tests.chaos.faults --only SIGTERM "a full disk"
 
-After each fault the run either goes on and ends as an undisturbed one, to the bit, or it is refused in one sentence,
-and goes on once what was wrong was put right.  Disks are small file systems in memory, which only root may mount;
-without that right their cases are skipped.
+After each fault the run either continues and ends bit-identical to an undisturbed one, or is refused in one sentence
+and continues after the fix.  Disks are small file systems in memory; only root may mount them,
+otherwise their cases are skipped.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from dali_pipes.command import parse
 from tests.chaos.runs import SMALL, Run, faults_of, metrics, render
 
 EPOCHS = ("--epochs", "4")
-WITHIN = 30  # seconds from a signal to the end, which is what schedulers grant
+WITHIN = 30  # seconds from a signal to the end, as schedulers allow
 
 
 class Fault(AssertionError):
-    """A run neither went on nor was refused as it must."""
+    """A run neither continued nor was refused as expected."""
 
 
 class Skipped(Exception):
-    """This machine does not let the fault be made; the message says why."""
+    """This machine cannot produce the fault; the message says why."""
 
 
 @dataclass
-class Ground:
-    """Where runs are disturbed: a folder to work in, a release in it, and how an undisturbed run ends."""
+class Workspace:
+    """A folder with a release and the metrics of an undisturbed run."""
 
     work: Path
     release: Path
@@ -49,29 +49,29 @@ class Ground:
     def __post_init__(self) -> None:
         whole = Run.start(self.release, self.work / "whole", *EPOCHS)
         if any(whole.statuses()):
-            raise RuntimeError(whole.said())
+            raise RuntimeError(whole.stderr())
         self.expected = metrics(whole.folder)
 
     def start(self, folder: Path, release: Path | None = None) -> Run:
-        """Start or resume a run, whose index is kept in the folder of all."""
+        """Start or resume a run; all runs share one index."""
         return Run.start(release or self.release, folder, *EPOCHS, "--index-cache", str(self.work / "index-cache"))
 
-    def under_way(self, folder: Path, release: Path | None = None) -> Run:
-        """A run that is past its first epoch."""
+    def start_past_first_epoch(self, folder: Path, release: Path | None = None) -> Run:
+        """Start a run, and wait for the end of its first epoch."""
         run = self.start(folder, release)
         if not run.until((folder / "metrics.jsonl").exists):
-            raise Fault(f"it did not come to its second epoch: {run.said()}")
+            raise Fault(f"the run did not reach its second epoch: {run.stderr()}")
         return run
 
-    def goes_on(self, folder: Path, release: Path | None = None) -> str:
-        """Resume, and compare the end with that of the undisturbed run."""
+    def resume(self, folder: Path, release: Path | None = None) -> str:
+        """Resume a run to its end, and compare it with the undisturbed run."""
         run = self.start(folder, release)
         if any(run.statuses()):
-            raise Fault(f"it did not go on: {run.said()}")
-        return self.ended_well(folder)
+            raise Fault(f"the run did not continue: {run.stderr()}")
+        return self.check_end(folder)
 
-    def ended_well(self, folder: Path) -> str:
-        """Raises Fault unless the run in `folder` has the metrics of the undisturbed one, and the checkpoints load."""
+    def check_end(self, folder: Path) -> str:
+        """Raise Fault unless the run in `folder` has the metrics of the undisturbed one and its checkpoints load."""
         wrong = faults_of(folder)
         if metrics(folder) != self.expected:
             wrong.append(f"metrics {metrics(folder)}, expected {self.expected}")
@@ -80,70 +80,70 @@ class Ground:
         return "continued"
 
 
-def refusal(run: Run, *, left_whole: bool = True) -> str:
-    """The one sentence that the run ended with; `left_whole`: whether its checkpoints must load."""
-    statuses, said = run.statuses(), run.said().strip()
-    if statuses != [2] or not said.startswith("error: ") or len(said.splitlines()) != 1:
-        raise Fault(f"expected status 2 and one sentence, found {statuses} and {said!r}")
-    wrong = faults_of(run.folder) if left_whole else []
+def refusal(run: Run, *, intact: bool = True) -> str:
+    """The one sentence that the run ended with.  `intact`: its checkpoints must load."""
+    statuses, stderr = run.statuses(), run.stderr().strip()
+    if statuses != [2] or not stderr.startswith("error: ") or len(stderr.splitlines()) != 1:
+        raise Fault(f"expected status 2 and one sentence, found {statuses} and {stderr!r}")
+    wrong = faults_of(run.folder) if intact else []
     if wrong:
         raise Fault("; ".join(wrong))
-    return f"refused: {said.removeprefix('error: ')}"
+    return f"refused: {stderr.removeprefix('error: ')}"
 
 
 # --- Signals and crashes.
 
 
-def signalled(number: signal.Signals, status: int) -> Callable[[Ground], str]:
-    """The case of a signal: the run saves and ends within 30 s, with the status that schedulers understand."""
+def signalled(number: signal.Signals, status: int) -> Callable[[Workspace], str]:
+    """The case of a signal: the run saves and ends within 30 s, with the exit status of that signal."""
 
-    def case(ground: Ground) -> str:
-        folder = ground.work / number.name
-        run = ground.under_way(folder)
+    def case(space: Workspace) -> str:
+        folder = space.work / number.name
+        run = space.start_past_first_epoch(folder)
         began = time.monotonic()
         os.kill(run.processes[0], number)
-        found = run.statuses(WITHIN)
-        if found != [status] or not run.said().startswith(f"stopped by {number.name}; all is saved"):
-            raise Fault(f"expected status {status} and a sentence, found {found} and {run.said()!r}")
-        return f"status {status} after {time.monotonic() - began:.1f} s, {ground.goes_on(folder)}"
+        statuses = run.statuses(WITHIN)
+        if statuses != [status] or not run.stderr().startswith(f"stopped by {number.name}; the state is saved"):
+            raise Fault(f"expected status {status} and a sentence, found {statuses} and {run.stderr()!r}")
+        return f"status {status} after {time.monotonic() - began:.1f} s, {space.resume(folder)}"
 
     return case
 
 
-def torchrun_restarts(ground: Ground) -> str:
-    """torchrun starts two ranks anew after one was killed."""
-    folder = ground.work / "torchrun"
-    agent, ranks = _torchrun(ground, folder, "--max-restarts", "1")
+def torchrun_restarts(space: Workspace) -> str:
+    """torchrun restarts two ranks after one was killed."""
+    folder = space.work / "torchrun"
+    agent, ranks = _torchrun(space, folder, "--max-restarts", "1")
     os.kill(random.Random(0).choice(ranks), signal.SIGKILL)
     return _all_epochs(agent, folder)
 
 
-def torchrun_killed(ground: Ground) -> str:
-    """torchrun itself is killed: the ranks that it leaves behind save and end, and the next start goes on."""
-    folder = ground.work / "killed"
-    agent, ranks = _torchrun(ground, folder)
+def torchrun_killed(space: Workspace) -> str:
+    """torchrun itself is killed: its ranks save and end, and the next start resumes."""
+    folder = space.work / "killed"
+    agent, ranks = _torchrun(space, folder)
     agent.kill()
     agent.wait()
     killed = time.monotonic()
     while any(Path(f"/proc/{rank}").exists() for rank in ranks):
         if time.monotonic() > killed + WITHIN:
-            raise Fault("its ranks train on")
+            raise Fault("its ranks continue to train")
         time.sleep(0.01)
     seconds = time.monotonic() - killed
     if len(metrics(folder)) == 4:
-        raise Fault("its ranks trained on to the end")
-    again = _torchrun(ground, folder, resume=True)[0]
+        raise Fault("its ranks trained to the end")
+    again = _torchrun(space, folder, resume=True)[0]
     return f"its ranks ended after {seconds:.1f} s; {_all_epochs(again, folder)}"
 
 
 def _torchrun(
-    ground: Ground, folder: Path, *options: str, resume: bool = False
+    space: Workspace, folder: Path, *options: str, resume: bool = False
 ) -> tuple[subprocess.Popen[str], list[int]]:
-    """torchrun and its two ranks, past their first epoch of four."""
+    """Start torchrun with two ranks, and wait for the end of their first epoch."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *options, "-m", "train"]
     command += [
         "--release",
-        str(ground.release),
+        str(space.release),
         "--out",
         str(folder),
         *SMALL,
@@ -157,10 +157,10 @@ def _torchrun(
 
 
 def _all_epochs(agent: subprocess.Popen[str], folder: Path) -> str:
-    """Wait for the end, and see that nothing was lost or doubled."""
-    said = agent.communicate(timeout=300)[1]
+    """Wait for the end, and check that no epoch was lost or repeated."""
+    stderr = agent.communicate(timeout=300)[1]
     if agent.returncode:
-        raise Fault(f"torchrun ended with {agent.returncode}: {said[-500:]}")
+        raise Fault(f"torchrun ended with {agent.returncode}: {stderr[-500:]}")
     wrong = faults_of(folder)
     if [line["epoch"] for line in metrics(folder)] != [1, 2, 3, 4]:
         wrong.append(f"metrics.jsonl has {metrics(folder)}")
@@ -174,7 +174,7 @@ def _all_epochs(agent: subprocess.Popen[str], folder: Path) -> str:
 
 @contextmanager
 def disk(path: Path, size: str) -> Iterator[Path]:
-    """A file system of its own at `path`."""
+    """Mount a small file system at `path`."""
     path.mkdir()
     _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path))
     try:
@@ -190,68 +190,68 @@ def _mount(*arguments: str) -> None:
         raise Skipped(f"mount: {getattr(error, 'stderr', error)}".strip()) from None
 
 
-def full_disk(ground: Ground) -> str:
-    """The disk of the run folder becomes full."""
-    with disk(ground.work / "small", "400m") as small:
-        run, filler = ground.under_way(small / "run"), small / "filler"
+def full_disk(space: Workspace) -> str:
+    """The disk of the run folder fills up."""
+    with disk(space.work / "small", "400m") as small:
+        run, filler = space.start_past_first_epoch(small / "run"), small / "filler"
         with filler.open("wb", buffering=0) as file:
             while run.running:
                 with suppress(OSError):
                     while True:
                         file.write(bytes(1 << 20))
-                time.sleep(0.01)  # what the run frees is taken, too
-        said = refusal(run)
+                time.sleep(0.01)  # also fill the space that the run frees
+        refused = refusal(run)
         filler.unlink()
-        return f"{said}; then {ground.goes_on(small / 'run')}"
+        return f"{refused}; then {space.resume(small / 'run')}"
 
 
-def read_only_from_the_start(ground: Ground) -> str:
-    """The run folder lies where nothing can be written."""
-    with disk(ground.work / "never", "10m") as never:
+def read_only_from_the_start(space: Workspace) -> str:
+    """The run folder is on a read-only disk."""
+    with disk(space.work / "never", "10m") as never:
         _mount("-o", "remount,ro", str(never))
-        return refusal(ground.start(never / "run"))
+        return refusal(space.start(never / "run"))
 
 
-def read_only_on_the_way(ground: Ground) -> str:
-    """The disk of the run folder becomes read-only, as one does after an error."""
-    with disk(ground.work / "ro", "400m") as lost:
-        run = ground.under_way(lost / "run")
+def read_only_on_the_way(space: Workspace) -> str:
+    """The disk of the run folder becomes read-only, as after an I/O error."""
+    with disk(space.work / "ro", "400m") as lost:
+        run = space.start_past_first_epoch(lost / "run")
         while run.running:
             try:
                 _mount("-o", "remount,ro", str(lost))
                 break
-            except Skipped:  # busy, as long as a file is being written
+            except Skipped:  # busy while a file is being written
                 time.sleep(0.002)
-        said = refusal(run)
+        refused = refusal(run)
         _mount("-o", "remount,rw", str(lost))
-        return f"{said}; then {ground.goes_on(lost / 'run')}"
+        return f"{refused}; then {space.resume(lost / 'run')}"
 
 
 # --- The release.
 
 
-def replaced_release(ground: Ground) -> str:
-    """Other archives take the places of the training samples; the run reads on in those that it opened."""
-    release, folder = _copy(ground.release, ground.work / "replaced"), ground.work / "replaced run"
-    render(ground.work / "other", seed=1)
-    run = ground.under_way(folder, release)
+def replaced_release(space: Workspace) -> str:
+    """The training archives are replaced; the run continues to read those that it opened."""
+    release, folder = _copy(space.release, space.work / "replaced"), space.work / "replaced run"
+    render(space.work / "other", seed=1)
+    run = space.start_past_first_epoch(folder, release)
     for name in ("TS_KS.zip", "TL_KS_LINE.zip"):
-        (ground.work / "other" / name).replace(release / name)
+        (space.work / "other" / name).replace(release / name)
     if any(run.statuses()):
-        raise Fault(run.said())
-    ended = ground.ended_well(folder)
-    return f"{ended}; resumed it is {refusal(ground.start(folder, release))}"
+        raise Fault(run.stderr())
+    ended = space.check_end(folder)
+    return f"{ended}; resumed it is {refusal(space.start(folder, release))}"
 
 
-def release_cut_short(ground: Ground) -> str:
-    """The training pictures are cut to half in their place."""
-    release, folder = _copy(ground.release, ground.work / "cut"), ground.work / "cut run"
-    run = ground.under_way(folder, release)
-    pictures = release / "TS_KS.zip"
-    os.truncate(pictures, pictures.stat().st_size // 2)
-    said = refusal(run)
-    shutil.copy(ground.release / "TS_KS.zip", pictures)
-    return f"{said}; then {ground.goes_on(folder, release)}"
+def release_cut_short(space: Workspace) -> str:
+    """The archive of training images is truncated to half in place."""
+    release, folder = _copy(space.release, space.work / "cut"), space.work / "cut run"
+    run = space.start_past_first_epoch(folder, release)
+    images = release / "TS_KS.zip"
+    os.truncate(images, images.stat().st_size // 2)
+    refused = refusal(run)
+    shutil.copy(space.release / "TS_KS.zip", images)
+    return f"{refused}; then {space.resume(folder, release)}"
 
 
 def _copy(release: Path, to: Path) -> Path:
@@ -262,41 +262,41 @@ def _copy(release: Path, to: Path) -> Path:
 # --- Checkpoints.
 
 
-def truncated(name: str) -> Callable[[Ground], str]:
-    """The case of a checkpoint that was cut in half; put back, the run goes on."""
+def truncated(name: str) -> Callable[[Workspace], str]:
+    """The case of a checkpoint that is cut in half; once it is restored, the run continues."""
 
-    def case(ground: Ground) -> str:
-        folder = _stopped(ground, f"cut {name}")
+    def case(space: Workspace) -> str:
+        folder = _stopped(space, f"cut {name}")
         data = (folder / name).read_bytes()
         (folder / name).unlink()
         (folder / name).write_bytes(data[: len(data) // 2])
-        said = refusal(ground.start(folder), left_whole=False)
+        refused = refusal(space.start(folder), intact=False)
         (folder / name).write_bytes(data)
-        return f"{said}; then {ground.goes_on(folder)}"
+        return f"{refused}; then {space.resume(folder)}"
 
     return case
 
 
-def foreign_last(ground: Ground) -> str:
-    """last.pt is another file: best.pt under its name."""
-    folder = _stopped(ground, "foreign")
+def foreign_last(space: Workspace) -> str:
+    """last.pt is replaced by a copy of best.pt."""
+    folder = _stopped(space, "foreign")
     data = (folder / "last.pt").read_bytes()
     (folder / "last.pt").unlink()
     shutil.copy(folder / "best.pt", folder / "last.pt")
-    said = refusal(ground.start(folder), left_whole=False)
+    refused = refusal(space.start(folder), intact=False)
     (folder / "last.pt").write_bytes(data)
-    return f"{said}; then {ground.goes_on(folder)}"
+    return f"{refused}; then {space.resume(folder)}"
 
 
-def _stopped(ground: Ground, name: str) -> Path:
-    """A run folder that was left in its second epoch or later."""
-    run = ground.under_way(ground.work / name)
+def _stopped(space: Workspace, name: str) -> Path:
+    """A run folder of a run that was stopped in its second epoch or later."""
+    run = space.start_past_first_epoch(space.work / name)
     os.kill(run.processes[0], signal.SIGTERM)
     run.statuses(WITHIN)
     return run.folder
 
 
-CASES: dict[str, Callable[[Ground], str]] = {
+CASES: dict[str, Callable[[Workspace], str]] = {
     "SIGTERM": signalled(signal.SIGTERM, 143),
     "SIGUSR1": signalled(signal.SIGUSR1, 75),
     "SIGINT": signalled(signal.SIGINT, 130),
@@ -315,23 +315,23 @@ CASES: dict[str, Callable[[Ground], str]] = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """Disturb runs, and tell what became of each."""
+    """Disturb runs, and report how each one ended."""
 
     only: tuple[str, ...] = ()
-    """Names of cases; all if none are given."""
+    """Names of cases. Default: all."""
 
 
 def main(argv: list[str]) -> None:
-    """Print a line a case, and as the last line one JSON object; exits with 1 if a case failed."""
+    """Print one line per case, then one JSON object; exits with 1 if a case failed."""
     arguments = parse(Arguments, argv, module="tests.chaos.faults", description=__doc__)
     outcomes: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as work:
         release = Path(work) / "release"
         render(release)
-        ground = Ground(Path(work), release)
+        space = Workspace(Path(work), release)
         for name in arguments.only or CASES:
             try:
-                outcomes[name] = CASES[name](ground)
+                outcomes[name] = CASES[name](space)
             except Skipped as reason:
                 outcomes[name] = f"skipped: {reason}"
             except (Fault, TimeoutError) as fault:

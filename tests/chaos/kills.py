@@ -1,14 +1,13 @@
-"""SIGKILL of any rank at random moments, also within a checkpoint's write: what is left is whole, and goes on.
+"""SIGKILL of a rank at random moments, also during a checkpoint write: the files stay intact, and the run resumes.
 
     python -m tests.chaos.kills --kills 50 --ranks 2
 
-A run of some seconds is started again and again from its own folder, each time with one rank killed and the others
-after it, as torchrun ends them.  Every third is killed while a checkpoint is being written, the others at a moment
-drawn between the start and the length of a whole run.  A run that comes to its end is compared with one that was never
-killed, and another is begun.  After every kill:
+A run of a few seconds is started repeatedly in the same folder.  Each time one rank is killed, and then the others, as
+torchrun ends them.  Every third kill comes while a checkpoint is being written, the others at a random time.  A run
+that reaches its end is compared with one that was never killed, and another run is started.  After every kill:
 
-- last.pt and best.pt load, are of each other, and are still there if they were before;
-- metrics.jsonl has epochs 1, 2, … once each, and never fewer than before.
+- last.pt and best.pt load, match each other, and still exist if they did before;
+- metrics.jsonl has epochs 1, 2, … once each, and not fewer than before.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ EPOCHS = ("--epochs", "5")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Kill ranks, and count what is left of their runs."""
+    """Kill ranks, and check what remains of their runs."""
 
     kills: int = 50
-    """How many processes are killed."""
+    """Number of kills."""
 
     ranks: int = 2
-    """Ranks of a run."""
+    """Number of ranks."""
 
     seed: int = 0
-    """Of the moments and of the ranks."""
+    """Seed of the times and of the ranks that are killed."""
 
 
 def state_of(folder: Path) -> dict[str, int]:
-    """How many checkpoints and lines are there, none of which may go."""
-    found = {name: int((folder / name).exists()) for name in ("last.pt", "best.pt")}
-    return {**found, "metrics.jsonl": len(metrics(folder))}
+    """The number of checkpoints and metric lines, which must never shrink."""
+    counts = {name: int((folder / name).exists()) for name in ("last.pt", "best.pt")}
+    return {**counts, "metrics.jsonl": len(metrics(folder))}
 
 
 def writing(folder: Path) -> bool:
@@ -57,13 +56,13 @@ def writing(folder: Path) -> bool:
 
 
 def wait(one: Run, seconds: float | None) -> None:
-    """Let it run for some seconds, or, where none are given, until a checkpoint is being written."""
-    moment = time.monotonic() + (seconds or 0)
-    one.until(lambda: writing(one.folder) if seconds is None else time.monotonic() > moment, 600)
+    """Wait for some seconds, or, if None, until a checkpoint is being written."""
+    deadline = time.monotonic() + (seconds or 0)
+    one.until(lambda: writing(one.folder) if seconds is None else time.monotonic() > deadline, 600)
 
 
 def run(arguments: Arguments, work: Path) -> dict[str, Any]:
-    """Kill as often as asked; the tally."""
+    """Kill as often as requested; returns the tally."""
     draw = random.Random(arguments.seed)
     release, ranks = work / "release", arguments.ranks
     render(release)
@@ -71,7 +70,7 @@ def run(arguments: Arguments, work: Path) -> dict[str, Any]:
     began = time.monotonic()
     whole = Run.start(release, work / "whole", *EPOCHS, ranks=ranks)
     if any(whole.statuses(600)):
-        raise RuntimeError(f"the run that nobody kills ended with {whole.statuses()}: {whole.said()}")
+        raise RuntimeError(f"the undisturbed run ended with {whole.statuses()}: {whole.stderr()}")
     length, expected = time.monotonic() - began, metrics(work / "whole")
     tally: Counter[str] = Counter(kills=0)
     faults: list[str] = []
@@ -85,11 +84,11 @@ def run(arguments: Arguments, work: Path) -> dict[str, Any]:
             one.statuses(600)
         else:
             wait(one, None if tally["kills"] % 3 == 2 else draw.uniform(0, length))
-        failed = [one.said(rank) for rank, process in enumerate(one.processes) if one.ended.get(process)]
-        faults += [f"{folder.name}: a rank ended by itself: {said}" for said in failed]
+        failed = [one.stderr(rank) for rank, process in enumerate(one.processes) if one.ended.get(process)]
+        faults += [f"{folder.name}: a rank ended by itself: {stderr}" for stderr in failed]
         if not one.running:
             tally["ran to the end"] += 1
-            if not before["last.pt"]:  # a machine that others use is sometimes faster
+            if not before["last.pt"]:  # a shared machine may be faster this time
                 length = min(length, time.monotonic() - began)
             if metrics(folder) != expected:
                 faults.append(f"{folder.name}: metrics {metrics(folder)}, expected {expected}")
@@ -110,7 +109,7 @@ def run(arguments: Arguments, work: Path) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Print the tally, and as the last line one JSON object; exits with 1 if anything was lost."""
+    """Print the tally, then one JSON object; exits with 1 if anything was lost."""
     arguments = parse(Arguments, argv, module="tests.chaos.kills", description=__doc__)
     with tempfile.TemporaryDirectory() as work:
         tally = run(arguments, Path(work))

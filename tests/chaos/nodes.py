@@ -1,10 +1,10 @@
-"""Two nodes for real: two torchrun agents that meet by c10d rendezvous, one of which is killed with its rank.
+"""Two nodes: two torchrun agents that meet by c10d rendezvous; one is killed with its rank.
 
     python -m tests.chaos.nodes
 
-A node is a network namespace with an address of its own where the kernel grants one, else an address of the loopback.
-With `--nnodes 1:2` and a restart the job goes on with the node that is left, and ends with a line for each epoch.  With
-`--nnodes 2` it stops: the other agent ends with a sentence and status 1, and what was saved is whole.
+A node is a network namespace if the kernel allows one, else a loopback address.  With `--nnodes 1:2` and one restart
+the job continues on the remaining node, and ends with one metrics line per epoch.  With `--nnodes 2` it stops: the
+other agent ends with one sentence and status 1, and the last checkpoint is intact.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from dali_pipes.command import parse
 from tests.chaos.runs import SMALL, faults_of, metrics, render
 
 EPOCHS = 8
-# A dead node is given up after 3 s; a round that could be larger waits 6 s for others.
+# A dead node is dropped after 3 s; a rendezvous waits 6 s for more nodes.
 CONF = "keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=6,join_timeout=60"
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Kill one of two nodes, once where the job may go on without it, and once where it may not."""
+    """Kill one of two nodes: once if the job may continue without it, and once if it may not."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """An address, how a command is run there, and the interface that gloo is to use."""
+    """An address, the prefix that runs a command there, and the network interface for gloo."""
 
     address: str
     within: tuple[str, ...]
@@ -46,7 +46,7 @@ class Node:
 
 @contextmanager
 def two_nodes() -> Iterator[tuple[str, list[Node]]]:
-    """What the nodes are, and the nodes."""
+    """The kind of the nodes, and the nodes."""
     names = [f"chaos{os.getpid()}{side}" for side in "ab"]
     links = [f"v{os.getpid()}{side}" for side in "ab"]
     nodes = [
@@ -85,22 +85,22 @@ class Agent:
         torchrun += ["--rdzv-conf", f"{CONF},is_host={int(node is host)}", "--local-addr", node.address]
         torchrun += ["--max-restarts", str(restarts), "-m", "train"]
         train = ["--release", str(release), "--out", str(folder), *SMALL, "--epochs", str(EPOCHS)]
-        self._said = Path(f"{folder}.{node.address}")
-        with self._said.open("wb") as said:
+        self._output = Path(f"{folder}.{node.address}")
+        with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 [*node.within, *torchrun, *train],
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "GLOO_SOCKET_IFNAME": node.interface, "OMP_NUM_THREADS": "1"},
             )
 
     @property
-    def said(self) -> str:
-        """All that it and its rank wrote."""
-        return self._said.read_text()
+    def output(self) -> str:
+        """All output of the agent and its rank."""
+        return self._output.read_text()
 
     def kill(self) -> None:
-        """End it and its rank at once, as a power cut does."""
+        """Kill the agent and its rank at once, as a power cut does."""
         for process in [self.process.pid, *descendants(self.process.pid)]:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -108,22 +108,22 @@ class Agent:
 
 
 def descendants(process: int) -> list[int]:
-    """The processes that `process` started, and those that they did."""
+    """The child processes of `process`, and their descendants."""
     try:
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     except OSError:
         return []
-    return [found for child in map(int, children) for found in (child, *descendants(child))]
+    return [each for child in map(int, children) for each in (child, *descendants(child))]
 
 
 def lose_a_node(nodes: list[Node], count: str, restarts: int, release: Path, folder: Path) -> dict[str, Any]:
-    """Start a job on both nodes and kill the second within the training; what became of the first."""
+    """Start a job on both nodes, kill the second during training, and return how the first one ends."""
     agents = [Agent(node, nodes[0], count, restarts, release, folder) for node in nodes]
     try:
         while not (folder / "metrics.jsonl").exists():
             for agent in agents:
                 if agent.process.poll() is not None:
-                    raise RuntimeError(f"a node ended by itself: {agent.said[-2000:]}")
+                    raise RuntimeError(f"a node ended by itself: {agent.output[-2000:]}")
             time.sleep(0.01)
         together = "ranks: 2" in (folder / "environment.txt").read_text()
         ranks = descendants(agents[0].process.pid)
@@ -134,26 +134,26 @@ def lose_a_node(nodes: list[Node], count: str, restarts: int, release: Path, fol
         for agent in agents:
             if agent.process.poll() is None:
                 agent.kill()
-    said = agents[0].said
+    output = agents[0].output
     return {
         "two ranks before": together,
         "status": status,
         "seconds": round(time.monotonic() - killed, 1),
         "epochs": [line["epoch"] for line in metrics(folder)],
-        "resumed": "resuming" in said,
-        "sentences": [line for line in said.splitlines() if line.startswith("error: ")],
+        "resumed": "resuming" in output,
+        "sentences": [line for line in output.splitlines() if line.startswith("error: ")],
         "left running": [process for process in ranks if Path(f"/proc/{process}").exists()],
         "faults": faults_of(folder),
     }
 
 
 def expect(elastic: dict[str, Any], fixed: dict[str, Any]) -> list[str]:
-    """What is otherwise than it must be."""
-    wrong = [f"{name}: {said['faults']}" for name, said in (("1:2", elastic), ("2", fixed)) if said["faults"]]
+    """The differences from the expected results."""
+    wrong = [f"{name}: {result['faults']}" for name, result in (("1:2", elastic), ("2", fixed)) if result["faults"]]
     if not (elastic["two ranks before"] and fixed["two ranks before"]):
         wrong.append("the nodes did not meet")
     if elastic["status"] or not elastic["resumed"] or elastic["epochs"] != list(range(1, EPOCHS + 1)):
-        wrong.append("--nnodes 1:2 did not go on to the end")
+        wrong.append("--nnodes 1:2 did not continue to the end")
     if fixed["status"] != 1 or fixed["epochs"] == list(range(1, EPOCHS + 1)):
         wrong.append("--nnodes 2 did not stop")
     if elastic["left running"] or fixed["left running"]:
@@ -164,7 +164,7 @@ def expect(elastic: dict[str, Any], fixed: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Print what became of both jobs, and as the last line one JSON object; exits with 1 if it is not as it must be."""
+    """Print the results of both jobs, then one JSON object; exits with 1 if they are not as expected."""
     parse(Arguments, argv, module="tests.chaos.nodes", description=__doc__)
     with tempfile.TemporaryDirectory() as work, two_nodes() as (kind, nodes):
         release = Path(work) / "release"
@@ -172,8 +172,8 @@ def main(argv: list[str]) -> None:
         elastic = lose_a_node(nodes, "1:2", 1, release, Path(work) / "elastic")
         fixed = lose_a_node(nodes, "2", 0, release, Path(work) / "fixed")
     wrong = expect(elastic, fixed)
-    for name, found in (("--nnodes 1:2", elastic), ("--nnodes 2", fixed)):
-        print(f"{name} on two {kind}: {found}")
+    for name, result in (("--nnodes 1:2", elastic), ("--nnodes 2", fixed)):
+        print(f"{name} on two {kind}: {result}")
     print(json.dumps({"nodes": kind, "1:2": elastic, "2": fixed, "wrong": wrong}))
     raise SystemExit(1 if wrong else 0)
 

@@ -1,7 +1,7 @@
-"""Small runs that the scripts of this folder disturb, and what must be true of a run folder at any moment.
+"""Small runs for the scripts of this folder to disturb, and checks that a run folder must pass at any time.
 
-Processes are forked from one that has imported all: a run starts in a fraction of what it takes from a shell.  That
-one must have no threads of its own, which a fork would lose; so it computes nothing.
+Runs are forked from a process that has imported everything, so that they start quickly.  That process must have no
+threads, since a fork would lose them; so it computes nothing.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ TIMINGS = ("seconds", "samples_per_s", "data_wait")
 
 
 def render(release: Path, seed: int = 0) -> None:
-    """A release of 96 + 17 tiles: five steps an epoch."""
+    """Render a release of 96 + 17 tiles, which gives five steps per epoch."""
     sizes = ["--train", "96", "--val", "17", "--scenes", "8", "--seed", str(seed)]
     subprocess.run([sys.executable, "-m", "bench.render", str(release), *sizes], check=True, capture_output=True)
 
 
 @dataclass
 class Run:
-    """A run that was started: its processes, rank 0 first, and how those ended that did."""
+    """A run that was started: its processes, with rank 0 first, and the exit statuses of those that ended."""
 
     folder: Path
     processes: list[int]
     stderrs: list[int]
-    """Files in memory: a disk may be full."""
+    """Files in memory, since the disk may be full."""
     ended: dict[int, int] = field(default_factory=dict)
     """Process → exit status, negative for a signal."""
 
     @classmethod
     def start(cls, release: Path, folder: Path, *flags: str, ranks: int = 1) -> Run:
-        """Fork the ranks of a run that goes on in `folder`, or begins there."""
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = found.getsockname()[1]
+        """Fork the ranks of a run that resumes in `folder`, or starts there."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
         arguments = ["--release", str(release), "--out", str(folder), "--resume", *SMALL, *flags]
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
         each: list[dict[str, Any]] = [{}]
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def running(self) -> list[int]:
-        """Those that have not ended."""
+        """The processes that have not ended."""
         for process in self.processes:
             if process not in self.ended:
                 ended, status = os.waitpid(process, os.WNOHANG)
@@ -67,7 +67,7 @@ class Run:
         return [process for process in self.processes if process not in self.ended]
 
     def until(self, condition: Callable[[], object], seconds: float = 120) -> bool:
-        """Wait until `condition`; False if no process runs any more, or all those seconds went by."""
+        """Wait until `condition`; False if all processes ended or the time is over."""
         deadline = time.monotonic() + seconds
         while self.running and time.monotonic() < deadline:
             if condition():
@@ -76,22 +76,22 @@ class Run:
         return False
 
     def statuses(self, seconds: float = 120) -> list[int]:
-        """The exit statuses, once all have ended.  Raises TimeoutError."""
+        """Wait for all processes, and return their exit statuses.  Raises TimeoutError."""
         self.until(lambda: False, seconds)
         if self.running:
             raise TimeoutError(f"still running after {seconds} s: {self.folder}")
         return [self.ended[process] for process in self.processes]
 
     def kill(self, number: int, first: int) -> None:
-        """Send a signal to the process `first`, which may just have ended, and SIGKILL the others a moment later."""
+        """Send a signal to the process `first`, which may have just ended, and shortly after SIGKILL to the others."""
         _signal(first, number)
         time.sleep(0.05)
         for process in self.running:
             _signal(process, 9)
         self.statuses()
 
-    def said(self, rank: int = 0) -> str:
-        """What a rank wrote to stderr."""
+    def stderr(self, rank: int = 0) -> str:
+        """The stderr of a rank."""
         return os.pread(self.stderrs[rank], 1 << 20, 0).decode()
 
 
@@ -115,7 +115,7 @@ def _fork(arguments: list[str], environment: Mapping[str, Any], stderr: int) -> 
         status = 0
     except SystemExit as end:
         status = int(end.code or 0)
-    except BaseException as error:  # a traceback where a sentence belongs
+    except BaseException as error:  # a traceback instead of one sentence
         print(f"traceback: {error!r}", file=sys.stderr)
     finally:
         sys.stderr.flush()
@@ -123,30 +123,33 @@ def _fork(arguments: list[str], environment: Mapping[str, Any], stderr: int) -> 
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without their timings; none if it is not there."""
+    """The lines of metrics.jsonl without timings; none if it does not exist."""
     path = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
 
 
 def faults_of(folder: Path) -> list[str]:
-    """What is wrong with a run folder, at whatever moment: each checkpoint that is there loads, metrics.jsonl has
-    each epoch once, and best.pt is of the epoch that last.pt says is the best, or last.pt is, too."""
+    """What is wrong with a run folder, at any time.
+
+    Each existing checkpoint must load, metrics.jsonl must have each epoch once, and best.pt must be the best epoch in
+    last.pt, unless last.pt itself is.
+    """
     faults = []
-    found = {}
+    checkpoints = {}
     for name in ("last.pt", "best.pt"):
         if (folder / name).exists():
             try:
-                found[name] = checkpoint.load(folder / name)
+                checkpoints[name] = checkpoint.load(folder / name)
             except checkpoint.CheckpointError as error:
                 faults.append(str(error))
     epochs = [line["epoch"] for line in metrics(folder)]
     if epochs != list(range(1, len(epochs) + 1)):
         faults.append(f"metrics.jsonl has epochs {epochs}")
-    last = found.get("last.pt")
+    last = checkpoints.get("last.pt")
     if last and last["history"]:
         newest = last["step"] == 0 and last["history"][-1]["rmse"] == last["best_rmse"]
-        rmse = found["best.pt"]["rmse"] if "best.pt" in found else None
+        rmse = checkpoints["best.pt"]["rmse"] if "best.pt" in checkpoints else None
         if rmse != last["best_rmse"] and not newest:
             faults.append(f"best.pt has RMSE {rmse}, last.pt says {last['best_rmse']}")
         if not 0 <= len(last["history"]) - len(epochs) <= 1:

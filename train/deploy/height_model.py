@@ -17,7 +17,7 @@ from dali_pipes.release.find import open_images
 from dali_pipes.samples.polylines import read_polylines, table_of
 
 from ..engine.step import Forward
-from ..engine.trained import Trained, forward_of, load_trained, predict, refine
+from ..engine.trained import Trained, calibrate_and_pool, forward_of, load_trained, predict
 from ..machine.choices import choose_device
 from ..scores.predictions import Predictions
 from ..scores.uncertainty import LEVEL, Forecast
@@ -75,7 +75,7 @@ class HeightModel:
         loader.close()
         unseen = np.zeros(len(table), bool)
         raw = Predictions("requested", "The polylines to predict.", table, raw_mu, raw_sigma, unseen)
-        forecasts = list(refine(self.trained, [raw], pool)[0].forecasts().values())  # from raw to most refined
+        forecasts = list(calibrate_and_pool(self.trained, [raw], pool)[0].forecasts().values())  # most refined last
         return PredictedHeights(drawn, table, *_columns(forecasts[-1]), *_columns(forecasts[0]))
 
 

@@ -23,7 +23,7 @@ from dali_pipes.samples.splits import VALIDATION
 from ..engine.step import Forward
 from ..engine.trained import Trained, completed, evaluate, forward_of, load_trained
 from ..machine.choices import choose_device
-from ..recipe.data import Tables, beside, load_tables
+from ..recipe.data import Datasets, default_index_folder, load_datasets
 from ..scores.metrics import MIN_SCENES_FOR_INTERVAL, Float64, bootstrap_rmse, score
 
 EXIT_KEEP = 3
@@ -118,8 +118,8 @@ def judge_runs(
     chosen = choose_device(device)
     pair = [load_trained(run) for run in (old_run, new_run)]
     forwards = [forward_of(trained, chosen, batch_size) for trained in pair]
-    paths = paths.cached_in(beside(new_run))
-    read = partial(load_tables, division=pair[1].division, console=console)
+    paths = paths.cached_in(default_index_folder(new_run))
+    read = partial(load_datasets, division=pair[1].division, console=console)
     new = _measure("the new release", read(paths), pair, forwards)
     results = [replace(new, selected=pair[1].select_on == VALIDATION)]
     old_release, skipped = old_release_of(old_run, paths.release)
@@ -135,10 +135,10 @@ def judge_runs(
     return verdict, reason
 
 
-def _measure(name: str, tables: Tables, pair: Sequence[Trained], forwards: Sequence[Forward]) -> PairedRmse:
-    tables = replace(tables, evaluated={VALIDATION: tables.evaluated[VALIDATION]})
+def _measure(name: str, datasets: Datasets, pair: Sequence[Trained], forwards: Sequence[Forward]) -> PairedRmse:
+    datasets = replace(datasets, evaluated={VALIDATION: datasets.evaluated[VALIDATION]})
     old, new = (
-        evaluate(completed(trained, tables.training), tables, forward)[0]
+        evaluate(completed(trained, datasets.training), datasets, forward)[0]
         for trained, forward in zip(pair, forwards, strict=True)
     )
     neither = ~(old.seen | new.seen)

@@ -1,5 +1,5 @@
-"""The training itself: the step, the schedule, the epochs and the state that changes.
+"""The training: the step, the learning rate schedule, the loop and its state; and trained networks.
 
-In: a `Config` and tables.  Out: a trained checkpoint.
+In: a `Config` and a release.  Out: a run folder with checkpoints, and predictions.
 It must not import the report or matplotlib.
 """

@@ -1,8 +1,7 @@
-"""Training: epochs, selection of the best one, and when to save.
+"""The loop over epochs and steps: selects the best epoch, and saves or stops between two steps.
 
-The method, top to bottom: `run` prepares and reports, `Loop.fit` goes through the epochs, `_train_epoch` through the
-steps, and `_between_steps` saves or stops where it is time.  The step itself is in step.py, what it changes in
-training.py, where the run is kept in checkpointing.py, and what many ranks share in distributed.py.
+`Loop.fit` runs the epochs, `_train_epoch` their steps, and `_between_steps` saves or stops when it is time.  step.py
+has the step itself, state.py what it changes, run/folder.py the files, and run/ranks.py what ranks share.
 """
 
 from __future__ import annotations
@@ -12,115 +11,105 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
-import torch
-
 from dali_pipes import Batch
 from dali_pipes.errors import InputError
 
-from ..run.console import Moment, RunConsole
-from ..run.folder import Due, RunFolder
-from ..run.ranks import Agreement, gather, leave, mean, settle
+from ..run.console import RunConsole, StepStatus
+from ..run.folder import CheckpointTimer, RunFolder
+from ..run.ranks import Agreement, all_gather, barrier, leave_group, shorten_timeout
 from ..run.signals import Signals, Stopped
 from ..run.tracker import Tracker
-from ..run.writer import Snapshot, Writer
-from ..scores.metrics import Scores, score
-from .state import Clock, Training
+from ..run.writer import CheckpointWriter, Snapshot
+from ..scores.metrics import score
+from .progress import Clock
+from .state import Training
 from .trained import predict
 
 SAVE = 1
-"""What rank 0 may wish at the end of a step; larger wishes are the numbers of signals."""
+"""Rank 0's request to save at the end of the next step; larger requests are the numbers of signals."""
 
 
 class Loop:
-    """Moves a `Training` through its epochs, and saves it into `folder`, which only rank 0 does."""
+    """Takes a `Training` through its epochs, and saves it into `folder` on rank 0."""
 
     def __init__(
         self,
         training: Training,
         folder: RunFolder,
         signals: Signals,
-        writer: Writer,
+        writer: CheckpointWriter,
         console: RunConsole,
         tracker: Tracker,
     ) -> None:
         self.training, self.folder, self.signals, self.console = training, folder, signals, console
         self.config, self.tracker = training.config, tracker
         self._agreement, self._writer = Agreement(), writer
-        self._snapshots = [Snapshot(), Snapshot()]  # one may be being written while the other is filled
-        self._due = Due(self.config.runtime.checkpoint_every)
+        self._snapshots = [Snapshot(), Snapshot()]  # one may be written while the other is filled
+        self._timer = CheckpointTimer(self.config.runtime.checkpoint_every)
 
     def fit(self) -> None:
-        """Train the epochs that are left; after each one save the network, and as the best one if it is."""
+        """Train the remaining epochs; save after each one, and as best.pt if it is the best so far."""
         training = self.training
         gc.collect()
-        gc.freeze()  # else each full collection walks over all that was imported: 0.6 s in the middle of a step
-        while training.epoch < self.config.epochs:
-            record = self._train_epoch()
-            scores = self._select()
-            if not math.isfinite(scores.rmse):
-                raise _diverged(scores.rmse, f"{training.selected_on} after epoch {training.epoch + 1}")
-            training.schedule.after_epoch(scores.rmse)
-            record |= {
-                "measured_on": training.selected_on,
-                "rmse": scores.rmse,
-                "mae": scores.mae,
-                "bias": scores.bias,
-                "nll": scores.nll,
-                "seconds": training.seconds,
-            }
-            training.history.append(record)
-            is_best = scores.rmse < training.best_rmse
-            training.best_rmse = min(training.best_rmse, scores.rmse)
-            training.epoch, training.step = training.epoch + 1, 0
-            training.seconds = training.waited = 0.0
-            training.loss.zero_()
+        gc.freeze()  # without it, each full collection walks over all imported modules: 0.6 s within a step
+        while training.progress.epoch < self.config.epochs:
+            record = {**self._train_epoch(), **self._select()}
+            is_best = training.end_epoch(record)
             self._save(best=is_best)
-            settle()
-            self.console.epoch(record)
-            self.tracker.scalars(training.epoch, record)
-        self._agreement.reached()
+            shorten_timeout()
+            self.console.log_epoch(record)
+            self.tracker.scalars(training.progress.epoch, record)
+        self._agreement.result()
         self._writer.wait()
-        received = max(gather(self.signals.received))
+        received = max(all_gather(self.signals.received))
         if received:
             self._stop(received)
 
     def _train_epoch(self) -> dict[str, Any]:
-        training, config = self.training, self.config
-        training.model.train()
-        epoch, steps = training.epoch, len(training.train_loader)
-        warming_up = epoch < config.optimizer.variance_warmup
-        variance_weight = torch.tensor(0.0 if warming_up else 1.0, device=training.device)
-        if training.step == 0:
-            training.learning_rate = training.schedule.learning_rate
-        clock = Clock(training)
-        for batch in clock.waiting_for(training.train_loader.epoch(epoch, training.step)):
-            training.loss += training.step_of(batch, variance_weight)
-            training.step += 1
-            training.after_step()
-            if training.step % config.runtime.log_every == 0 or training.step == steps:
-                self._log(mean(training.loss) / training.step)
+        """Train the remaining steps of the epoch; returns the first half of its record."""
+        training, progress, config = self.training, self.training.progress, self.config
+        training.begin_epoch()
+        steps = len(training.train_loader)
+        clock = Clock(progress)
+        for batch in clock.time_waits(training.train_loader.epoch(progress.epoch, progress.step)):
+            training.take_step(batch)
+            if progress.step % config.runtime.log_every == 0 or progress.step == steps:
+                self._log(training.mean_loss())
             clock.read()
-            self._due.after_step()
-            if training.step < steps:
+            self._timer.count_step()
+            if progress.step < steps:
                 self._between_steps(may_save=True)
         return {
-            "epoch": epoch + 1,
-            "train_loss": mean(training.loss) / steps,
-            "learning_rate": training.learning_rate,
-            "samples_per_s": steps * config.batch_size / training.seconds,
-            "data_wait": training.waited / training.seconds,
+            "epoch": progress.epoch + 1,
+            "train_loss": training.mean_loss(),
+            "learning_rate": progress.learning_rate,
+            "samples_per_s": steps * config.batch_size / progress.seconds,
+            "data_wait": progress.waited / progress.seconds,
         }
 
-    def _select(self) -> Scores:
-        """How good the network is on the samples that choose the best epoch; stopped in here, a run goes on here."""
-        training = self.training
-        clock = Clock(training)
-        mu, sigma = predict(training.evaluated, training.selection_loader, training.target, self._watched)
-        clock.read()
-        return score(training.selection_loader.table.height, mu, sigma)
+    def _select(self) -> dict[str, Any]:
+        """Score the network on the samples that select the best epoch; returns the second half of the record.
 
-    def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; between any two a run may stop, on all ranks equally often, though some have a batch less."""
+        A run that is stopped here resumes here.
+        """
+        training = self.training
+        clock = Clock(training.progress)
+        mu, sigma = predict(training.evaluated, training.selection_loader, training.target, self._watch_selection)
+        clock.read()
+        scores = score(training.selection_loader.table.height, mu, sigma)
+        if not math.isfinite(scores.rmse):
+            raise _diverged(scores.rmse, f"{training.selected_on} after epoch {training.progress.epoch + 1}")
+        return {
+            "measured_on": training.selected_on,
+            "rmse": scores.rmse,
+            "mae": scores.mae,
+            "bias": scores.bias,
+            "nll": scores.nll,
+            "seconds": training.progress.seconds,
+        }
+
+    def _watch_selection(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches; the run may stop after each.  A rank with fewer batches agrees as often as the others."""
         loader = self.training.selection_loader
         for batch in batches:
             yield batch
@@ -129,61 +118,57 @@ class Loop:
             self._between_steps()
 
     def _between_steps(self, may_save: bool = False) -> None:
-        """Save or stop if any rank wished so a step ago, and say what this one wishes: all ranks do the same."""
+        """Save or stop if a rank requested it one step ago, then submit this rank's request: all ranks act alike."""
         self._writer.check()
-        agreed = self._agreement.reached()
+        agreed = self._agreement.result()
         if agreed > SAVE:
             self._save()
             self._stop(agreed)
         saved = agreed == SAVE and self._save(wait=False)
-        # What was just saved may be written before the next step is over: with --checkpoint-every 1 it has to be.
-        ready = self._due.next and (saved or not self._writer.busy)
-        wishes_to_save = may_save and ready and self.training.place.leads
-        self._agreement.ask(self.signals.received or (SAVE if wishes_to_save else 0))
+        # A checkpoint that was just started may be written before the next step ends: --checkpoint-every 1 needs it.
+        ready = self._timer.due_after_next_step and (saved or not self._writer.busy)
+        requests_save = may_save and ready and self.training.place.is_rank_zero
+        self._agreement.request(self.signals.received or (SAVE if requests_save else 0))
 
     def _stop(self, number: int) -> NoReturn:
         self._writer.wait()
-        gather(None)  # where a rank ends before the others, torchrun ends those, be it while they write
-        leave()
-        raise Stopped(number, f"all is saved in {self.folder.last}")
+        barrier()  # when one rank ends, torchrun ends the others, even while they write
+        leave_group()
+        raise Stopped(number, f"the state is saved in {self.folder.last}")
 
     def _save(self, best: bool = False, wait: bool = True) -> bool:
-        """Copy the state now, and write it while the next steps run; whether this rank did.
+        """Copy the state now and write it during the next steps; returns whether this rank does.
 
-        While the last one is still being written, this one waits, or is not made at all if told not to wait.
+        If the last checkpoint is still being written, wait for it, or skip this one if `wait` is False.
         """
-        state = self.training.state()  # on all ranks, whatever rank 0 makes of it
-        if not self.training.place.leads or (self._writer.busy and not wait):
+        state = self.training.state()  # on all ranks, since it gathers from all
+        if not self.training.place.is_rank_zero or (self._writer.busy and not wait):
             return False
-        self._writer.wait(left=1)  # only where an epoch is shorter than a write, since nothing is left out
+        self._writer.wait(left=1)  # waits only if an epoch is shorter than a write, since no epoch is skipped
         if self._writer.busy:
             self._snapshots.reverse()
         copied = self._snapshots[0].of(state)
-        self._due.saved()
+        self._timer.restart()
         self._writer.start(lambda: self.folder.save(copied, best=best))
         return True
 
     def _log(self, loss: float) -> None:
-        training = self.training
-        step, steps, epoch, epochs = training.step, len(training.train_loader), training.epoch, self.config.epochs
+        training, progress = self.training, self.training.progress
+        steps, epochs = len(training.train_loader), self.config.epochs
         if not math.isfinite(loss):
-            raise _diverged(loss, f"step {step} of epoch {epoch + 1}")
-        elapsed = max(training.seconds, 1e-9)
-        if training.history:
-            left = (epochs - epoch - step / steps) * training.history[-1]["seconds"]
-        else:
-            left = elapsed / step * (steps * (epochs - epoch) - step)
-        self.console.moment(
-            Moment(
-                epoch=epoch + 1,
+            raise _diverged(loss, f"step {progress.step} of epoch {progress.epoch + 1}")
+        elapsed = max(progress.seconds, 1e-9)
+        self.console.log_step(
+            StepStatus(
+                epoch=progress.epoch + 1,
                 epochs=epochs,
-                step=step,
+                step=progress.step,
                 steps=steps,
                 loss=loss,
                 learning_rate=training.schedule.learning_rate,
-                samples_per_s=step * self.config.batch_size / elapsed,
-                data_wait=training.waited / elapsed,
-                seconds_left=left,
+                samples_per_s=progress.step * self.config.batch_size / elapsed,
+                data_wait=progress.waited / elapsed,
+                seconds_left=progress.seconds_left(steps, epochs),
             )
         )
 

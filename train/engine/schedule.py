@@ -1,4 +1,4 @@
-"""The learning rate over a run: the reference's plateau, or a warm-up and a cosine."""
+"""The learning rate schedule: the reference's plateau, or a warm-up and a cosine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..recipe.config import Config
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
-    """Share of the largest learning rate at `step` of `steps`: linear over `warmup` steps, then half a cosine to 0."""
+    """Factor of the peak learning rate at `step` of `steps`: linear over `warmup` steps, then half a cosine to 0."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
 class Schedule:
-    """Call `after_step` after each step and `after_epoch` with the RMSE that selects the best epoch after each one."""
+    """Sets the learning rate of `optimizer`; call `after_step` after each step and `after_epoch` after each epoch."""
 
     def __init__(self, config: Config, optimizer: TorchOptimizer, steps_per_epoch: int) -> None:
         self._optimizer = optimizer
@@ -35,16 +35,16 @@ class Schedule:
 
     @property
     def learning_rate(self) -> float:
-        """The one that the next step will use."""
+        """The learning rate of the next step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def after_step(self) -> None:
-        """Move on by a step."""
+        """Advance the cosine by one step."""
         if self._cosine:
             self._cosine.step()
 
     def after_epoch(self, rmse: float) -> None:
-        """Tell the plateau how the epoch went; `rmse` in metres."""
+        """Give the plateau the RMSE in metres that selects the best epoch."""
         if self._plateau:
             self._plateau.step(rmse)
 

@@ -1,17 +1,15 @@
-"""A network on its way: what changes from step to step, and what `last.pt` must hold so that nothing of it is lost.
+"""The state of a training: all that changes from step to step, and what last.pt stores of it.
 
-`Training` is built, then perhaps restored; loop.py moves it on.  Between any two steps `state` is complete: a run that
-goes on from it on the CPU is to the bit the run that was not interrupted.
+`Training` is built from a configuration and datasets, and may be restored from last.pt; loop.py drives it.  Between any
+two steps `state()` is complete: on a CPU, a run that resumes from it is bit-identical to one that was not interrupted.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
@@ -31,156 +29,196 @@ from ..machine.choices import (
     describe,
 )
 from ..recipe.config import Config
-from ..recipe.data import Tables
+from ..recipe.data import Datasets
 from ..recipe.fingerprint import changes, fingerprint
 from ..run.console import RunConsole
 from ..run.folder import History
-from ..run.ranks import Place, data_parallel, gather, shared
+from ..run.ranks import Place, all_gather, data_parallel, from_rank_zero, mean_over_ranks
 from ..scores.metrics import Baselines
+from .progress import Progress
 from .schedule import Schedule
 from .step import Forward, Step
-from .trained import about, load_trained
-
-PROGRESS = ("epoch", "step", "learning_rate", "seconds", "waited", "best_rmse")
-"""Fields of `Training` that tell how far it is: plain numbers."""
-
-
-class Stateful(Protocol):
-    """What a checkpoint asks for its state, and gives it back to."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Inverse of `state_dict`."""
+from .trained import Metadata, load_trained
 
 
 class Training:
-    """The network, its optimiser, its loaders, and how far they are.
+    """A network in training, with its optimizer, loaders and progress.
 
-    `kept`: the folder of the index, where a disk cache is kept, too.
-    `epoch`: epochs that are over; `step`: steps of the present one that are over; `loss`: the sum of their losses on
-    this rank, 0-dim; `learning_rate`: of its first step; `seconds`, `waited`: what they took, and how much of it was
-    waiting for data.
+    `index_folder`: where the index and a disk cache are kept.  `forward` runs the network; `evaluated` runs the moving
+    average of its weights if there is one, else the network too: it is evaluated, and saved as best.pt.
     """
 
     def __init__(
-        self, config: Config, device: torch.device, tables: Tables, console: RunConsole, kept: Path, place: Place
+        self,
+        config: Config,
+        device: torch.device,
+        datasets: Datasets,
+        console: RunConsole,
+        index_folder: Path,
+        place: Place,
     ) -> None:
-        training, selection = tables.training, tables.selection
         self.config, self.device, self.place = config, device, place
-        self.statistics = shared(training.statistics)
-        self.fingerprint = _same_on_all_ranks(fingerprint(tables))
+        self._parts = config.runtime.accumulate
+        self._check_batch_size()
+        training = datasets.training
+        self.statistics = from_rank_zero(training.statistics)
+        self.fingerprint = _same_on_all_ranks(fingerprint(datasets))
         self.baselines = Baselines.fit(training.length, training.height)
         self.target = Target.fit(config.model.target, training.height, training.length_in_sides)
-        self.about = about(config, tables, self.target, self.baselines)
-        self.selected_on = tables.select_on
+        self.about = Metadata.of_run(config, datasets, self.target, self.baselines).to_dict()
+        self.selected_on = datasets.select_on
 
+        self.model = self._build_network()
+        decay = config.optimizer.ema
+        self.average = ModelEmaV3(self.model, decay, use_warmup=True) if decay else None
+        choices = self._choose(datasets, index_folder)
+        self.environment = self._describe(choices, console)
+        network = data_parallel(self.model, device, compress=config.runtime.reduce == "bf16")
+        self.forward = self._build_forward(choices, self.model, network)
+        self.evaluated = self._build_forward(choices, self.average.module) if self.average else self.forward
+        recipe = config.optimizer
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
+        self._step = Step(self.forward, optimizer, recipe.clip_norm, accumulate=self._parts)
+        cache = choices["cache"].value
+        self.train_loader = self._build_loader(training, cache, index_folder, training=True)
+        self.selection_loader = self._build_loader(datasets.selection, cache, index_folder, training=False)
+        self.schedule = Schedule(config, optimizer, len(self.train_loader))
+        self._stateful: dict[str, Any] = {
+            "optimizer": optimizer,
+            "scaler": self._step.scaler,
+            "schedule": self.schedule,
+        }
+        self.progress = Progress()
+        self._loss = torch.zeros((), device=device)  # the sum over this epoch's steps on this rank
+        self._variance_weight = torch.ones((), device=device)
+
+    @property
+    def history(self) -> History:
+        """The records of the completed epochs."""
+        return self.progress.history
+
+    # --- Building.
+
+    def _check_batch_size(self) -> None:
+        ranks, batch_size = self.place.world_size, self.config.batch_size
+        if batch_size % (ranks * self._parts):
+            raise InputError(
+                f"--batch-size counts the samples of a step over all ranks: expected a multiple of {ranks} ranks"
+                f" × {self._parts} of --accumulate, found {batch_size}"
+            )
+
+    def _build_network(self) -> HeightRegressor:
+        config = self.config
         torch.manual_seed(config.seed)
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-        self.model = HeightRegressor(
+        model = HeightRegressor(
             config.backbone,
             drop_path=config.model.drop_path,
             layer_scale=config.model.layer_scale,
             weights=None if config.weights == "none" or config.init_from else config.weights,
         )
-        self.model.to(device).to(memory_format=torch.channels_last)
-        if self.place.rank:  # each rank drops paths of its own; rank 0 as it would alone
+        model.to(self.device).to(memory_format=torch.channels_last)
+        if self.place.rank:  # each rank drops other paths; rank 0 the same as a single process
             torch.manual_seed(config.seed + (self.place.rank << 32))
+        return model
 
-        ranks, parts = self.place.world_size, config.runtime.accumulate
-        if config.batch_size % (ranks * parts):
-            raise InputError(
-                f"--batch-size counts the samples of a step over all ranks: expected a multiple of {ranks} ranks"
-                f" × {parts} of --accumulate, found {config.batch_size}"
-            )
-        precision = choose_precision(config.runtime.precision, device)
-        compilation = choose_compilation(config.runtime.compile, device, ranks)
-
-        mode = choose_compile_mode(config.runtime.compile_mode, compilation.value)
-
-        def forward(model: nn.Module, network: nn.Module | None = None) -> Forward:
-            return Forward(
-                model,
-                device,
-                config.batch_size // (ranks * parts),
-                precision.value,
-                compilation=compilation.value,
-                mode=mode.value,
-                network=network,
-                beta=config.optimizer.beta,
-            )
-
-        # The average is a copy of the network: it is what is evaluated and saved as the best.
-        decay = config.optimizer.ema
-        self.average = ModelEmaV3(self.model, decay, use_warmup=True) if decay else None
-        compress = config.runtime.reduce == "bf16"
-        self.forward = forward(self.model, data_parallel(self.model, device, compress=compress))
-        self.evaluated = forward(self.average.module) if self.average else self.forward
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.optimizer.learning_rate,
-            weight_decay=config.optimizer.weight_decay,
-            fused=True,
-        )
-        self.step_of = Step(self.forward, optimizer, config.optimizer.clip_norm, accumulate=parts)
-
-        view = config.data.shown()
-        needed = sum(bytes_needed(view.frames(table, config.data.size)) for table in (training, selection))
-        cache = choose_cache(config.data.cache, needed, device, folder=kept, ranks=self.place.local_world_size)
-        cache = gather(cache)[self.place.rank - self.place.local_rank]  # what is free may differ from rank to rank
-        choices: dict[str, Choice] = {"precision": precision, "compilation": compilation, "cache": cache}
-        if compilation.value != "off" and mode.value != "default":
-            choices["compile mode"] = mode
-        told = {name: f"{choice.value}: {choice.reason}" for name, choice in choices.items()}
-        if ranks > 1:
-            told["ranks"] = f"{ranks}, {self.place.local_world_size} on this node with {self.place.threads} cores each"
-        for name, choice in told.items():
-            console.note(f"{name} {choice}")
-        self.environment = {"device": str(device), **told, **describe(device)}
-
-        def loader(table: SampleTable, shuffle: bool) -> Loader:
-            return Loader(
-                table,
-                config.batch_size if shuffle else config.batch_size // parts,
-                device=device,
-                shuffle=shuffle,
-                shard=Shard(self.place.rank, ranks, config.seed),
-                size=config.data.size,
-                view=view,
-                statistics=self.statistics,
-                target=self.target.encode(table.height, table.length_in_sides),
-                threads=choose_threads(config.data.threads, self.place.threads, device),
-                cache=CacheOptions(cache.value, kept),
-                augmentation=config.data.augmentation() if shuffle else None,
-            )
-
-        self.train_loader, self.selection_loader = loader(training, True), loader(selection, False)
-        self.schedule = Schedule(config, optimizer, len(self.train_loader))
-        self.parts: dict[str, Stateful] = {
-            "optimizer": optimizer,
-            "scaler": self.step_of.scaler,
-            "schedule": self.schedule,
+    def _choose(self, datasets: Datasets, index_folder: Path) -> dict[str, Choice]:
+        config, device, place, view = self.config, self.device, self.place, self.config.data.shown()
+        compilation = choose_compilation(config.runtime.compile, device, place.world_size)
+        tables = (datasets.training, datasets.selection)
+        needed = sum(bytes_needed(view.frames(table, config.data.size)) for table in tables)
+        cache = choose_cache(config.data.cache, needed, device, folder=index_folder, ranks=place.local_world_size)
+        return {
+            "precision": choose_precision(config.runtime.precision, device),
+            "compilation": compilation,
+            "cache": all_gather(cache)[place.rank - place.local_rank],  # free memory may differ from rank to rank
+            "compile mode": choose_compile_mode(config.runtime.compile_mode, compilation.value),
         }
-        self.epoch = self.step = 0
-        self.learning_rate = self.seconds = self.waited = 0.0
-        self.loss = torch.zeros((), device=device)
-        self.best_rmse = math.inf
-        self.history: History = []
 
-    def after_step(self) -> None:
-        """Let the average and the learning rate follow the step that was made."""
+    def _describe(self, choices: Mapping[str, Choice], console: RunConsole) -> dict[str, str]:
+        """Print the choices with their reasons, and return them with hardware and versions, as in environment.txt."""
+        described = {name: f"{choice.value}: {choice.reason}" for name, choice in choices.items()}
+        if choices["compilation"].value == "off" or choices["compile mode"].value == "default":
+            del described["compile mode"]
+        place = self.place
+        if place.world_size > 1:
+            on_node = f"{place.local_world_size} on this node with {place.threads} cores each"
+            described["ranks"] = f"{place.world_size}, {on_node}"
+        for name, choice in described.items():
+            console.note(f"{name} {choice}")
+        return {"device": str(self.device), **described, **describe(self.device)}
+
+    def _build_forward(
+        self, choices: Mapping[str, Choice], model: nn.Module, network: nn.Module | None = None
+    ) -> Forward:
+        return Forward(
+            model,
+            self.device,
+            self.config.batch_size // (self.place.world_size * self._parts),
+            choices["precision"].value,
+            compilation=choices["compilation"].value,
+            mode=choices["compile mode"].value,
+            network=network,
+            beta=self.config.optimizer.beta,
+        )
+
+    def _build_loader(self, table: SampleTable, cache: str, index_folder: Path, *, training: bool) -> Loader:
+        config, place = self.config, self.place
+        return Loader(
+            table,
+            config.batch_size if training else config.batch_size // self._parts,
+            device=self.device,
+            shuffle=training,
+            shard=Shard(place.rank, place.world_size, config.seed),
+            size=config.data.size,
+            view=config.data.shown(),
+            statistics=self.statistics,
+            target=self.target.encode(table.height, table.length_in_sides),
+            threads=choose_threads(config.data.threads, place.threads, self.device),
+            cache=CacheOptions(cache, index_folder),
+            augmentation=config.data.augmentation() if training else None,
+        )
+
+    # --- Training.
+
+    def begin_epoch(self) -> None:
+        """Prepare for the steps of an epoch, or for the rest of them after a resume."""
+        self.model.train()
+        warming_up = self.progress.epoch < self.config.optimizer.variance_warmup
+        self._variance_weight = torch.tensor(0.0 if warming_up else 1.0, device=self.device)
+        if self.progress.step == 0:
+            self.progress.learning_rate = self.schedule.learning_rate
+
+    def take_step(self, batch: Batch) -> None:
+        """Train on one batch, then update the moving average and the learning rate.  Does not wait for the device."""
+        self._loss += self._step(batch, self._variance_weight)
+        self.progress.step += 1
         if self.average:
-            self.average.update(self.model, step=self.epoch * len(self.train_loader) + self.step)
+            done = self.progress.epoch * len(self.train_loader) + self.progress.step
+            self.average.update(self.model, step=done)
         self.schedule.after_step()
 
-    def start_from(self, path: Path) -> str:
-        """Take the weights, and nothing else, of the checkpoint at `path`; returns this in words.
+    def mean_loss(self) -> float:
+        """Mean loss of the epoch's steps so far, over all ranks.  Synchronises the device."""
+        return mean_over_ranks(self._loss) / self.progress.step
 
-        Raises CheckpointError if they do not fit, InputError if they were trained to say something else.
+    def end_epoch(self, record: dict[str, Any]) -> bool:
+        """Go to the next epoch; returns whether this one is the best so far.  `record` holds its "rmse" in metres."""
+        self.schedule.after_epoch(record["rmse"])
+        self._loss.zero_()
+        return self.progress.end_epoch(record)
+
+    # --- Saving and restoring.
+
+    def start_from(self, path: Path) -> str:
+        """Load only the weights of the checkpoint at `path`; returns a sentence that says so.
+
+        Raises CheckpointError if they do not fit, InputError if they were trained for another target or input.
         """
-        before, data = shared(lambda: load_trained(path)), self.config.data
+        before, data = from_rank_zero(lambda: load_trained(path)), self.config.data
         for flag, theirs, mine in (
             ("--model.target", before.target.kind, self.config.model.target),
             ("--data.size", before.size, data.size),
@@ -189,7 +227,7 @@ class Training:
         ):
             if theirs != mine:
                 raise InputError(
-                    f"the weights of {path} were trained with {flag} {theirs} and mean something else with {mine};"
+                    f"the weights of {path} were trained with {flag} {theirs}, but this run has {flag} {mine};"
                     f" start from them with {flag} {theirs}"
                 )
         checkpoint.load_into(self.model, before.model.state_dict(), path)
@@ -197,85 +235,58 @@ class Training:
             self.average.set(self.model)
         old, new = before.statistics, self.statistics
         return (
-            f"weights of {path}, statistics of this release, which the loss is normalised by: heights"
+            f"starting from the weights of {path}; the target is normalised by this release: heights"
             f" {new.height_mean:.1f} ± {new.height_std:.1f} m, before {old.height_mean:.1f} ± {old.height_std:.1f} m"
         )
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on.  Every rank must ask at the same step: each has its own random state."""
+        """All that the next step depends on.  Every rank must call it at the same step, since it gathers from all."""
         return {
             "model": self.model.state_dict(),
             "stats": tuple(self.statistics),
             "about": self.about,
             "average": self.average.module.state_dict() if self.average else None,
-            **{name: part.state_dict() for name, part in self.parts.items()},
-            **{name: getattr(self, name) for name in PROGRESS},
-            "loss": gather(self.loss.cpu()),
-            "random": gather(_random_state(self.device)),
-            "history": self.history,
+            **{name: part.state_dict() for name, part in self._stateful.items()},
+            **vars(self.progress),
+            "loss": all_gather(self._loss.cpu()),
+            "random": all_gather(_random_state(self.device)),
             "config": asdict(self.config),
             "data": self.fingerprint,
         }
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
-        """Go on from `state`, read from `path`, also with another number of ranks than it was written by.
+        """Continue from `state`, read from `path`; the number of ranks may differ from that of the run that wrote it.
 
-        Raises InputError or CheckpointError if it is of other data, of another network, or no `last.pt`.
+        Raises InputError or CheckpointError if it belongs to other data or another network, or is no last.pt.
         """
-        missing = {*self.parts, *PROGRESS, "average", "loss", "random", "history", "data"} - set(state)
+        missing = {*self._stateful, *vars(self.progress), "average", "loss", "random", "data"} - set(state)
         if missing:
             raise InputError(f"{path} lacks {', '.join(sorted(missing))}: it is no last.pt; choose another --out")
         changed = changes(state["data"], self.fingerprint)
         if changed:
             raise InputError(
                 f"{path} was trained on other samples ({' | '.join(changed)}): the release has changed; train into"
-                " another --out, if need be with --init-from"
+                " another --out, and add --init-from to start from its weights"
             )
         checkpoint.load_into(self.model, state["model"], path)
         try:
             if self.average:
                 checkpoint.load_into(self.average.module, state["average"], path)
-            for name, part in self.parts.items():
+            for name, part in self._stateful.items():
                 part.load_state_dict(state[name])
-            for name in PROGRESS:
-                setattr(self, name, type(getattr(self, name))(state[name]))
-            self.history = [dict(record) for record in state["history"]]
-            losses, randoms = state["loss"], state["random"]
-            self.loss.copy_(torch.stack(losses).mean())
-            if len(randoms) == self.place.world_size:  # others could not go on in each rank's own sequence
-                self.loss.copy_(losses[self.place.rank])
-                _set_random_state(randoms[self.place.rank], self.device)
+            self.progress = Progress.from_state(state)
+            losses, random_states = state["loss"], state["random"]
+            self._loss.copy_(torch.stack(losses).mean())
+            if len(random_states) == self.place.world_size:  # else no rank has a sequence of its own to continue
+                self._loss.copy_(losses[self.place.rank])
+                _set_random_state(random_states[self.place.rank], self.device)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError) as error:
             detail = str(error).strip().splitlines()[0][:120]
             raise InputError(f"{path} does not fit this run: {detail}; choose another --out") from None
 
 
-class Clock:
-    """Adds to a training's `seconds`, and to its `waited` what its steps waited for their batches."""
-
-    def __init__(self, training: Training) -> None:
-        self._training = training
-        self._last = time.perf_counter()
-
-    def read(self) -> None:
-        """Add the seconds since it was last read."""
-        now = time.perf_counter()
-        self._training.seconds += now - self._last
-        self._last = now
-
-    def waiting_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches."""
-        while True:
-            began = time.perf_counter()
-            batch = next(batches, None)
-            self._training.waited += time.perf_counter() - began
-            if batch is None:
-                return
-            yield batch
-
-
 def _same_on_all_ranks(mine: dict[str, Any]) -> dict[str, Any]:
-    for rank, theirs in enumerate(gather(mine)):
+    for rank, theirs in enumerate(all_gather(mine)):
         changed = changes(mine, theirs)
         if changed:
             raise InputError(f"rank {rank} sees another --release ({' | '.join(changed)}); copy the same to each node")

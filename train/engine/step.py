@@ -1,7 +1,7 @@
-"""The step: a uint8 batch in, a loss out.  Layout, normalisation and autocast happen in here, so that a compiler
-sees them together with the network.
+"""The training step: a uint8 batch in, a loss out.
 
-No line of this file waits for the device: the loss stays there as a tensor.
+Layout, normalisation and autocast are part of it, so that they are compiled together with the network.  Nothing in this
+file synchronises with the device: the loss stays there as a tensor.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class Forward:
-    """`model` on batches of at most `batch_size` samples: their loss, or their predictions.
+    """Loss and predictions of `model` for batches of at most `batch_size` samples.
 
-    `model` is what is saved and loaded; `network` is what a training step calls, where that is another module around
-    it (DDP).  `precision`: "bf16", "fp16" or "fp32" for the backbone; `compilation`: "off", "whole" (forward and loss
-    as one graph) or "regional" (each block of the backbone, in place); neither changes the names of the parameters;
-    `mode`: torch.compile's, of which "max-autotune" replays CUDA graphs.
-    `beta`: the loss's, see `gaussian_nll`.
+    `model` is saved and loaded.  `network`, if given, is a wrapper of it (DDP) that a training step calls.
+    `precision`: "bf16", "fp16" or "fp32", for the backbone.  `compilation`: "off", "whole" (forward and loss as one
+    graph) or "regional" (each block of the backbone, in place); parameter names stay the same.  `mode`: of
+    torch.compile; "max-autotune" replays CUDA graphs.  `beta`: see `gaussian_nll`.
     """
 
     def __init__(
@@ -65,27 +64,27 @@ class Forward:
             compile_blocks(model.get_submodule("backbone"), mode)
 
     def loss(self, batch: Batch, variance_weight: Tensor) -> Tensor:
-        """Mean loss of a batch, 0-dim.  `variance_weight`: 0-dim float, 0 while the mean warms up, then 1."""
+        """Mean loss of a batch, 0-dim.  `variance_weight`: 0-dim float, 0 during the variance warm-up, then 1."""
         self._begin()
         return self._loss(batch.rgb, batch.polyline, batch.padding, batch.length, batch.height, variance_weight)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """`mu`, `log_var` of the encoded target, both (B,) float32 on the device."""
+        """`mu`, `log_var` of the normalised target, both (B,) float32 on the device."""
         inputs = [batch.rgb, batch.polyline, batch.padding, batch.length]
         missing = self.batch_size - len(batch)
-        if self.compilation != "off" and missing:  # a batch of another size would be another graph
+        if self.compilation != "off" and missing:  # another batch size would compile another graph
             inputs = [torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for x in inputs]
         self._begin()
         mu, log_var = self._predict(self.model, *inputs)
-        return mu[: len(batch)].clone(), log_var[: len(batch)].clone()  # the next replay writes into their memory
+        return mu[: len(batch)].clone(), log_var[: len(batch)].clone()  # the next replay overwrites their memory
 
     def _begin(self) -> None:
         if self._replays:
             torch.compiler.cudagraph_mark_step_begin()
 
     def image(self, rgb: Tensor, polyline: Tensor, padding: Tensor) -> Tensor:
-        """As `five_channels`, normalised: (V·B, 5, S, S) float32, channels_last."""
+        """The normalised input of the network, (V·B, 5, S, S) float32, channels_last; shapes as in `five_channels`."""
         return torch.addcmul(self._shift, five_channels(rgb, polyline, padding).float(), self._scale)
 
     def _forward(
@@ -103,7 +102,7 @@ class Forward:
 
 
 def five_channels(rgb: Tensor, polyline: Tensor, padding: Tensor) -> Tensor:
-    """(B, S, S, 3·V), (B, S, S, V), (B, S, S, V) uint8 → (V·B, 5, S, S), channels_last, all first views first."""
+    """(B, S, S, 3·V), (B, S, S, V), (B, S, S, V) uint8 → (V·B, 5, S, S), channels_last; view 1 of all samples first."""
     views = zip(rgb.split(3, dim=-1), polyline.split(1, dim=-1), padding.split(1, dim=-1), strict=True)
     frames = [torch.cat(view, dim=-1) for view in views]
     pixels = frames[0] if len(frames) == 1 else torch.cat(frames)
@@ -111,9 +110,9 @@ def five_channels(rgb: Tensor, polyline: Tensor, padding: Tensor) -> Tensor:
 
 
 class Step:
-    """Forward, backward, clipping, AdamW; with fp16 a loss scaler around them.
+    """Forward, backward, gradient clipping and optimizer step, with a loss scaler for fp16.
 
-    `accumulate`: equal parts in which forward and backward are done, for batches that do not fit the memory at once.
+    `accumulate`: number of equal parts for forward and backward, for batches that do not fit into memory.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class Step:
         self.scaler = torch.amp.GradScaler(forward.device.type, enabled=forward.dtype == torch.float16)
 
     def __call__(self, batch: Batch, variance_weight: Tensor) -> Tensor:
-        """Update the parameters; returns the batch's mean loss, 0-dim on the device, without its graph."""
+        """Update the parameters; returns the mean loss of the batch, 0-dim on the device, detached."""
         *firsts, last = batch.split(self.accumulate)
         with self._without_reduction():
             losses = [self._backward(part, variance_weight) for part in firsts]
@@ -135,7 +134,7 @@ class Step:
         return torch.stack(losses).sum()
 
     def update(self) -> None:
-        """What follows the backward: clip the gradient, step, and forget it."""
+        """Clip the gradients, update the parameters, and drop the gradients."""
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.forward.model.parameters(), self.clip_norm)
         self.scaler.step(self.optimizer)
@@ -143,12 +142,13 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, part: Batch, variance_weight: Tensor) -> Tensor:
-        """Add the gradients of one part, and return its share of the batch's mean loss."""
-        loss = self.forward.loss(part, variance_weight) / self.accumulate  # a copy: a CUDA graph's next replay writes
-        self.scaler.scale(loss).backward()  # into the memory of what it returned
+        """Add the gradients of one part; returns its share of the mean loss of the batch."""
+        # The division makes a copy: the next replay of a CUDA graph overwrites what this one returned.
+        loss = self.forward.loss(part, variance_weight) / self.accumulate
+        self.scaler.scale(loss).backward()
         return loss.detach()
 
     def _without_reduction(self) -> AbstractContextManager[None]:
-        """Ranks add up their gradients once a step, with the last part."""
+        """Ranks reduce their gradients once per step, during the backward of the last part."""
         network = self.forward.network
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()

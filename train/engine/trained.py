@@ -1,8 +1,8 @@
-"""A trained network with all that is needed to use it, and what it predicts."""
+"""A trained network with its metadata: read from a checkpoint, used to predict tables, calibrated and pooled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +19,9 @@ from model.calibration import Calibration
 
 from ..machine.choices import choose_precision
 from ..recipe.config import Config, Data, Model
-from ..recipe.data import Tables
+from ..recipe.data import Datasets
 from ..run.folder import checkpoint_of
-from ..run.ranks import gather
+from ..run.ranks import all_gather
 from ..scores.calibrate import calibrate, cross_calibrate, development_of
 from ..scores.metrics import Baselines
 from ..scores.predictions import Predictions
@@ -30,91 +30,134 @@ from .step import Forward
 SELECTED = "The best epoch was selected on these samples, so their figures are optimistic."
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A network with all that is needed to use it and to speak of it honestly.
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """What a checkpoint stores about its network under the key "about".
 
-    `size` and `view`: what it is shown of a tile; `scenes`: those it was trained on, None where the checkpoint does not
-    say; `held_out`: those of its release that were kept from it; `baselines`: fitted on its training samples;
-    `division`: how its samples were divided; `select_on`: which of the evaluated samples the best epoch was chosen on;
-    `calibration`: fitted on the scenes held out, None where there were too few.
+    The defaults are those of the reference: its checkpoints store no metadata.  Raises ValueError for an unknown
+    `select_on`.
     """
 
-    model: HeightRegressor
     target: Target
-    statistics: Statistics
-    size: int
-    scenes: frozenset[str] | None = None
-    held_out: frozenset[str] = frozenset()
-    baselines: Baselines | None = None
-    division: Division = field(default_factory=Division)
-    calibration: Calibration | None = None
-    select_on: str = VALIDATION
+    backbone: str = Config.backbone
+    """timm's name."""
+    size: int = Data.size
+    """Side of the letterboxed frame, in pixels."""
     view: View = WHOLE_TILE
+    """Which part of the tile the network sees."""
+    scenes: frozenset[str] | None = None
+    """Scenes of the training samples; None if the checkpoint does not store them."""
+    held_out: frozenset[str] = frozenset()
+    """Scenes of the same release that were held out of training."""
+    baselines: Baselines | None = None
+    """Fitted on the training samples."""
+    division: Division = field(default_factory=Division)
+    """How the release was divided into training and validation."""
+    select_on: str = VALIDATION
+    """The samples that selected the best epoch: "validation" or "development"."""
 
     def __post_init__(self) -> None:
         if self.select_on not in (VALIDATION, DEVELOPMENT):
             raise ValueError(f"its best epoch was selected on {self.select_on!r}")
 
+    @classmethod
+    def of_run(cls, config: Config, datasets: Datasets, target: Target, baselines: Baselines) -> Metadata:
+        """The metadata of a network that is trained by `config` on `datasets`."""
+        held_out = datasets.evaluated.get(DEVELOPMENT)
+        return cls(
+            target=target,
+            backbone=config.backbone,
+            size=config.data.size,
+            view=config.data.shown(),
+            scenes=_scenes(datasets.training),
+            held_out=frozenset() if held_out is None else _scenes(held_out),
+            baselines=baselines,
+            division=config.division(),
+            select_on=datasets.select_on,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, which `torch.load` reads with `weights_only`."""
+        return {
+            "backbone": self.backbone,
+            "size": self.size,
+            "view": self.view.kind,
+            "crop": self.view.crop,
+            "target": self.target.kind,
+            "target_moments": [self.target.mean, self.target.std],
+            "held_out": sorted(self.held_out),
+            "division": asdict(self.division),
+            "select_on": self.select_on,
+            **({} if self.scenes is None else {"scenes": sorted(self.scenes)}),
+            **({} if self.baselines is None else {"baselines": self.baselines.to_dict()}),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], statistics: Statistics, weights: Mapping[str, object]) -> Metadata:
+        """Inverse of `to_dict`.
+
+        If `values` have no target moments, those of the heights in `statistics` are used; if they have no backbone, it
+        is found by the shapes of `weights`.  Raises ValueError, TypeError, KeyError or AttributeError for bad values.
+        """
+        moments = values.get("target_moments", (statistics.height_mean, statistics.height_std))
+        data = Data(  # which checks the ranges
+            size=int(values.get("size", Data.size)),
+            view=values.get("view", Data.view),
+            crop=int(values.get("crop", Data.crop)),
+        )
+        return cls(
+            target=Target(values.get("target", Model.target), *map(float, moments)),
+            backbone=str(values["backbone"]) if "backbone" in values else backbone_of(weights),
+            size=data.size,
+            view=data.shown(),
+            scenes=frozenset(map(str, values["scenes"])) if "scenes" in values else None,
+            held_out=frozenset(map(str, values.get("held_out", ()))),
+            baselines=Baselines.from_dict(values["baselines"]) if "baselines" in values else None,
+            division=Division(**values.get("division", {})),
+            select_on=str(values.get("select_on", VALIDATION)),
+        )
+
+
+@dataclass(frozen=True)
+class Trained(Metadata):
+    """A trained network and all that is needed to use it."""
+
+    model: HeightRegressor
+    statistics: Statistics
+    """Means and deviations of the training samples' lengths and heights."""
+    calibration: Calibration | None = None
+    """Fitted on the held-out scenes; None if there were too few."""
+
 
 def load_trained(path: Path) -> Trained:
-    """Read a checkpoint of this project, a run folder's best one, or one of the reference's without `about`: 224², the
-    backbone by its shapes, selected on the validation split.
+    """Read a checkpoint of this project or of the reference; `path` may be a run folder, for its best one.
 
-    Raises CheckpointError if it does not fit.
+    Raises CheckpointError if the file is no such checkpoint, or its backbone is unknown.
     """
     path = checkpoint_of(path)
     contents = checkpoint.load(path)
-    about = contents.get("about", {})
     try:
-        model = HeightRegressor(str(about["backbone"] if "backbone" in about else backbone_of(contents["model"])))
         statistics = Statistics(*contents["stats"])
-        moments = about.get("target_moments", (statistics.height_mean, statistics.height_std))
-        shown = replace(
-            Data(),
-            size=int(about.get("size", Data.size)),
-            view=about.get("view", Data.view),
-            crop=int(about.get("crop", Data.crop)),
-        )
-        trained = Trained(
-            model,
-            Target(about.get("target", Model.target), *map(float, moments)),
-            statistics,
-            shown.size,
-            frozenset(map(str, about["scenes"])) if "scenes" in about else None,
-            frozenset(map(str, about.get("held_out", ()))),
-            Baselines.from_dict(about["baselines"]) if "baselines" in about else None,
-            Division(**about.get("division", {})),
-            Calibration.from_dict(contents["calib"]) if "calib" in contents else None,
-            str(about.get("select_on", VALIDATION)),
-            shown.shown(),
-        )
+        metadata = Metadata.from_dict(contents.get("about", {}), statistics, contents["model"])
+        model = HeightRegressor(metadata.backbone)
+        calibration = Calibration.from_dict(contents["calib"]) if "calib" in contents else None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} describes no network of this project: {error}") from None
     checkpoint.load_into(model, contents["model"], path)
-    return trained
+    return Trained(model, statistics, calibration, **vars(metadata))
 
 
-def about(config: Config, tables: Tables, target: Target, baselines: Baselines) -> dict[str, Any]:
-    """What a checkpoint says of itself beside the reference's two keys, in plain values: `load`'s counterpart."""
-    held_out = tables.evaluated.get(DEVELOPMENT)
-    return {
-        "backbone": config.backbone,
-        "size": config.data.size,
-        "view": config.data.view,
-        "crop": config.data.crop,
-        "target": target.kind,
-        "target_moments": [target.mean, target.std],
-        "scenes": np.unique(tables.training.scene).tolist(),
-        "held_out": [] if held_out is None else np.unique(held_out.scene).tolist(),
-        "baselines": baselines.to_dict(),
-        "division": asdict(config.division()),
-        "select_on": tables.select_on,
-    }
+def completed(trained: Trained, training: SampleTable) -> Trained:
+    """`trained` with what its checkpoint does not store, as if it was trained on all of `training`."""
+    return replace(
+        trained,
+        scenes=_scenes(training) if trained.scenes is None else trained.scenes,
+        baselines=trained.baselines or Baselines.fit(training.length, training.height),
+    )
 
 
 def forward_of(trained: Trained, device: torch.device, batch_size: int, precision: str = "auto") -> Forward:
-    """The network of `trained` on `device`, ready to predict; "auto" is what the hardware multiplies natively."""
+    """The network on `device`, ready to predict; precision "auto" is the lower one that the hardware supports."""
     network = trained.model.to(device).to(memory_format=torch.channels_last)
     return Forward(network, device, batch_size, choose_precision(precision, device).value)
 
@@ -123,34 +166,35 @@ def predict(
     forward: Forward,
     loader: Loader,
     target: Target,
-    shown: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+    watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of height in metres, both (N,) float64, for all rows of the loader's table.
+    """Predict all rows of the loader's table → mean and σ of the heights in metres, both (N,) float64.
 
-    `shown` passes the batches on and may show how far they are.  Ranks predict a share each, and all get the whole.
+    `watch` wraps the iteration over batches, for example to show progress.  Each rank predicts its shard; every rank
+    gets the predictions of all.
     """
     forward.model.eval()
     samples, mus, log_vars = [], [], []
-    for batch in shown(loader):
+    for batch in watch(loader):
         mu, log_var = forward.predict(batch)
         samples.append(batch.sample)
         mus.append(mu)
         log_vars.append(log_var)
-    ranks = gather([[part.cpu() for part in parts] for parts in (samples, mus, log_vars)])  # waits for the device, once
-    sample, mu, log_var = (torch.cat([part for rank in ranks for part in rank[i]]) for i in range(3))
+    shards = all_gather([[part.cpu() for part in parts] for parts in (samples, mus, log_vars)])  # the only device sync
+    sample, mu, log_var = (torch.cat([part for shard in shards for part in shard[i]]) for i in range(3))
     order = sample.argsort()
-    said = [values.double()[order].numpy() for values in (mu, log_var)]
-    return target.decode(said[0], said[1], loader.table.length_in_sides)
+    return target.decode(mu.double()[order].numpy(), log_var.double()[order].numpy(), loader.table.length_in_sides)
 
 
-def evaluate(trained: Trained, tables: Tables, forward: Forward, threads: int = 0) -> list[Predictions]:
-    """Predict the tables that are not trained on; which samples they are is said in words.
+def evaluate(trained: Trained, datasets: Datasets, forward: Forward, threads: int = 0) -> list[Predictions]:
+    """Predict the evaluation tables, neither calibrated nor pooled.
 
-    Of another release, none of whose scenes the network was trained on, no samples chose its best epoch.
+    `threads`: DALI's, 0 for its default.  Predictions on the samples that selected the best epoch are marked, except on
+    another release, which shares no scene with the network's training samples.
     """
     scenes, results = trained.scenes, []
-    chosen_here = scenes is None or not scenes.isdisjoint(tables.training.scene.tolist())
-    for name, table in tables.evaluated.items():
+    same_release = scenes is None or not scenes.isdisjoint(datasets.training.scene.tolist())
+    for name, table in datasets.evaluated.items():
         loader = Loader(
             table,
             forward.batch_size,
@@ -163,17 +207,19 @@ def evaluate(trained: Trained, tables: Tables, forward: Forward, threads: int = 
         mu, sigma = predict(forward, loader, trained.target)
         loader.close()
         seen = np.isin(table.scene, list(scenes)) if scenes is not None else np.zeros(len(table), bool)
-        selection = chosen_here and name == tables.select_on
-        said = f"{tables.about[name]} {SELECTED}" if selection else tables.about[name]
-        results.append(Predictions(name, said, table, mu, sigma, seen, selection))
+        selection = same_release and name == datasets.select_on
+        description = f"{datasets.descriptions[name]} {SELECTED}" if selection else datasets.descriptions[name]
+        results.append(Predictions(name, description, table, mu, sigma, seen, selection))
     return results
 
 
-def refine(trained: Trained, predictions: list[Predictions], pooling: Literal["none", "scene"]) -> list[Predictions]:
-    """`predictions` with what the calibration and the pooling by scene make of them.
+def calibrate_and_pool(
+    trained: Trained, predictions: list[Predictions], pooling: Literal["none", "scene"]
+) -> list[Predictions]:
+    """Add the calibrated heights and, with pooling "scene", the heights pooled by scene.
 
-    The development scenes, which the calibration was fitted on, are each calibrated by the others, if there are enough
-    of them.  Without a calibration σ is pooled as if all errors were common to a scene: it becomes no surer.
+    The calibration was fitted on the development scenes.  If there are enough, each of them is calibrated by the
+    others.  Without a calibration, pooling treats all errors of a scene as one error, so that σ does not shrink.
     """
     by_scene = pooling == "scene"
     if trained.calibration is None:
@@ -187,10 +233,5 @@ def refine(trained: Trained, predictions: list[Predictions], pooling: Literal["n
     ]
 
 
-def completed(trained: Trained, training: SampleTable) -> Trained:
-    """`trained` with what its checkpoint left unsaid: it is taken to have seen all of `training`."""
-    return replace(
-        trained,
-        scenes=frozenset(np.unique(training.scene).tolist()) if trained.scenes is None else trained.scenes,
-        baselines=trained.baselines or Baselines.fit(training.length, training.height),
-    )
+def _scenes(table: SampleTable) -> frozenset[str]:
+    return frozenset(np.unique(table.scene).tolist())

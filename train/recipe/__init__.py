@@ -1,5 +1,5 @@
-"""What a run is: its configuration, its preset and the data that they select.
+"""The recipe of a run: its configuration, the presets, and the datasets that they select.
 
-In: flags and a release.  Out: a `Config`, and the tables to train and evaluate on.
+In: flags and a release.  Out: a `Config`, and the `Datasets` to train and evaluate on.
 It must not know about the training itself.
 """

@@ -1,7 +1,8 @@
-"""What a run is: one frozen `Config`; `presets.py` has functions that return one.
+"""The configuration of a run: one frozen `Config`.  presets.py has functions that return one.
 
-On the command line the fields of `Config` are plain flags (`--epochs 20`), those of its parts carry the part's
-name (`--optimizer.learning-rate 3e-4`).  The defaults are the published reference's recipe.
+On the command line, fields of `Config` are plain flags (`--epochs 20`), and fields of its parts are prefixed with the
+part's name (`--optimizer.learning-rate 3e-4`).  The docstrings of fields are the texts of `--help`.  The defaults are
+the recipe of the published reference.
 """
 
 from __future__ import annotations
@@ -17,68 +18,71 @@ from dali_pipes.batches.augment import Augmentation
 from dali_pipes.batches.view import View, ViewKind
 from dali_pipes.errors import InputError
 from dali_pipes.samples.splits import Division
-from model.target import Kind
+from model.target import TargetKind
 
 AsPlainFlag = tyro.conf.arg(prefix_name=False)
-"""Marks a part's field whose flag is known without the part's name: `--split`, not `--data.split`."""
+"""Marks a field of a part whose flag has no prefix: `--split`, not `--data.split`."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the network is shown."""
+    """The samples, and how the network sees them."""
 
     size: int = 224
-    """Side of the letterboxed frame, in pixels."""
+    """Side of the letterboxed input image, in pixels."""
 
     view: ViewKind = "tile"
-    """tile: the network is shown the whole tile; crop: a window around the polyline; both: both, at the cost of two
-    pictures a sample; what the network saw in them is averaged."""
+    """tile: the network sees the whole tile. crop: a window around the polyline.
+    both: both images, with their features averaged, at twice the cost."""
 
     crop: int = 256
-    """Side of that window in pixels of the tile; a longer polyline gets 1.25 times its own extent."""
+    """Side of the window of --data.view crop and both, in pixels of the tile.
+    It grows to 1.25 times the polyline's extent if that is larger."""
 
     holdout: float = 0.0
-    """Share of the training samples that is held out by whole scenes: the development part."""
+    """Share of the training samples, 0 to 1, to hold out as development samples, by whole scenes.
+    They fit the calibration."""
 
     select_on: Annotated[Literal["development", "validation"], AsPlainFlag] = "validation"
-    """development: the best epoch is chosen on the held-out scenes, and the validation split is looked at once, at the
-    end; validation: the reference's habit, whose validation figures are therefore optimistic."""
+    """Samples that select the best epoch.
+    development: the held-out scenes, so validation is evaluated only once, at the end.
+    validation: as the reference does, which makes the validation scores optimistic."""
 
     split: Annotated[Literal["official", "scene"], AsPlainFlag] = "official"
-    """official: validate on the release's own validation split, whose scenes training sees, too; scene: pool the
-    release and validate on one of `folds` folds of whole scenes."""
+    """Validation samples. official: the release's own split, which shares scenes with training.
+    scene: one of --data.folds folds of whole scenes, drawn from the entire release."""
 
     folds: int = 5
-    """Folds of --split scene, of about equal size, drawn by --seed."""
+    """Number of folds of --split scene, of about equal size, drawn with --seed."""
 
     fold: int = 0
-    """The fold that validates, counted from 0."""
+    """Validation fold of --split scene, from 0."""
 
     max_bad: Annotated[float, AsPlainFlag] = 0.01
-    """Largest share of tiles that may be unusable, in whole or in part; above it training stops and says why."""
+    """Largest share of tiles that are unusable, wholly or in part, 0 to 1. With more, training does not start."""
 
     threads: int = 0
-    """DALI's threads; 0 for as many as this process may use cores, and half of that where the step computes on them."""
+    """Threads of DALI. 0: one per core available to this process, or half of that when training on the CPU."""
 
     cache: Annotated[Literal["auto", "none", "host", "device", "disk"], AsPlainFlag] = "auto"
-    """Where letterboxed tiles are kept: after the first epoch in memory, before it on disk, in --index-cache, for later
-    runs and for all ranks of a node; auto: the first of device, host and disk where they take at most half of what is
-    free."""
+    """Where to cache letterboxed tiles. host, device: in memory, filled during the first epoch.
+    disk: in --index-cache, written before training and shared by later runs and by all ranks of a node.
+    auto: the first of device, host and disk that needs at most half of the free space."""
 
     hflip: float = 0.0
-    """Probability that a training picture is mirrored left and right, with its masks."""
+    """Chance of a left-right flip of a training image, 0 to 1."""
 
     vflip: float = 0.0
-    """Likewise up and down."""
+    """Chance of an up-down flip, 0 to 1."""
 
     rot90: float = 0.0
-    """Likewise of a quarter turn; .5 of each of the three makes the eight positions equally likely."""
+    """Chance of a 90° rotation, 0 to 1. With 0.5 for both flips and this, all eight orientations are equally likely."""
 
     brightness: float = 0.0
-    """A factor between 1 - this and 1 + this is drawn for each training picture."""
+    """Range of the brightness factor of a training image: it is drawn between 1 - this and 1 + this."""
 
     contrast: float = 0.0
-    """Likewise, about the grey level 128."""
+    """Range of the contrast factor around the grey level 128: it is drawn between 1 - this and 1 + this."""
 
     def __post_init__(self) -> None:
         _check(
@@ -91,126 +95,132 @@ class Data:
         )
         if self.select_on == "development" and not self.holdout:
             raise InputError(
-                "--select-on development needs scenes that are held out of training, found none: add --data.holdout"
-                " 0.1, or choose --select-on validation"
+                "--select-on development needs scenes that are held out of training, found none; add --data.holdout"
+                " 0.1, or use --select-on validation"
             )
 
     def shown(self) -> View:
-        """Which parts of its tile a sample shows."""
+        """The part of its tile that a sample shows."""
         return View(self.view, self.crop)
 
     def augmentation(self) -> Augmentation:
-        """How training pictures are changed."""
+        """The augmentation of training images."""
         return Augmentation(self.hflip, self.vflip, self.rot90, self.brightness, self.contrast)
 
 
 @dataclass(frozen=True)
 class Model:
-    """What the network regresses, and how it starts."""
+    """What the network predicts, and how it is initialised."""
 
-    target: Kind = "height"
-    """height: the z-normalised height, as the reference does; log_scale: the logarithm of height ÷ polyline length,
-    which is one constant in a scene, multiplied by the length afterwards."""
+    target: TargetKind = "height"
+    """What the network predicts. height: the z-normalised height, as the reference does.
+    log_scale: the logarithm of height / polyline length, which is constant within a scene."""
 
     drop_path: float = 0.1
-    """Stochastic depth of the backbone."""
+    """Stochastic depth rate of the backbone, 0 to 1."""
 
     layer_scale: float | None = None
-    """Initial layer scale of the backbone's blocks; None for timm's 1e-6, which random weights outgrow slowly."""
+    """Initial layer scale of the backbone's blocks. None: timm's 1e-6, with which random weights learn slowly."""
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How the network learns: AdamW, gradient clipping, and a schedule of the learning rate."""
+    """AdamW, gradient clipping, the learning rate schedule and the loss."""
 
     learning_rate: float = 1e-4
-    """AdamW's learning rate, the largest one of a cosine schedule."""
+    """Learning rate of AdamW; with the cosine schedule, its peak."""
 
     weight_decay: float = 1e-4
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
 
     clip_norm: float = 5.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; larger gradients are scaled down to it."""
 
     variance_warmup: int = 4
-    """Epochs in which the mean alone is trained: no gradient reaches log_var."""
+    """First epochs that train only the mean: no gradient reaches the variance."""
 
     schedule: Literal["plateau", "cosine"] = "plateau"
-    """plateau: multiply by `plateau_factor` when validation RMSE has not fallen for `plateau_patience` epochs, as the
-    reference does; cosine: rise linearly for `warmup` of the steps, then fall to zero as half a cosine."""
+    """Learning rate schedule. plateau: lower it when the RMSE of --select-on stops falling, as the reference does.
+    cosine: a linear warm-up, then half a cosine down to zero."""
 
     plateau_factor: float = 0.5
-    """See `schedule`."""
+    """Factor by which the plateau schedule lowers the learning rate."""
 
     plateau_patience: int = 3
-    """See `schedule`."""
+    """Epochs without a lower RMSE that the plateau schedule tolerates before it lowers the learning rate."""
 
     warmup: float = 0.1
-    """See `schedule`; a share of all steps."""
+    """Share of all steps that is the warm-up of the cosine schedule, 0 to 1."""
 
     beta: float = 0.0
-    """β of the β-NLL: 0 is the Gaussian likelihood; 0.5 gives samples of large variance more weight in the mean."""
+    """Beta of the beta-NLL loss, 0 to 1. 0: the Gaussian likelihood.
+    0.5: samples with a large predicted variance get more weight in the loss."""
 
     ema: float = 0.0
-    """Decay a step of the moving average of the weights, such as 0.999, which is then what is evaluated and saved as
-    best.pt; it rises to this value from 0.  0 keeps none."""
+    """Decay per step of an exponential moving average of the weights, such as 0.999, which is reached gradually.
+    The average is evaluated and saved as best.pt. 0: no average."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """How the hardware is used; changes speed, not the method."""
+    """How to use the hardware: speed and logging, not the method."""
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Precision of the backbone under autocast; auto takes bf16 where the hardware multiplies it, else fp16 on GPUs."""
+    """Precision of the backbone under autocast.
+    auto: bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
 
     compile: Annotated[Literal["auto", "on", "off"], AsPlainFlag] = "auto"
-    """Whether torch.compile compiles the step; auto does so on GPUs."""
+    """Whether to compile the step with torch.compile. auto: on GPUs only."""
 
     compile_mode: Literal["default", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
-    """max-autotune tries several kernels for each operator, which takes minutes, and on one GPU replays the step as a
-    CUDA graph."""
+    """Mode of torch.compile.
+    max-autotune: try several kernels for each operator, which takes minutes, and on a single GPU use CUDA graphs."""
 
     reduce: Literal["fp32", "bf16"] = "fp32"
-    """In which precision ranks sum their gradients; bf16 halves what travels, for networks slower than the step."""
+    """Precision in which ranks sum their gradients.
+    bf16 halves the traffic; use it if the network between nodes is the bottleneck."""
 
     accumulate: Annotated[int, AsPlainFlag] = 1
-    """Parts in which a rank does its share of a step, where the whole does not fit its memory; the step is the same."""
+    """Number of parts into which each rank splits its share of a batch, to save memory.
+    The result of a step is the same."""
 
     checkpoint_every: Annotated[str, AsPlainFlag] = "10m"
-    """How often last.pt is also saved within an epoch: 500 for steps, 10m for minutes, 0 for epochs' ends alone."""
+    """How often to save last.pt within an epoch: 500 for every 500 steps, 10m for every 10 minutes, 0 for never.
+    It is always saved after each epoch."""
 
     keep: Annotated[int, AsPlainFlag] = 1
-    """How many epochs' ends are kept as epoch-0001.pt and so on, to go back to by copying one to last.pt."""
+    """Number of last epochs to keep as epoch-0001.pt and so on. Copy one to last.pt to go back to it."""
 
     log_every: int = 20
-    """Steps between two looks at the loss; only there does the device wait for the host."""
+    """Steps between two log lines. Only there does the host wait for the device."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run; the defaults are the reference's."""
+    """The configuration of a run."""
 
     epochs: int = 40
     """Passes over the training samples."""
 
     batch_size: int = 16
-    """Samples a step, over all ranks: the recipe, and so the learning rate, is the same on any number of them."""
+    """Samples per step over all ranks, so the recipe does not depend on their number."""
 
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
 
     seed: int = 0
-    """Seed of the weights, of the samples' order, of the folds and of the held-out scenes."""
+    """Seed of the weights, the order of samples, the folds and the held-out scenes."""
 
     backbone: str = "convnext_base"
-    """Any ConvNeXt of timm, convnext_atto to convnext_large."""
+    """Any ConvNeXt of timm, such as convnext_atto or convnext_large."""
 
     weights: str = "imagenet"
-    """imagenet: timm downloads them; none: random; else a local file of timm's weights for the backbone."""
+    """Initial weights of the backbone. imagenet: timm downloads them. none: random.
+    Else a local file with timm's weights of the backbone."""
 
     init_from: str | None = None
-    """A run folder or a checkpoint, whose network's weights, and nothing else of it, are where training begins; at the
-    end the command says whether to promote the new network (exit status 0) or to keep that one (3)."""
+    """Run folder or checkpoint to start from; only its weights are used.
+    At the end the command compares both networks: exit status 0 to promote the new one, 3 to keep the old one."""
 
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
@@ -243,18 +253,18 @@ class Config:
         if self.runtime.compile_mode == "max-autotune" and self.runtime.accumulate > 1:
             raise InputError(
                 "--runtime.compile-mode max-autotune replays CUDA graphs, and a replay may overwrite the gradients that"
-                f" --accumulate {self.runtime.accumulate} adds up: choose max-autotune-no-cudagraphs"
+                f" --accumulate {self.runtime.accumulate} adds up; use max-autotune-no-cudagraphs"
             )
-        self.division()  # raises where there is no such fold
+        self.division()  # raises InputError for a fold that does not exist
 
     def division(self) -> Division:
-        """How the release's samples are divided into training and validation."""
+        """How to divide the release into training and validation samples."""
         return Division(self.data.split, self.data.folds, self.data.fold, self.seed)
 
 
 def _check(*bounds: tuple[str, float, float, float]) -> None:
     for name, value, low, high in bounds:
-        if not low <= value <= high:  # false for NaN, too
+        if not low <= value <= high:  # also refuses NaN
             raise InputError(f"{name} must lie between {low:g} and {high:g}, found {value}")
 
 
@@ -263,11 +273,11 @@ MAY_CHANGE = (
     *("runtime.compile", "runtime.compile_mode", "runtime.log_every"),
     *("runtime.accumulate", "runtime.checkpoint_every", "runtime.keep"),
 )
-"""What a resumed run may do otherwise than before: it changes how fast, not what is learnt."""
+"""Settings that a resumed run may change: they affect the speed, not the result."""
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ("optimizer.learning_rate", 0.0001) and so on, from nested values in their order."""
+    """Yield the nested values with dotted names, such as ("optimizer.learning_rate", 0.0001)."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")
@@ -276,10 +286,11 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def differences(config: Config, before: Mapping[str, Any]) -> list[str]:
-    """What makes `config` another run than the one whose `asdict` was `before`, as ["seed 1, was 0"].
+    """The differences that make `config` another run than `before`, as ["seed 1, was 0"].
 
-    More epochs only prolong a run on a plateau; a cosine has another learning rate at every step of a longer run.  What
-    `before` does not say is newer than that run, and had what is now the default.
+    `before` is the `asdict` of a configuration.  With the plateau schedule a run may get more epochs; with the cosine
+    schedule they would change the learning rate of every step.  A setting that is missing in `before` was added later,
+    and its value then was today's default.
     """
     may_change = (*MAY_CHANGE, "epochs") if config.optimizer.schedule == "plateau" else MAY_CHANGE
     old = {**flattened(Config()), **dict(flatten(before))}
@@ -291,5 +302,5 @@ def differences(config: Config, before: Mapping[str, Any]) -> list[str]:
 
 
 def flattened(config: Config) -> dict[str, Any]:
-    """The settings by their dotted names."""
+    """All settings by their dotted names."""
     return dict(flatten(asdict(config)))

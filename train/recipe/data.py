@@ -1,6 +1,6 @@
-"""From a release to the tables of a run: what is trained on, what is evaluated, and in words which samples those are.
+"""From a release to the datasets of a run: the training samples and the samples to evaluate on.
 
-Training and evaluation ask here, so that a network is evaluated on what its training calls validation.
+Training and evaluation both use this module, so that they agree on which samples are validation.
 """
 
 from __future__ import annotations
@@ -19,29 +19,45 @@ from dali_pipes.release.paths import SPLITS, ReleasePaths
 from dali_pipes.samples.index import open_index, refuse_above
 from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division, refuse_shared_tiles
 
-HELD_OUT = "Tiles of the training side whose scenes were held out of training as a whole."
+HELD_OUT = "Tiles of the training split, from scenes that were held out of training."
 
 
 @dataclass(frozen=True)
-class Tables:
-    """`training`; `evaluated`: "validation" first, "development" where scenes were held out; `about`: what each is.
-
-    `select_on`: the one of them on which the best epoch is chosen.  Its figures are optimistic, since chance chose with
-    it; the other one is looked at once, at the end.
-    """
+class Datasets:
+    """The tables of a run, by their use."""
 
     training: SampleTable
     evaluated: dict[str, SampleTable]
-    about: dict[str, str]
+    """"validation", then "development" if scenes were held out."""
+    descriptions: dict[str, str]
+    """A sentence about each evaluated table: which samples it has."""
     select_on: str = VALIDATION
+    """The evaluated table that selects the best epoch, so its scores are optimistic.  The other one is evaluated
+    once, after training."""
 
     @property
     def selection(self) -> SampleTable:
-        """The samples on which the best epoch is chosen."""
+        """The table that selects the best epoch."""
         return self.evaluated[self.select_on]
 
+    def by_name(self) -> dict[str, SampleTable]:
+        """All tables: "training" and the evaluated ones."""
+        return {"training": self.training, **self.evaluated}
 
-def load_tables(
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """Samples, tiles, scenes and skipped items by reason, of each table, as in samples.json."""
+        return {
+            name: {
+                "samples": len(table),
+                "tiles": len(np.unique(table.tile)),
+                "scenes": len(np.unique(table.scene)),
+                "left_out": dict(Counter(item.reason.value for item in table.left_out)),
+            }
+            for name, table in self.by_name().items()
+        }
+
+
+def load_datasets(
     paths: ReleasePaths,
     division: Division,
     held_out: float | Collection[str] = 0.0,
@@ -49,12 +65,12 @@ def load_tables(
     *,
     max_bad: float = 1.0,
     console: Console,
-) -> Tables:
-    """Check the release or read its index from its cache, divide it, and hold scenes out of training.
+) -> Datasets:
+    """Read the release or its index in `paths.index_cache`, divide it, and hold scenes out of training.
 
-    `held_out`: a share of the training samples,
-    drawn by the division's seed, or the scenes by name.  `select_on`: see `Tables`.  Raises InputError where the
-    release cannot be read or more than the share `max_bad` of a split's tiles is unusable.
+    `held_out`: a share of the training samples, drawn with the division's seed, or names of scenes.  Raises InputError
+    if the release cannot be read, if a larger share of a split's tiles than `max_bad` is unusable, or if the two splits
+    share tiles.
     """
     splits = []
     for split in SPLITS:
@@ -62,36 +78,23 @@ def load_tables(
         refuse_above(max_bad, split, table, listing)
         if table.left_out:
             listed = f"; listed in {listing}" if listing else ""
-            found = f"{split}: skipped {len(table.left_out)} regions and tiles{listed}"
-            console.print(found, highlight=False, markup=False, soft_wrap=True)
+            note = f"{split}: skipped {len(table.left_out)} regions and tiles{listed}"
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
         splits.append(table)
     refuse_shared_tiles(*splits)
     training, validation = division.divide(*splits)
     if isinstance(held_out, (int, float)):
-        training, kept_apart = training.hold_out_scenes(held_out, division.seed)
+        training, development = training.hold_out_scenes(held_out, division.seed)
     else:
         apart = np.isin(training.scene, list(held_out))
-        training, kept_apart = training.select(~apart), training.select(apart)
-    evaluated = {VALIDATION: validation} | ({DEVELOPMENT: kept_apart} if len(kept_apart) else {})
-    return Tables(training, evaluated, {VALIDATION: str(division), DEVELOPMENT: HELD_OUT}, select_on)
+        training, development = training.select(~apart), training.select(apart)
+    evaluated = {VALIDATION: validation} | ({DEVELOPMENT: development} if len(development) else {})
+    return Datasets(training, evaluated, {VALIDATION: str(division), DEVELOPMENT: HELD_OUT}, select_on)
 
 
-def beside(run: Path) -> Path:
-    """Where the index is kept unless a folder is named: beside the run, where its neighbours find it, too.
+def default_index_folder(run: Path) -> Path:
+    """The folder index-cache next to the run folder `run`, so that neighbouring runs share one index.
 
-    Not in the release, which may be read-only, nor in the run, which would check everything anew each time.
+    The release itself may be read-only.
     """
     return run.parent / "index-cache"
-
-
-def counts(tables: Tables) -> dict[str, Any]:
-    """Samples, tiles, scenes and what was left out by reason, of each table: `samples.json`."""
-    return {
-        name: {
-            "samples": len(table),
-            "tiles": len(np.unique(table.tile)),
-            "scenes": len(np.unique(table.scene)),
-            "left_out": dict(Counter(item.reason.value for item in table.left_out)),
-        }
-        for name, table in {"training": tables.training, **tables.evaluated}.items()
-    }

@@ -1,7 +1,7 @@
-"""What a run was trained on, in a few words that change when the samples do: kept in `last.pt`, compared on resuming.
+"""The fingerprint of a run's samples: stored in `last.pt`, and compared when the run is resumed.
 
-It is made of what is learnt from, not of where it lies: a release that was moved, or packed anew, is still the same.
-Pictures are known by their checksums where an archive states them, and always by their sizes.
+It depends on the samples and not on their files: a release that was moved or repacked has the same fingerprint.
+Images are compared by their sizes, and by their checksums if an archive states them.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 
 from dali_pipes import SampleTable
 
-from .data import Tables
+from .data import Datasets
 
 Fingerprint = dict[str, dict[str, Any]]
 
 
-def fingerprint(tables: Tables) -> Fingerprint:
-    """For each table the number of its samples, and hashes of its tiles' names, pictures, polylines and heights.
+def fingerprint(datasets: Datasets) -> Fingerprint:
+    """For each table, the number of samples and hashes of tile names, images, polylines and heights.
 
-    A folder of loose files states no checksums: a picture that was replaced by one of its size is not seen there.
+    A folder of loose files states no checksums, so an image replaced by another one of the same size is not noticed.
     """
-    return {name: _of(table) for name, table in {"training": tables.training, **tables.evaluated}.items()}
+    return {name: _of(table) for name, table in datasets.by_name().items()}
 
 
 def _of(table: SampleTable) -> dict[str, Any]:
@@ -45,16 +45,16 @@ def _of(table: SampleTable) -> dict[str, Any]:
 
 
 def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
-    """How `now` differs from `before`, as ["training: 60 samples, were 96; other tiles, heights"], or []."""
-    told = []
+    """The differences, as ["training: 60 samples, were 96; other tiles, heights"], or []."""
+    differences = []
     for name in dict.fromkeys([*before, *now]):
         old, new = before.get(name, {}), now.get(name, {})
         other = [part for part in new if part != "samples" and part in old and old[part] != new[part]]
-        said = []
+        parts = []
         if old.get("samples", 0) != new.get("samples", 0):
-            said.append(f"{new.get('samples', 0)} samples, were {old.get('samples', 0)}")
+            parts.append(f"{new.get('samples', 0)} samples, were {old.get('samples', 0)}")
         if other:
-            said.append(f"other {', '.join(other)}")
-        if said:
-            told.append(f"{name}: {'; '.join(said)}")
-    return told
+            parts.append(f"other {', '.join(other)}")
+        if parts:
+            differences.append(f"{name}: {'; '.join(parts)}")
+    return differences

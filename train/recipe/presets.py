@@ -1,4 +1,4 @@
-"""The presets: recipes by name, each a function that returns a `Config`."""
+"""The presets: named recipes, each a function that returns a `Config`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def reference() -> Config:
 
 
 def fast() -> Config:
-    """ConvNeXt-tiny from ImageNet weights regresses the log scale, a cosine over 24 epochs.
+    """ConvNeXt-tiny with ImageNet weights, the log-scale target, and a cosine over 24 epochs.
 
-    What each of these options is worth on rendered tiles and from random weights, `python -m bench.ablate` tells, and
-    `bench.epoch` how soon it is as good as the reference's recipe.  Of ImageNet weights they know nothing.
+    `python -m bench.ablate` measures each of these options, and `python -m bench.epoch` the time to reach the RMSE of
+    the reference's recipe, both on rendered tiles from random weights.
     """
     return Config(
         epochs=24,
@@ -30,7 +30,7 @@ def fast() -> Config:
 
 
 def demo() -> Config:
-    """`fast` with ConvNeXt-atto from random weights at 112², for minutes on two CPU cores: shows the way."""
+    """`fast` with ConvNeXt-atto from random weights at 112²: minutes on two CPU cores, to try the commands."""
     config = fast()
     return replace(
         config, epochs=4, backbone="convnext_atto", weights="none", data=replace(config.data, size=112, holdout=0.15)

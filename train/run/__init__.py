@@ -1,5 +1,5 @@
-"""What a run keeps and shows: its folder, checkpoint writer, signals, ranks and console.
+"""Around a training: the run folder, the checkpoint writer, signals, ranks, the console and tracking.
 
-In: the state of a training.  Out: files, progress lines, and agreement between ranks.
+In: the state of a training.  Out: files, progress lines, and values shared between ranks.
 It must not know the network or the data.
 """

@@ -1,4 +1,4 @@
-"""What a person sees of a run: one live view on a terminal, plain lines elsewhere, and tables at the end."""
+"""The console of a run: a live view on a terminal, plain lines elsewhere, and tables at the end."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..scores.metrics import NETWORK
 
 
 @dataclass(frozen=True)
-class Moment:
-    """Where a run stands at a log step."""
+class StepStatus:
+    """The progress of a run at a log step."""
 
     epoch: int
     """From 1."""
@@ -30,13 +30,13 @@ class Moment:
     learning_rate: float
     samples_per_s: float
     data_wait: float
-    """Share of the time since the epoch began in which the step waited for data, 0 to 1."""
+    """Share of the epoch's time so far that was spent waiting for data, 0 to 1."""
     seconds_left: float
-    """For the whole run, if its epochs go like the last one."""
+    """An estimate for all remaining epochs."""
 
 
 class RunConsole:
-    """Show a run; a context manager.  On a terminal one view is redrawn, elsewhere lines follow one another."""
+    """Shows a run; a context manager.  On a terminal it redraws one view; elsewhere it prints lines."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
@@ -56,23 +56,23 @@ class RunConsole:
             self._live.stop()
 
     def note(self, text: str) -> None:
-        """One line, such as a choice and its reason."""
+        """Print one line, such as a choice and its reason."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def moment(self, now: Moment) -> None:
-        """A log step."""
+    def log_step(self, now: StepStatus) -> None:
+        """Show a log step."""
         if self._live:
             self._live.update(Group(self._epochs, _view(now, self._best)))
         else:
             self.note(
                 f"epoch {now.epoch}/{now.epochs} step {now.step}/{now.steps}: loss {now.loss:.4f},"
                 f" {now.samples_per_s:.0f} samples/s, {now.data_wait:.1%} waiting for data,"
-                f" learning rate {now.learning_rate:.2e}, best {_metres(self._best)},"
+                f" learning rate {now.learning_rate:.2e}, best RMSE {_metres(self._best)},"
                 f" {_duration(now.seconds_left)} left"
             )
 
-    def epoch(self, record: dict[str, Any]) -> None:
-        """The end of an epoch, with the record that metrics.jsonl gets; it says on which samples it was measured."""
+    def log_epoch(self, record: dict[str, Any]) -> None:
+        """Show the end of an epoch, from its record in metrics.jsonl."""
         is_best = record["rmse"] < self._best
         self._best = min(self._best, record["rmse"])
         cells = (
@@ -104,7 +104,7 @@ def _epoch_table() -> Table:
     return table
 
 
-def _view(now: Moment, best: float) -> Table:
+def _view(now: StepStatus, best: float) -> Table:
     done = (now.epoch - 1) * now.steps + now.step
     facts = {
         "epoch": f"{now.epoch} of {now.epochs}",

@@ -1,15 +1,15 @@
-"""A run folder: what is in it, when it may be continued, and how nothing in it is lost.
+"""A run folder: its files, when a run in it may be resumed, and how no file is lost.
 
-    config.json       the resolved configuration        metrics.jsonl   a line an epoch
-    environment.txt   hardware and versions             last.pt         where a resumed run goes on
-    samples.json      counts, and what was left out     best.pt         lowest RMSE so far
-    report.html, predictions.csv                        written at the end
-    epoch-0007.pt     the last.pt of the last epochs' ends, `--keep` of them: to go back to one, copy it to last.pt
+    config.json       the resolved configuration          metrics.jsonl   one line per epoch
+    environment.txt   hardware and versions               last.pt         the state that a resumed run starts from
+    samples.json      counts of used and skipped items    best.pt         the network of the lowest RMSE so far
+    epoch-0007.pt     last.pt at the end of epoch 7; `--keep` of them. To go back to one, copy it to last.pt
+    report.html, predictions.csv                          written after the last epoch
 
-`last.pt` is the truth: it holds the metrics of all epochs, too, and metrics.jsonl is written from it, also when a run
-goes on, so that no line is lost or doubled wherever it was stopped.  `best.pt` is made from the `last.pt` of the
-epoch's end that was the best, and written after it: a run that was stopped in between makes it when it goes on, and
-the two always agree.  Every file is written whole or not at all (dali_pipes/files.py).
+`last.pt` is authoritative.  It also stores the metrics of all epochs, and metrics.jsonl is written from it, so that no
+line is lost or repeated wherever a run stops.  `best.pt` is derived from the `last.pt` of the best epoch and written
+after it; a run that was stopped between the two writes it on resuming.  Every file is written whole or not at all
+(dali_pipes/files.py).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ History = list[dict[str, Any]]
 
 
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run; creating this object writes nothing.
 
-    Raises InputError if it holds another run, or one that was not asked to be resumed; until then nothing is written.
+    Raises InputError if the folder holds a run with another configuration, or any run if `resume` is False.
     """
 
     def __init__(self, path: Path, config: Config, *, resume: bool) -> None:
@@ -59,7 +59,7 @@ class RunFolder:
                 )
 
     def create(self, environment: dict[str, str], samples: dict[str, Any], history: History) -> None:
-        """Make the folder and write what is known before the first step."""
+        """Create the folder, and write the files that are complete before the first step."""
         self.path.mkdir(parents=True, exist_ok=True)
         lines = "".join(f"{name}: {value}\n" for name, value in environment.items())
         write_text(self.path / "environment.txt", lines)
@@ -69,27 +69,22 @@ class RunFolder:
             self._write_metrics(history)
 
     def load_last(self) -> dict[str, Any] | None:
-        """The checkpoint to go on from, or None if the run did not come so far.
-
-        Raises CheckpointError.
-        """
+        """The contents of last.pt, or None if there is none yet.  Raises CheckpointError if it is damaged."""
         if not self.last.exists():
             return None
         try:
             return checkpoint.load(self.last)
         except checkpoint.CheckpointError as error:
-            kept = [
-                path for path in self._kept().values() if not path.samefile(self.last)
-            ]  # the newest may be one with it
-            advice = f"copy {kept[-1].name} to last.pt to go on from there" if kept else "choose another --out"
+            # The newest one may be a hard link to last.pt.
+            kept = [path for path in self._kept().values() if not path.samefile(self.last)]
+            advice = f"copy {kept[-1].name} to last.pt to resume from it" if kept else "choose another --out"
             raise checkpoint.CheckpointError(f"{error}; {advice}") from None
 
-    def mend_best(self, state: dict[str, Any]) -> None:
-        """Make `best.pt` of the epoch that is the best in `state`, if it is of another one.
+    def repair_best(self, state: dict[str, Any]) -> None:
+        """Rewrite `best.pt` if it is not from the best epoch in `state`.
 
-        So it is where the run was stopped between the writing of the two, and where it was gone back to a kept epoch.
-        Raises CheckpointError if `best.pt` is damaged, InputError if it is gone or of another epoch, and the best one
-        was not kept: better known now than after the last epoch.
+        This happens if the run was stopped between writing last.pt and best.pt, or if the user went back to a kept
+        epoch.  Raises CheckpointError if `best.pt` is damaged, and InputError if the best epoch was not kept.
         """
         if not state["history"]:
             return
@@ -101,26 +96,26 @@ class RunFolder:
         kept = self._epoch(best)
         if not newest and not kept.exists():
             raise InputError(
-                f"expected {self.best} of epoch {best}, which {self.last} says is the best, found none, nor {kept.name}"
-                " to make it from; choose another --out, if need be with --init-from"
+                f"expected {self.best} from epoch {best}, the best one in {self.last}, found neither it nor"
+                f" {kept.name}; choose another --out, and add --init-from to keep the weights"
             )
         self._write(self.best, best_of(state if newest else checkpoint.load(kept)))
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
-        """Save `state`, which holds the history; `best`: whether it is of an epoch's end, and of the best one."""
+        """Write `state` to last.pt.  `best`: the state is at the end of the best epoch, so write best.pt too."""
         self._write(self.last, state)
         if best:
             self._write(self.best, best_of(state))
-        if state["step"] == 0 and state["history"]:  # an epoch has just ended
+        if state["step"] == 0 and state["history"]:  # the end of an epoch
             self._write_metrics(state["history"])
             self._keep(state["epoch"])
 
     def _write(self, path: Path, contents: dict[str, Any]) -> None:
         try:
             save_checkpoint(path, contents)
-        except (OSError, RuntimeError) as error:  # RuntimeError: torch's own, where the file system refused a write
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the file system refuses a write
             raise InputError(
-                f"{path} cannot be written: {_cause(error)}; what was saved before is whole; see to it, and --resume"
+                f"{path} cannot be written: {_cause(error)}; the last checkpoint is intact; fix this, then --resume"
             ) from None
 
     def _write_metrics(self, history: Sequence[dict[str, Any]]) -> None:
@@ -130,12 +125,15 @@ class RunFolder:
         return self.path / f"epoch-{number:04}.pt"
 
     def _kept(self) -> dict[int, Path]:
-        found = {path.stem.removeprefix("epoch-"): path for path in self.path.glob("epoch-*.pt")}
-        return {int(number): found[number] for number in sorted(found) if number.isdecimal()}
+        """The kept checkpoints by their epoch, in order."""
+        paths = {path.stem.removeprefix("epoch-"): path for path in self.path.glob("epoch-*.pt")}
+        return {int(number): paths[number] for number in sorted(paths) if number.isdecimal()}
 
     def _keep(self, epoch: int) -> None:
-        """Give last.pt a second name, which costs no second copy where the file system has links; remove older ones,
-        and those of epochs still to come, where it was gone back."""
+        """Link last.pt as the epoch's checkpoint, or copy it if the file system has no links.
+
+        Remove older ones, and those of later epochs if the user went back.
+        """
         wanted, path = self._config.runtime.keep, self._epoch(epoch)
         if wanted:
             path.unlink(missing_ok=True)
@@ -150,46 +148,45 @@ class RunFolder:
 
 
 def best_of(state: dict[str, Any]) -> dict[str, Any]:
-    """What best.pt holds if `state`, of an epoch's end, is the best one: the network to be used, in the reference's
-    layout, what it says of itself, and its RMSE in metres."""
+    """The contents of best.pt, from the state at the end of the best epoch.
+
+    The network to use in the reference's layout, its metadata, and its RMSE in metres.
+    """
     weights = state["average"] or state["model"]
     return {"model": weights, "stats": state["stats"], "about": state["about"], "rmse": state["best_rmse"]}
 
 
-class Due:
-    """When to save between the ends of epochs: every so many steps, or minutes.
-
-    `every`: "500" or "10m", as `--checkpoint-every` has it.
-    """
+class CheckpointTimer:
+    """When to save within an epoch.  `every`: "500" steps, "10m" minutes or "0" for never, as `--checkpoint-every`."""
 
     def __init__(self, every: str) -> None:
         self._minutes = float(every[:-1]) if every.endswith("m") else None
         self._steps = None if self._minutes is not None else int(every)
-        self.saved()
+        self.restart()
 
-    def saved(self) -> None:
-        """Count from here."""
+    def restart(self) -> None:
+        """Count from now."""
         self._since, self._steps_since = time.monotonic(), 0
 
-    def after_step(self) -> None:
+    def count_step(self) -> None:
         """Count a step."""
         self._steps_since += 1
 
     @property
-    def next(self) -> bool:
-        """Whether it is time to save at the end of the next step."""
+    def due_after_next_step(self) -> bool:
+        """Whether to save at the end of the next step."""
         if self._steps is not None:
             return self._steps > 0 and self._steps_since >= self._steps - 1
         return time.monotonic() - self._since >= 60 * (self._minutes or 0)
 
 
 def _cause(error: BaseException) -> str:
-    """What the operating system said, if torch wrapped it."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, OSError) and found.strerror:
-            return found.strerror
-        found = found.__cause__ or found.__context__
+    """The operating system's message, even if torch wrapped it."""
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, OSError) and current.strerror:
+            return current.strerror
+        current = current.__cause__ or current.__context__
     return str(error).strip().splitlines()[0][:120]
 
 
@@ -203,10 +200,10 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_of(run: Path) -> Path:
-    """The best checkpoint of a run folder, or `run` itself if it is a file."""
+    """best.pt if `run` is a run folder, or `run` itself if it is a file."""
     return run / "best.pt" if run.is_dir() else run
 
 
 def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
-    """Write `contents` (tensors and plain values) to `path`, whole or not at all."""
+    """Write `contents`, which are tensors and plain values, to `path`, whole or not at all."""
     write_whole(path, lambda file: torch.save(contents, file))

@@ -1,10 +1,9 @@
-"""Where this process stands among those that torchrun started, and how they agree.
+"""Ranks: which one this process is, and how the ranks of a run share values and agree.
 
     torchrun --nproc-per-node 8 -m train --release DIR --out runs/one
 
-Nothing else in this project asks for a rank: a process that was not started by torchrun is the only one of its world,
-and every function here then returns what it was given.  Tensors on GPUs travel by NCCL, those on the CPU by gloo.
-What torchrun does when a process or a node ends, and which recipe fits which cluster, stands in docs/distributed.md.
+In a process that torchrun did not start, the world size is 1 and every function here returns its own argument.
+Tensors on GPUs travel by NCCL, those on the CPU by gloo.  docs/distributed.md describes restarts and cluster recipes.
 """
 
 from __future__ import annotations
@@ -30,33 +29,38 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dali_pipes.errors import InputError
 
-TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others at first: steps compile, and the index of a new release takes minutes."""
+START_TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for the others at first: compiling, or indexing a new release, takes minutes."""
 
-SETTLED = timedelta(minutes=10)
-"""How long a rank waits for the others once an epoch is over: NCCL's own default, and enough for rank 0 to write a
-checkpoint to a slow disk.
+EPOCH_TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for the others after the first epoch.
 
-That a process died, torchrun sees within a second, and its peers by their closed connections; only a node that
-vanishes without closing them is waited for so long."""
+NCCL's default, and enough for rank 0 to write a checkpoint to a slow disk.  It only matters for a node that vanishes
+without closing its connections: torchrun notices a dead process within a second, and so do its peers.
+"""
 
-BEGUN = "begun"  # the mark of a job whose run folder is its own
+STARTED = "started"
+"""Name of the file by which a job marks that it owns its run folder."""
 
-HEAD_START = 1.0  # seconds in which the rank that tells its error may do so, before torchrun ends it, too
+ERROR_REPORTED = "error-reported"
+"""Name of the file by which the first rank of a node that fails claims the right to print its error."""
 
-GONE = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "remote process exited")
-"""Words of gloo and NCCL where the other end of a connection is gone or silent."""
+HEAD_START = 1.0
+"""Seconds that the other ranks wait, so that the first one prints its error before torchrun ends it."""
 
-Shared = TypeVar("Shared")
+CONNECTION_ERRORS = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "remote process exited")
+"""Phrases in the errors of gloo and NCCL when the other end of a connection is gone or silent."""
+
+Value = TypeVar("Value")
 
 
 class LostRank(RuntimeError):
-    """Another rank ended, and with it the connection to it; the message is a sentence for the user."""
+    """Another rank ended and closed its connections; the message is a sentence for the user."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """This process's place, as torchrun's environment variables tell it."""
+    """This process among the ranks, from torchrun's environment variables; the default is a single process."""
 
     rank: int = 0
     world_size: int = 1
@@ -65,19 +69,19 @@ class Place:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
-        """Alone, where torchrun did not start this process."""
+        """Read RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return cls()
         return cls(*(int(environment.get(name, default)) for name, default in zip(names, "0101", strict=True)))
 
     @property
-    def leads(self) -> bool:
-        """Whether this is rank 0, which alone writes and draws."""
+    def is_rank_zero(self) -> bool:
+        """Whether this is rank 0, the only one that writes files and prints."""
         return self.rank == 0
 
     def device(self, wanted: str) -> str:
-        """`--device` for this rank: its own GPU.  Raises InputError where one GPU was named for all."""
+        """`--device` for this rank: its own GPU.  Raises InputError if one GPU is named for all ranks."""
         if self.world_size == 1:
             return wanted
         if wanted.startswith("cuda:"):
@@ -88,15 +92,18 @@ class Place:
 
     @property
     def threads(self) -> int:
-        """Cores for this rank, so that the ranks of a node do not contend for them."""
+        """This rank's share of the cores of its node."""
         return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
 
 
-@contextmanager
-def joined(place: Place, device: torch.device) -> Iterator[None]:
-    """Be one of `place.world_size` ranks, with its share of the cores.
+# --- The process group.
 
-    After an error the group is left as it is: to dissolve it would wait for ranks that may be gone.
+
+@contextmanager
+def process_group(place: Place, device: torch.device) -> Iterator[None]:
+    """Join the process group, and use only this rank's share of the cores.
+
+    After an error the group is not destroyed, because that waits for ranks that may be gone.
     """
     if place.world_size == 1:
         yield
@@ -105,68 +112,67 @@ def joined(place: Place, device: torch.device) -> Iterator[None]:
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)
-    store, _, _ = next(rendezvous("env://", place.rank, place.world_size, timeout=TIMEOUT))
+    store, _, _ = next(rendezvous("env://", place.rank, place.world_size, timeout=START_TIMEOUT))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=PrefixStore(_generation(store, place), store),
+        store=PrefixStore(_start_id(store, place), store),
         rank=place.rank,
         world_size=place.world_size,
-        timeout=TIMEOUT,
+        timeout=START_TIMEOUT,
         device_id=device if on_gpu else None,
     )
     yield
-    leave()
+    leave_group()
 
 
-def settle() -> None:
-    """Wait for others no longer than `SETTLED` from here on: all is indexed, compiled and cached."""
+def shorten_timeout() -> None:
+    """From now on wait for other ranks for at most `EPOCH_TIMEOUT`."""
     if dist.is_initialized():
         set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.14
-        set_timeout(SETTLED)
+        set_timeout(EPOCH_TIMEOUT)
 
 
-def leave() -> None:
-    """End the group: from here on each rank is alone."""
+def leave_group() -> None:
+    """Destroy the process group; collectives after this involve only this rank."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _generation(store: Store, place: Place) -> str:
-    """A name that the ranks of this start share, and no earlier one.
+def _start_id(store: Store, place: Place) -> str:
+    """A random id that all ranks of this start share, and no earlier start.
 
-    torchrun keeps one store over all restarts, and its restart count stays where a node joins or leaves: without a
-    name of its own, a new group reads the addresses of processes that are dead, and waits for them.  Rank 0 answers
-    each rank under the word that this very process chose, until all have heard it.
+    torchrun keeps one store over all restarts, and its restart count does not change when a node joins or leaves.
+    Without an id of its own, a new group would read the addresses of dead processes and wait for them.  Each process
+    stores a random token, and rank 0 answers each token with the id until all ranks have confirmed it.
     """
-    if not place.leads:
-        word = uuid.uuid4().hex
-        store.set(f"word of {place.rank}", word)
-        generation = store.get(f"answer to {word}").decode()
-        store.add(f"heard {generation}", 1)
-        return generation
-    generation = uuid.uuid4().hex
-    deadline = time.monotonic() + TIMEOUT.total_seconds()
-    while store.add(f"heard {generation}", 0) < place.world_size - 1:
+    if not place.is_rank_zero:
+        token = uuid.uuid4().hex
+        store.set(f"token of {place.rank}", token)
+        start_id = store.get(f"answer to {token}").decode()
+        store.add(f"confirmed {start_id}", 1)
+        return start_id
+    start_id = uuid.uuid4().hex
+    deadline = time.monotonic() + START_TIMEOUT.total_seconds()
+    while store.add(f"confirmed {start_id}", 0) < place.world_size - 1:
         for rank in range(1, place.world_size):
-            if store.check([f"word of {rank}"]):
-                store.set(f"answer to {store.get(f'word of {rank}').decode()}", generation)
+            if store.check([f"token of {rank}"]):
+                store.set(f"answer to {store.get(f'token of {rank}').decode()}", start_id)
         if time.monotonic() > deadline:
-            raise LostRank(f"waited {TIMEOUT} for {place.world_size - 1} other ranks, and not all of them came")
+            raise LostRank(f"waited {START_TIMEOUT} for {place.world_size - 1} other ranks, but not all of them came")
         time.sleep(0.02)
-    return generation
+    return start_id
 
 
 def data_parallel(model: nn.Module, device: torch.device, *, compress: bool) -> nn.Module | None:
-    """`model` with its gradients averaged over the ranks as they become ready, None where this rank is alone.
+    """Wrap `model` in DDP, which averages gradients over the ranks during the backward; None for a single process.
 
-    `gradient_as_bucket_view` spares a copy of all gradients.  `static_graph` stays off: the graph has no unused
-    parameters to search for anyway, and under it the first backward reduces nothing early.  Buffers are not
-    broadcast: the network has none that training changes.  Blocks may be compiled before or after: `compile` of a
-    module changes how it is called, not its parameters.  `compress`: sum in bf16, half the bytes.
+    `compress`: reduce in bf16, which halves the bytes.  `gradient_as_bucket_view` saves a copy of all gradients.
+    `static_graph` stays off: no parameter is unused, and with it the first backward overlaps nothing.  Buffers are not
+    broadcast, because training changes none.  Blocks may be compiled before or after this call.
     """
     if not dist.is_initialized():
         return None
-    torch._dynamo.config.optimize_ddp = False  # blocks are compiled one by one: no graph needs cutting at the buckets
+    torch._dynamo.config.optimize_ddp = False  # blocks are compiled one by one, so no graph spans two buckets
     network = DistributedDataParallel(
         model,
         device_ids=[device.index] if device.type == "cuda" else None,
@@ -175,25 +181,28 @@ def data_parallel(model: nn.Module, device: torch.device, *, compress: bool) -> 
     )
     if compress:
         network.register_comm_hook(None, bf16_compress_hook)
-    _settle_buckets(network, device)
+    _fix_bucket_order(network, device)
     return network
 
 
-def _settle_buckets(network: nn.Module, device: torch.device) -> None:
-    """Let DDP see one backward pass, and forget it.
+def _fix_bucket_order(network: nn.Module, device: torch.device) -> None:
+    """Run one backward pass and discard its gradients.
 
-    It orders its buckets by the first one, and with their order changes the order in which three ranks or more are
-    summed: a resumed run would begin in another order than it was left in, and end with other last bits.
+    DDP orders its buckets by the first backward.  With three or more ranks the bucket order changes the order of
+    summation, so a resumed run would differ in the last bits from one that was not interrupted.
     """
-    network.eval()  # drops no paths, and so draws no random numbers
+    network.eval()  # no drop path, so no random numbers are drawn
     mu, log_var = network(torch.zeros(1, 5, 32, 32, device=device), torch.zeros(1, 1, device=device))
     (mu.sum() + log_var.sum()).backward()
     network.zero_grad(set_to_none=True)
     network.train()
 
 
-def shared(make: Callable[[], Shared]) -> Shared:
-    """What rank 0 makes, on every rank: nothing is read or computed twice, and all go by the same."""
+# --- Shared values.
+
+
+def from_rank_zero(make: Callable[[], Value]) -> Value:
+    """Call `make` on rank 0 only, and return its result on every rank."""
     if not dist.is_initialized():
         return make()
     made = [make() if dist.get_rank() == 0 else None]
@@ -201,17 +210,22 @@ def shared(make: Callable[[], Shared]) -> Shared:
     return made[0]  # type: ignore[return-value]
 
 
-def gather(mine: Shared) -> list[Shared]:
-    """What each rank has, in the order of ranks."""
+def all_gather(value: Value) -> list[Value]:
+    """The values of all ranks, in the order of ranks."""
     if not dist.is_initialized():
-        return [mine]
-    found: list[Shared] = [mine] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return found
+        return [value]
+    values: list[Value] = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
-def mean(value: Tensor) -> float:
-    """The mean over ranks of a 0-dim tensor, in float64.  Waits for the device."""
+def barrier() -> None:
+    """Wait until all ranks get here."""
+    all_gather(None)
+
+
+def mean_over_ranks(value: Tensor) -> float:
+    """The mean over ranks of a 0-dim tensor, in float64.  Synchronises the device."""
     here = value.detach().to("cpu", torch.float64)
     if dist.is_initialized():
         dist.all_reduce(here)
@@ -220,98 +234,102 @@ def mean(value: Tensor) -> float:
 
 
 @contextmanager
-def first_on_each_node(place: Place) -> Iterator[None]:
-    """Do what follows on one rank of each node, then on the others, which find on the disk what the first left there.
+def local_rank_zero_first(place: Place) -> Iterator[None]:
+    """Run the block on one rank of each node, then on the others, which find on disk what the first one wrote.
 
-    Where the first raises, torchrun ends the others while they wait: one error is told once.
+    If the first one raises, torchrun ends the others while they wait, so its error is printed once.
     """
     if place.local_rank:
-        gather(None)
+        barrier()
     yield
     if not place.local_rank:
-        gather(None)
+        barrier()
 
 
-def begin() -> None:
-    """Note that the run folder is this job's, for whom torchrun may start in the place of these ranks."""
-    if folder := _folder_of_start():
-        with suppress(OSError):  # then a new start is refused without --resume
-            (folder.parent / BEGUN).touch()
+class Agreement:
+    """Maximum over ranks with one step of delay: `request` at the end of a step, `result` at the end of the next.
 
-
-def begun() -> bool:
-    """Whether an earlier start of this very job came to `begin`, seen from any node that is still there.
-
-    Not the same as torchrun's restart count: the first start may have been refused, and where a node joins or leaves,
-    all start anew and the count stays.
+    The reduction runs on the host during the step, so that neither the step nor the device waits for it.
     """
-    folder = _folder_of_start()
-    return any(gather(folder is not None and (folder.parent / BEGUN).exists()))
+
+    def __init__(self) -> None:
+        self._request: Tensor | int = 0
+        self._work: dist.Work | None = None
+
+    def request(self, value: int) -> None:
+        """Submit this rank's value."""
+        self._request = value
+        if dist.is_initialized():
+            self._request = torch.tensor(value)
+            self._work = dist.all_reduce(self._request, dist.ReduceOp.MAX, async_op=True)
+
+    def result(self) -> int:
+        """The maximum of the values of the last `request`, the same on all ranks; 0 before the first."""
+        if self._work:
+            self._work.wait()
+        return int(self._request)
 
 
-def _folder_of_start() -> Path | None:
-    """Where torchrun keeps the errors of the ranks of this node and start; it lies in one that all starts share."""
+# --- Restarts and errors under torchrun.
+
+
+def mark_started() -> None:
+    """Mark that this job owns its run folder, so that a restart by torchrun resumes without --resume."""
+    if folder := _start_folder():
+        with suppress(OSError):  # without the mark a restart asks for --resume
+            (folder.parent / STARTED).touch()
+
+
+def is_restart() -> bool:
+    """Whether an earlier start of this job called `mark_started`, on any node that is still present.
+
+    torchrun's restart count does not answer this: the first start may have been refused, and the count does not
+    change when a node joins or leaves.
+    """
+    folder = _start_folder()
+    return any(all_gather(folder is not None and (folder.parent / STARTED).exists()))
+
+
+def _start_folder() -> Path | None:
+    """Where torchrun keeps the errors of this start's ranks on this node; its parent is shared by all starts."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     return Path(file).parent.parent if file else None
 
 
-class Agreement:
-    """The largest wish of any rank, the same on all: `ask` at the end of a step, `reached` at the end of the next.
-
-    In between the wish travels beside the training on the host, so that neither a step nor a device waits for it.
-    """
-
-    def __init__(self) -> None:
-        self._wish: Tensor | int = 0
-        self._work: dist.Work | None = None
-
-    def ask(self, wish: int) -> None:
-        """Say what this rank wishes."""
-        self._wish = wish
-        if dist.is_initialized():
-            self._wish = torch.tensor(wish)
-            self._work = dist.all_reduce(self._wish, dist.ReduceOp.MAX, async_op=True)
-
-    def reached(self) -> int:
-        """The largest of the wishes that were asked last; 0 before the first."""
-        if self._work:
-            self._work.wait()
-        return int(self._wish)
-
-
 @contextmanager
-def one_voice(place: Place) -> Iterator[None]:
-    """Let the first rank of a node that fails tell its error, and neither those that have it, too, nor those that it
-    took along: they lose their connections when it ends, and so after it spoke."""
+def one_error_per_node(place: Place) -> Iterator[None]:
+    """Let only the first rank of a node that fails print its error.
+
+    The others either have the same error or lost the connection to the first one.
+    """
     try:
         yield
     except Exception as error:
         if place.world_size == 1:
             raise
-        if not _is_first_to_tell():
+        if not _claim_error():
             time.sleep(HEAD_START)
             raise SystemExit(2) from None
-        if _is_of_connection(error):
+        if _is_connection_error(error):
             detail = str(error).strip().splitlines()[0][:120]
-            raise LostRank(f"rank {place.rank} lost another rank, whose own error tells why ({detail})") from None
+            raise LostRank(f"rank {place.rank} lost another rank; see the error of that rank ({detail})") from None
         raise
 
 
-def _is_first_to_tell() -> bool:
-    """Whether no rank of this node told an error since torchrun started them: each start has a folder for its ranks'
-    errors, and the first one leaves its mark there.  Who was not started by torchrun tells its own."""
+def _claim_error() -> bool:
+    """Whether this is the first rank of this node to fail in this start; True without torchrun."""
     try:
-        if folder := _folder_of_start():
-            (folder / "told").open("x").close()
+        if folder := _start_folder():
+            (folder / ERROR_REPORTED).open("x").close()
     except FileExistsError:
         return False
-    except OSError:  # better told twice than never
+    except OSError:  # printing the error twice is better than not at all
         pass
     return True
 
 
-def _is_of_connection(error: Exception) -> bool:
-    """Whether another rank or the store is gone, and not something of this rank's own, such as a failing GPU."""
+def _is_connection_error(error: Exception) -> bool:
+    """Whether another rank or the store is gone, rather than something local such as the GPU."""
     if isinstance(error, (dist.DistNetworkError, dist.DistStoreError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in GONE)
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in CONNECTION_ERRORS)

@@ -1,13 +1,13 @@
-"""Signals that end a run in order: at the end of a step, where all is saved first, and elsewhere at once.
+"""Signals that stop a run: while steps are trained, after saving at the end of a step; at other times, at once.
 
-| signal | exit status | read by schedulers as |
+| signal | exit status | meaning for schedulers |
 |---|---|---|
-| SIGTERM | 143 | ended as asked (128 + 15) |
-| SIGUSR1 | 75 | EX_TEMPFAIL of sysexits.h: the same command, started again, goes on |
+| SIGTERM | 143 | terminated on request (128 + 15) |
+| SIGUSR1 | 75 | EX_TEMPFAIL of sysexits.h: start the same command again to resume |
 | SIGINT | 130 | Ctrl-C (128 + 2) |
 
-A second signal ends the process at once.  Within `SAME` seconds it is taken for the first one once more: schedulers
-signal every process of a job, and torchrun passes on what it received itself.
+A second signal ends the process at once, unless it comes within `ECHO` seconds of the first one: schedulers signal
+every process of a job, and torchrun forwards the signal that it received.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from types import FrameType
 from typing import Any
 
 EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 75, signal.SIGINT: 130}
-SAME = 2.0
-SAVED = "what was saved is whole"
+ECHO = 2.0
+SAVED = "the last checkpoint is intact"
 PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 
 
 class Stopped(BaseException):
-    """A run ended by a signal; the message is a sentence for the user.
+    """A run was stopped by a signal; the message is a sentence for the user.
 
-    No Exception, as KeyboardInterrupt is none: nobody who waits for an error shall take it for one.
+    Like KeyboardInterrupt it is no Exception, so that code that handles errors does not catch it.
     """
 
     def __init__(self, number: int, state: str) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; {state}: add --resume to go on")
+        super().__init__(f"stopped by {signal.Signals(number).name}; {state}: add --resume to continue")
         self.status = EXIT_STATUS[signal.Signals(number)]
 
 
 class Signals:
-    """Turns the first signal into `Stopped`, or remembers it; a context manager.
+    """Raises `Stopped` on the first signal, or only stores it within `remembered`; a context manager.
 
-    `received`: its number, 0 if there was none.  Outside the main thread, where Python allows no handlers, nothing is
-    received.
+    `received`: the number of the first signal, or 0.  Outside the main thread, where Python allows no handlers, signals
+    are not handled.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        self._at = 0.0
+        self._received_at = 0.0
         self._only_remember = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -63,35 +63,35 @@ class Signals:
 
     @contextmanager
     def remembered(self) -> Iterator[None]:
-        """In here nothing is raised: who asks for it looks at `received`, and saves what would be lost."""
+        """Raise nothing within this block: its code checks `received`, and saves before it stops."""
         self._only_remember = True
         yield
         self._only_remember = False
-        if self.received:  # since the last look
+        if self.received:  # after the last check
             raise Stopped(self.received, SAVED)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self.received:
-            self.received, self._at = number, time.monotonic()
+            self.received, self._received_at = number, time.monotonic()
             if not self._only_remember:
                 raise Stopped(number, SAVED)
-        elif time.monotonic() - self._at > SAME:
+        elif time.monotonic() - self._received_at > ECHO:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
 
 def end_with_parent() -> None:
-    """Have the kernel send SIGUSR1 where the process that started this one is gone.
+    """On Linux, have the kernel send SIGUSR1 to this process when its parent ends.
 
-    torchrun that is killed, also by a SIGUSR1 that it was not told to handle, leaves its ranks behind: they would train
-    on, into the folder that the next start goes on from.  Linux alone can do this.
+    A killed torchrun leaves its ranks behind, and SIGUSR1 kills it, too, unless it is configured to handle it.  The
+    ranks would continue to write into the run folder that the next start resumes.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
 
 
 def ignore_echoes() -> None:
-    """Let what signalled this process once more not change its exit status while the interpreter winds up."""
+    """Ignore further signals, so that they do not change the exit status while the interpreter shuts down."""
     if threading.current_thread() is threading.main_thread():
         for number in EXIT_STATUS:
             signal.signal(number, signal.SIG_IGN)

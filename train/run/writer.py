@@ -1,4 +1,4 @@
-"""Saving beside the training: tensors are copied while the step waits, and written while the next steps run."""
+"""Checkpoints in the background: tensors are copied while the step waits, and written during the next steps."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 
 
 class Snapshot:
-    """Copies of nested values whose tensors go on changing, in host memory that is used again each time.
+    """Copies nested values into host memory, which is reused each time, because their tensors keep changing.
 
-    Tensors of a GPU go to pinned memory, all at once, and the host waits for them one time.
+    Tensors on a GPU go to pinned memory, and the host waits for all of them once.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
+        self._buffers: dict[str, Tensor] = {}
         self._from_gpu = False
 
     def of(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of `values`: its tensors are valid until the next call."""
+        """A copy of `values`.  Its tensors are valid until the next call."""
         copied: dict[str, Any] = self._copy(values, "")
         if self._from_gpu:
             torch.cuda.synchronize()
@@ -31,64 +31,64 @@ class Snapshot:
 
     def _copy(self, value: Any, name: str) -> Any:
         if isinstance(value, Tensor):
-            return self._keep(name, value.detach())
+            return self._copy_tensor(name, value.detach())
         if isinstance(value, Mapping):
             return {key: self._copy(item, f"{name}/{key}") for key, item in value.items()}
         if type(value) in (list, tuple):
             return type(value)(self._copy(item, f"{name}/{i}") for i, item in enumerate(value))
         return value
 
-    def _keep(self, name: str, tensor: Tensor) -> Tensor:
-        kept = self._kept.get(name)
-        if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
-            kept = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-            self._kept[name] = kept
+    def _copy_tensor(self, name: str, tensor: Tensor) -> Tensor:
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self._buffers[name] = buffer
         self._from_gpu |= tensor.is_cuda
-        return kept.copy_(tensor, non_blocking=True)
+        return buffer.copy_(tensor, non_blocking=True)
 
 
-class Writer:
+class CheckpointWriter:
     """Runs jobs one after another on a thread; while one runs, one more may wait.
 
-    What goes wrong there is raised by the next call of `start`, `wait` or `check`, and the jobs after it are left out.
-    A context manager: no job outlives it.
+    An error in a job is raised by the next call of `start`, `wait` or `check`, and later jobs are skipped.  A context
+    manager: all jobs end before it exits.
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "checkpoint writer")
+        self._executor = ThreadPoolExecutor(1, "checkpoint writer")
         self._jobs: deque[Future[None]] = deque()
         self._error: BaseException | None = None
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> CheckpointWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        self._pool.shutdown()
+        self._executor.shutdown()
         if error is None:
             self.check()
-        elif self._error and self._error is not error:  # neither is the other's cause: both are told
+        elif self._error and self._error is not error:  # neither error caused the other, so the user sees both
             print(f"error: {self._error}", file=sys.stderr)
 
     @property
     def busy(self) -> bool:
-        """Whether a job runs or waits."""
+        """Whether a job is running or waiting."""
         while self._jobs and self._jobs[0].done():
             self._jobs.popleft()
         return bool(self._jobs)
 
     def start(self, job: Callable[[], None]) -> None:
-        """Run `job` after the one that runs.  Waits while another one waits already."""
+        """Run `job` after the running one.  Blocks while another job is waiting."""
         self.wait(1)
-        self._jobs.append(self._pool.submit(self._run, job))
+        self._jobs.append(self._executor.submit(self._run, job))
 
     def wait(self, left: int = 0) -> None:
-        """Wait until no more than `left` jobs run or wait."""
+        """Block until at most `left` jobs are running or waiting."""
         while len(self._jobs) > left:
             self._jobs.popleft().result()
         self.check()
 
     def check(self) -> None:
-        """Raise what a job raised, if one did."""
+        """Raise the error of a job that failed."""
         if self._error:
             raise self._error
 
