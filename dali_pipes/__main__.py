@@ -1,7 +1,7 @@
-"""What is in a release, what is wrong with it, and what will be trained on.
+"""Inspect a release: its contents, its faults, and the samples to train on.
 
-Counts by split, sensor and scene; what validation shares with training; how heights, lengths and scales spread;
-everything that is left out, with its reason; and an audit of the labels against their closed form.
+Shows counts by split, sensor and scene; what validation shares with training; the distributions of heights, lengths and
+scales; everything that is skipped, with its reason; and an audit of the labels against the closed-form height.
 """
 
 import io
@@ -29,40 +29,40 @@ class _Paths(ReleasePaths):
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to inspect."""
+    """What to inspect, and how to show it."""
 
     paths: Annotated[_Paths, tyro.conf.arg(name="")]
     json: bool = False
-    """Print one JSON object with all of it, and nothing else."""
+    """Print everything as a single JSON object."""
     html: Path | None = None
-    """Write a page with pictures of the flagged tiles to this file, too."""
+    """Also write an HTML page, with pictures of the flagged tiles, to this file."""
     against: Path | None = None
-    """An earlier release: tell what was added, removed and changed since."""
+    """An earlier release; also show what was added, removed and changed since."""
 
 
 def main(argv: list[str]) -> None:
-    """The command: exits with status 2 and one sentence on bad input."""
+    """Run the command. Bad input exits with status 2 and one sentence."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a Korean name on an ASCII terminal is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal cannot print Korean names
     with exits_with_one_sentence():
         run(parse(Arguments, argv, module="dali_pipes", description=__doc__))
 
 
 def run(arguments: Arguments) -> None:
-    """Inspect, then show it in the ways that were asked for.  Raises InputError."""
-    found = inspect(arguments.paths, arguments.against)
+    """Inspect the release and show the result. Raises InputError."""
+    inspection = inspect(arguments.paths, arguments.against)
     if arguments.html is not None:
         from .inspect.page import write_page
 
-        write_page(arguments.html, found)
+        write_page(arguments.html, inspection)
     if arguments.json:
         from .inspect.as_json import as_json
 
-        print(json.dumps(as_json(found), allow_nan=False))
+        print(json.dumps(as_json(inspection), allow_nan=False))
         return
     from .inspect.console import show
 
-    show(found, Console())
+    show(inspection, Console())
     if arguments.html is not None:
         print(f"page: {arguments.html}")
 

@@ -18,7 +18,7 @@ import pytest
 
 from dali_pipes.errors import InputError, UnreadableMember
 from dali_pipes.release.archive import Archive
-from dali_pipes.release.byte_range import Extent, Segment
+from dali_pipes.release.byte_range import ByteRange, Segment
 
 
 @pytest.fixture(params=[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
@@ -68,7 +68,7 @@ def in_three_pieces(archive: Path) -> Archive:
     for start, stop in itertools.pairwise((0, len(data) // 3, len(data) // 2, len(data))):
         (piece := archive.with_suffix(f".{start}")).write_bytes(data[start:stop])
         pieces.append(Segment(piece, 0, stop - start))
-    return Archive(Extent(pieces, "some.zip in parts"))
+    return Archive(ByteRange(pieces, "some.zip in parts"))
 
 
 def test_threads_and_forked_processes_read_the_same_bytes(archive: Path, in_three_pieces: Archive) -> None:
@@ -142,7 +142,7 @@ def _patch_entry(path: Path, offset: int, layout: str, value: int) -> str:
     [
         (8, "<H", 1, "encrypted"),
         (10, "<H", 14, "compressed by method 14"),
-        (20, "<L", 7, "bytes are said to be stored|deflated data are broken|bytes were promised"),
+        (20, "<L", 7, "bytes are recorded as stored|deflated data are broken|bytes were recorded"),
         (24, "<L", 1 << 31, "more than the 64 MiB allowed"),
         (42, "<L", 0, "another name|reaches into what begins at"),
         (42, "<L", 1, "reaches into what begins at"),
@@ -176,5 +176,5 @@ def test_a_member_that_inflates_to_more_than_promised_is_refused(tmp_path: Path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("K3_1.jpg", bytes(10_000_000))
     _patch_entry(path, 24, "<L", 1000)
-    with pytest.raises(InputError, match="1000 bytes were promised"):
+    with pytest.raises(InputError, match="1000 bytes were recorded"):
         Archive(path).read(0)

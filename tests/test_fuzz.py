@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from dali_pipes.errors import InputError, UnreadableMember
 from dali_pipes.release import byte_range, tar_members, zip_members
 from dali_pipes.release.archive import Archive
-from dali_pipes.release.byte_range import Extent, Segment
+from dali_pipes.release.byte_range import ByteRange, Segment
 from dali_pipes.samples.jpeg import read_header
 from dali_pipes.samples.via import parse
 from tests.conftest import jpeg, via_label
@@ -146,13 +146,13 @@ def mutated_values(draw: st.DrawFn) -> bytes:
     return json.dumps(document).encode()
 
 
-def in_pieces(folder: str, data: bytes, cut: int) -> Extent:
+def in_pieces(folder: str, data: bytes, cut: int) -> ByteRange:
     """The bytes in two files, so that members straddle them."""
     files = []
     for i, piece in enumerate((data[:cut], data[cut:])):
         (file := Path(folder) / str(i)).write_bytes(piece)
         files.append(Segment(file, 0, len(piece)))
-    return Extent(files, "pieces")
+    return ByteRange(files, "pieces")
 
 
 def zipfile_reads(archive: zipfile.ZipFile, path: str) -> bytes | None:

@@ -21,7 +21,7 @@ from dali_pipes.errors import InputError
 from dali_pipes.release.members import Members
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.labels import LeftOut
-from dali_pipes.samples.splits import Division, assign_folds, pool
+from dali_pipes.samples.splits import Division, assign_folds, merge
 from dali_pipes.samples.via import Reason
 from train.recipe.data import load_tables
 
@@ -136,7 +136,7 @@ def test_a_fold_that_is_none_is_refused(folds: int, fold: int) -> None:
 
 def test_tiles_of_both_archives_are_known_and_loaded_from_a_pooled_table(release: Path) -> None:
     train, validation = (SampleTable.from_release(release, split) for split in ("train", "validation"))
-    both = pool(train, validation)
+    both = merge(train, validation)
     for row in (0, len(train) - 1, len(train), len(both) - 1):
         stem = "TS_KS" if row < len(train) else "VS_KS"
         with zipfile.ZipFile(release / f"{stem}.zip") as images:
