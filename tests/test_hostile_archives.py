@@ -1,8 +1,8 @@
-"""Archives that lie: each kind is refused in one sentence, costs one member, or is read all the same.
+"""Hostile archives: each kind is refused in one sentence, loses one member, or is read in full.
 
-A release here has two tiles, `good_1` and `bad_1`.  `REFUSED` archives are an InputError; of `ONE_MEMBER` archives
-the images can be opened and `good_1.jpg` read, while `bad_1.jpg` is unreadable with a reason; `READ` archives read as
-if nothing were odd about them.  None may take more memory than `MEMORY`.
+A release here has two tiles, `good_1` and `bad_1`. `REFUSED` archives raise InputError. `ONE_MEMBER` archives can be
+opened and `good_1.jpg` read, while `bad_1.jpg` is unreadable with a reason. `READ` archives are unusual but valid. None
+may take more memory than `MEMORY`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dali_pipes.release.find import open_split
 from dali_pipes.release.paths import ReleasePaths
 from tests.conftest import jpeg
 
-MEMORY = 8 << 20  # bytes that Python allocates, at most, while a hostile release is opened and read
+MEMORY = 8 << 20  # most bytes that Python may allocate while a hostile release is opened and read
 GOOD, BAD = jpeg(64, 64, seed=1), jpeg(64, 96, seed=2)
 END, LOCATOR64, END64 = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
 
@@ -83,7 +83,7 @@ def with_extra(sizes: bytes) -> bytearray:
 
 
 def streamed() -> bytes:
-    """Written to a pipe: sizes stand behind the data, in descriptors."""
+    """Written to a pipe: the sizes are in descriptors after the data."""
 
     class Pipe(io.RawIOBase):
         written = bytearray()
@@ -108,7 +108,7 @@ def flipped(data: bytearray, at: int) -> bytearray:
 
 
 def tarred(name: str = "TS_KS.zip", data: bytes | None = None, **header: object) -> bytearray:
-    """The images' archive in a tar whose header says otherwise."""
+    """The archive of the images in a tar, with other values in the header."""
     data = bytes(both()) if data is None else data
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
@@ -121,7 +121,7 @@ def tarred(name: str = "TS_KS.zip", data: bytes | None = None, **header: object)
 
 
 def reheaded(at: int, field: bytes, tar: bytearray | None = None) -> bytearray:
-    """A field of the first header overwritten, and its checksum made right again."""
+    """A field of the first header overwritten, and its checksum corrected."""
     tar = tar or tarred()
     tar[at : at + len(field)] = field
     tar[148:156] = b" " * 8
@@ -245,7 +245,7 @@ BAD_TARS: dict[str, tuple[Kind, str]] = {
 
 
 def opened(folder: Path, data: bytes | bytearray, name: str = "TS_KS.zip") -> Archive:
-    """The images of a release whose labels are in order."""
+    """The images of a release with valid labels."""
     (folder / name).write_bytes(data)
     (folder / "TL_KS_LINE.zip").write_bytes(packed(("good_1.json", b"{}")))
     images, _ = open_split(ReleasePaths(folder), "train")
@@ -273,7 +273,7 @@ def test_a_bad_member_is_unreadable_and_its_neighbour_is_not(kind: str, tmp_path
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_what_is_only_odd_is_read(kind: str, tmp_path: Path) -> None:
+def test_an_unusual_but_valid_archive_is_read(kind: str, tmp_path: Path) -> None:
     images = opened(tmp_path, READ[kind](), "TS_KS.tar" if "tar" in kind else "TS_KS.zip")
     assert images.names == ["bad_1.jpg", "good_1.jpg"]
     assert [images.read(i).tobytes() for i in range(2)] == [BAD, GOOD]
