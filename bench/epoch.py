@@ -37,12 +37,11 @@ from rich.table import Table
 
 from bench.measure.baselines import ReferenceDataset, ReferenceStep, data_loader
 from bench.measure.data import unpack, whole_batches
-from bench.measure.flags import at_least
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, alternate, finish, ratio
 from bench.render.release import given_or_rendered
 from dali_pipes import Batch, CacheOptions, Loader, SampleTable
-from dali_pipes.command import parse
+from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError, HeightRegressor
 from train.engine.run import train

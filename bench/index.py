@@ -35,12 +35,11 @@ from rich.table import Table
 from simplejpeg import decode_jpeg
 
 from bench.measure.data import label_of, tile_names
-from bench.measure.flags import at_least
 from bench.measure.fresh import in_new_process, memory_of
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, seconds_of
 from dali_pipes import SampleTable
-from dali_pipes.command import parse
+from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.release.find import open_split
 from dali_pipes.release.members import Members

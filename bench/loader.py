@@ -25,12 +25,11 @@ from rich.table import Table
 from bench.measure import fresh
 from bench.measure.baselines import ReferenceDataset, TunedDataset, data_loader
 from bench.measure.data import linked_release, unpack, whole_batches
-from bench.measure.flags import at_least
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, Work, alternate, finish, ratio
 from bench.render.release import given_or_rendered
 from dali_pipes import CacheOptions, Loader, SampleTable
-from dali_pipes.command import parse
+from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
 from train.engine.step import Forward
 from train.machine.choices import choose_device

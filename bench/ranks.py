@@ -25,10 +25,9 @@ from rich.table import Table
 from torch.multiprocessing.spawn import spawn
 
 from bench.measure.data import random_batch
-from bench.measure.flags import at_least
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, alternate, seconds_of
-from dali_pipes.command import parse
+from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
 from model import HeightRegressor
 from train.engine.step import Forward, Step

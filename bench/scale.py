@@ -35,7 +35,6 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from bench.measure.data import repeated
-from bench.measure.flags import at_least
 from bench.measure.fresh import resident
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, Work, alternate
@@ -44,7 +43,7 @@ from dali_pipes import SampleTable, Shard
 from dali_pipes.batches.plan import TrainingPlan
 from dali_pipes.batches.source import Source
 from dali_pipes.batches.view import WHOLE_TILE
-from dali_pipes.command import parse
+from dali_pipes.command import at_least, parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
 from train.machine.choices import choose_device

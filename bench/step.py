@@ -25,11 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.measure.baselines import ReferenceStep
 from bench.measure.data import random_batch
-from bench.measure.flags import at_least
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, Work, alternate, finish, ratio, seconds_of
 from dali_pipes import Batch
-from dali_pipes.command import parse
+from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError, HeightRegressor
 from train.engine.step import Forward, Step

@@ -1,7 +1,7 @@
-"""Show the content of a release, its faults, and what will be trained on.
+"""Inspect a release: its contents, its faults, and the samples to train on.
 
-Prints counts by split, sensor and scene, distributions of heights, lengths and scales, what is skipped and why, what
-validation shares with training, and an audit of the labels against their closed form.
+Shows counts by split, sensor and scene; what validation shares with training; the distributions of heights, lengths and
+scales; everything that is skipped, with its reason; and an audit of the labels against the closed-form height.
 """
 
 import io
@@ -29,27 +29,27 @@ class _Paths(ReleasePaths):
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to inspect."""
+    """What to inspect, and how to show it."""
 
     paths: Annotated[_Paths, tyro.conf.arg(name="")]
     json: bool = False
-    """Print the whole inspection as one JSON object, and nothing else."""
+    """Print everything as a single JSON object."""
     html: Path | None = None
-    """Also write an HTML page with pictures of the flagged tiles to this file."""
+    """Also write an HTML page, with pictures of the flagged tiles, to this file."""
     against: Path | None = None
-    """An earlier release: list what was added, removed and changed since."""
+    """An earlier release; also show what was added, removed and changed since."""
 
 
 def main(argv: list[str]) -> None:
-    """The command: exits with status 2 and one sentence on bad input."""
+    """Run the command. Bad input exits with status 2 and one sentence."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for a Korean name on an ASCII terminal
+        sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal cannot print Korean names
     with exits_with_one_sentence():
         run(parse(Arguments, argv, module="dali_pipes", description=__doc__))
 
 
 def run(arguments: Arguments) -> None:
-    """Inspect the release and show the result in the requested forms.  Raises InputError."""
+    """Inspect the release and show the result. Raises InputError."""
     inspection = inspect(arguments.paths, arguments.against)
     if arguments.html is not None:
         from .inspect.page import write_page

@@ -1,7 +1,7 @@
-"""How a command of this project says that its input is bad.
+"""Errors of bad input, and how commands report them.
 
-Every `python -m …` wraps its work in `exits_with_one_sentence`: an `InputError` raised anywhere below becomes
-one line on stderr and exit status 2, without a traceback.  Any other exception is a bug and keeps its traceback.
+Each command runs inside `exits_with_one_sentence`: an `InputError` becomes one line on stderr and exit status 2,
+without a traceback. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """The user's data, flags or files are wrong.
+    """The data, flags or files of the user are wrong.
 
     The message is one sentence for the user: what was expected, what was found, where, and what to do.
     """
 
 
 class CutShort(InputError):
-    """An archive ends before its central directory does."""
+    """An archive has no central directory at its end: the file is incomplete, or no ZIP."""
 
 
 class UnreadableMember(InputError):
-    """One member of an archive cannot be read, while the others can: whoever lists samples leaves it out."""
+    """A single member of an archive cannot be read; its samples are skipped."""
 
 
 @contextmanager
 def exits_with_one_sentence(*also: type[Exception]) -> Iterator[None]:
-    """Turn bad input into `error: <sentence>` on stderr and exit status 2, Ctrl-C into 130.
+    """Turn bad input into `error: <sentence>` on stderr and exit status 2, and Ctrl-C into exit status 130.
 
     Bad input is an `InputError`, one of `also`, or an OSError such as a full disk.
     """

@@ -1,4 +1,4 @@
-"""Small releases for the tests: rendered once a session, or written by hand from JPEGs and polylines."""
+"""Small releases for the tests: rendered once per session, or written from JPEGs and polylines."""
 
 from __future__ import annotations
 

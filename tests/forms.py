@@ -1,6 +1,6 @@
-"""One release in every form that AI Hub's data come in, written from its four ZIPs with the standard library.
+"""One release in every form in which people have it, written from its four ZIPs with the standard library.
 
-Each writer takes the folder with the ZIPs and an empty folder, and returns what `--release` would be given.
+Each writer takes the folder with the ZIPs and an empty folder, and returns the path for `--release`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 STEMS = ("TS_KS", "TL_KS_LINE", "VS_KS", "VL_KS_LINE")
-PART = 70_001  # bytes; about a tile, so that many members straddle two parts
+PART = 70_001  # bytes, about one tile, so that many members cross two parts
 KOREAN = "다운로드/133.국토위성영상/01-1.정식개방데이터/" + "아주긴이름의폴더/" * 8  # more than a header's 100 bytes
 FOLDERS = {
     "TS_KS": "Training/01.원천데이터",
@@ -24,7 +24,7 @@ FOLDERS = {
 
 
 def parts(archive: Path, size: int = PART) -> dict[str, bytes]:
-    """The parts of a ZIP, by name, in the order of text and not of numbers."""
+    """The parts of a ZIP by name, in text order, which is not their numeric order."""
     data = archive.read_bytes()
     cut = {f"{archive.name}.part{at}": data[at : at + size] for at in range(0, len(data), size)}
     return dict(sorted(cut.items()))
@@ -114,7 +114,7 @@ def tar_of_folders(zips: Path, out: Path) -> Path:
 
 
 def mixture(zips: Path, out: Path) -> Path:
-    """Images in parts, of which some are loose and some in a tar; a folder; a ZIP behind a link; a ZIP in a tar."""
+    """Images in parts, some loose and some in a tar; a folder; a link to a ZIP; a ZIP in a tar."""
     pieces = list(parts(zips / "TS_KS.zip").items())
     with tarfile.open(out / "some.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         for name, data in pieces[::2]:

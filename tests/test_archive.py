@@ -1,4 +1,4 @@
-"""Archives are read to the byte as the standard library reads them, and damaged ones are refused by name."""
+"""Archives are read byte for byte as the standard library reads them, and damaged ones are refused by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from dali_pipes.errors import InputError, UnreadableMember
 from dali_pipes.release.archive import Archive
-from dali_pipes.release.byte_range import Extent, Segment
+from dali_pipes.release.byte_range import ByteRange, Segment
 
 
 @pytest.fixture(params=[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
@@ -53,7 +53,7 @@ def test_a_pickled_archive_reads_the_same_bytes(archive: Path) -> None:
     assert there.read(7).tobytes() == Archive(archive).read(7).tobytes()
 
 
-def test_an_archive_that_changed_is_not_taken_for_the_one_that_was_pickled(archive: Path) -> None:
+def test_a_pickled_archive_is_refused_if_the_file_changed(archive: Path) -> None:
     pickled = pickle.dumps(Archive(archive))
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr("K3_05.jpg", b"which would shift the numbers of those behind it")
@@ -68,7 +68,7 @@ def in_three_pieces(archive: Path) -> Archive:
     for start, stop in itertools.pairwise((0, len(data) // 3, len(data) // 2, len(data))):
         (piece := archive.with_suffix(f".{start}")).write_bytes(data[start:stop])
         pieces.append(Segment(piece, 0, stop - start))
-    return Archive(Extent(pieces, "some.zip in parts"))
+    return Archive(ByteRange(pieces, "some.zip in parts"))
 
 
 def test_threads_and_forked_processes_read_the_same_bytes(archive: Path, in_three_pieces: Archive) -> None:
@@ -101,7 +101,7 @@ def test_a_zip64_of_the_standard_library_is_read(tmp_path: Path, monkeypatch: py
     assert [mine.read(i).tobytes() for i in range(9)] == [bytes([i]) * 40 * i for i in range(9)]
 
 
-def test_what_is_read_cannot_be_written(archive: Path) -> None:
+def test_bytes_that_were_read_are_read_only(archive: Path) -> None:
     with pytest.raises(ValueError, match="read-only"):
         Archive(archive).read(3)[0] = 1
 
@@ -142,16 +142,14 @@ def _patch_entry(path: Path, offset: int, layout: str, value: int) -> str:
     [
         (8, "<H", 1, "encrypted"),
         (10, "<H", 14, "compressed by method 14"),
-        (20, "<L", 7, "bytes are said to be stored|deflated data are broken|bytes were promised"),
+        (20, "<L", 7, "bytes are recorded as stored|deflated data are broken|bytes were recorded"),
         (24, "<L", 1 << 31, "more than the 64 MiB allowed"),
         (42, "<L", 0, "another name|reaches into what begins at"),
         (42, "<L", 1, "reaches into what begins at"),
         (42, "<L", 2**31 - 1, "reaches into what begins at"),
     ],
 )
-def test_a_bad_member_costs_no_more_than_itself(
-    archive: Path, offset: int, layout: str, value: int, sentence: str
-) -> None:
+def test_a_bad_member_costs_only_itself(archive: Path, offset: int, layout: str, value: int, sentence: str) -> None:
     good = [Archive(archive).read(i).tobytes() for i in range(20)]
     name = _patch_entry(archive, offset, layout, value)
     if value == 1 << 31:  # for stored members both sizes must agree to come so far
@@ -171,10 +169,10 @@ def test_an_archive_without_a_readable_member_is_refused(archive: Path) -> None:
         Archive(archive)
 
 
-def test_a_member_that_inflates_to_more_than_promised_is_refused(tmp_path: Path) -> None:
+def test_a_member_that_inflates_to_more_than_its_recorded_size_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "some.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("K3_1.jpg", bytes(10_000_000))
     _patch_entry(path, 24, "<L", 1000)
-    with pytest.raises(InputError, match="1000 bytes were promised"):
+    with pytest.raises(InputError, match="1000 bytes were recorded"):
         Archive(path).read(0)

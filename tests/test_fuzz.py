@@ -1,7 +1,7 @@
-"""Mutated archives, labels and JPEGs: no error but the declared ones, and where an oracle reads on, the same bytes.
+"""Mutated archives, labels and JPEGs raise only the declared errors, or read as an oracle reads them.
 
-Hypothesis draws the mutations, derandomized: CI sees the same `EXAMPLES` each time.  The oracles are `zipfile`,
-`tarfile`, `json` and OpenCV.  Each example may take `DEADLINE` and, in Python's own count, `MEMORY` bytes.
+Hypothesis draws the mutations, derandomized: CI gets the same `EXAMPLES` each time. The oracles are `zipfile`,
+`tarfile`, `json` and OpenCV. Each example may take `DEADLINE`, and `MEMORY` bytes as Python counts them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from dali_pipes.errors import InputError, UnreadableMember
 from dali_pipes.release import byte_range, tar_members, zip_members
 from dali_pipes.release.archive import Archive
-from dali_pipes.release.byte_range import Extent, Segment
+from dali_pipes.release.byte_range import ByteRange, Segment
 from dali_pipes.samples.jpeg import read_header
 from dali_pipes.samples.via import parse
 from tests.conftest import jpeg, via_label
@@ -123,7 +123,7 @@ def mutated(draw: st.DrawFn, *originals: bytes) -> bytes:
 
 
 def rechecked(tar: bytes) -> bytes:
-    """The same tar with the checksum of each header made right again, so that a mutation comes further."""
+    """The same tar with the checksum of each header corrected, so that a mutation gets past the check."""
     blocks = [bytearray(tar[at : at + 512]) for at in range(0, len(tar), 512)]
     for block in blocks:
         if block[257:262] == b"ustar":
@@ -146,17 +146,17 @@ def mutated_values(draw: st.DrawFn) -> bytes:
     return json.dumps(document).encode()
 
 
-def in_pieces(folder: str, data: bytes, cut: int) -> Extent:
+def in_pieces(folder: str, data: bytes, cut: int) -> ByteRange:
     """The bytes in two files, so that members straddle them."""
     files = []
     for i, piece in enumerate((data[:cut], data[cut:])):
         (file := Path(folder) / str(i)).write_bytes(piece)
         files.append(Segment(file, 0, len(piece)))
-    return Extent(files, "pieces")
+    return ByteRange(files, "pieces")
 
 
 def zipfile_reads(archive: zipfile.ZipFile, path: str) -> bytes | None:
-    """What the standard library reads, or None where it refuses."""
+    """What the standard library reads, or None if it refuses."""
     try:
         return archive.read(path)
     except Exception:
@@ -179,7 +179,7 @@ def test_a_mutated_zip_reads_as_zipfile_reads_it_or_not_at_all(data: bytes, cut:
         try:
             oracle = zipfile.ZipFile(io.BytesIO(data))
         except Exception:
-            return  # it refuses more, such as a timestamp in the thirteenth month
+            return  # it is stricter, for example about a month of 13 in a timestamp
         theirs = [(zip_name(info), zipfile_reads(oracle, info.filename)) for info in oracle.infolist()]
         for name, bytes_read in read.items():
             same_name = [theirs_read for their_name, theirs_read in theirs if their_name == name]
@@ -188,13 +188,13 @@ def test_a_mutated_zip_reads_as_zipfile_reads_it_or_not_at_all(data: bytes, cut:
 
 
 def zip_name(info: zipfile.ZipInfo) -> str:
-    """As an `Archive` has it, which reads names without the UTF-8 flag as what they look like."""
+    """The name as `Archive` has it: without the UTF-8 flag it is decoded by its bytes."""
     raw = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437", "surrogateescape")
     return byte_range.decode(raw).replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def test_the_unmutated_zip_is_read_by_both() -> None:
-    """The property above must not hold for want of archives that both read."""
+def test_the_original_zip_is_read_by_both() -> None:
+    """The property above would hold trivially if no archive were read by both."""
     with tempfile.TemporaryDirectory() as folder:
         mine = Archive(in_pieces(folder, ZIP, 150))
         oracle = zipfile.ZipFile(io.BytesIO(ZIP))
@@ -221,19 +221,19 @@ def test_a_mutated_tar_lists_what_tarfile_lists_or_nothing(data: bytes) -> None:
         listed = {member.offset: member for member in mine}
         for info in theirs:
             member = listed.pop(info.offset_data, None)
-            if member is None:  # a folder by its name, whose last stroke is cut from a pax path
+            if member is None:  # a folder: tarfile removes the last slash of a pax path
                 assert info.pax_headers.get("path", info.name).endswith("/")
                 continue
             assert member.length == info.size
             name = byte_range.decode(info.name.encode("utf-8", "surrogateescape"))
-            # It takes for a prefix what GNU keeps there, and reads a name that no NUL ends to the end of its block.
+            # tarfile takes GNU's fields for a prefix, and reads a name without a NUL to the end of its block.
             assert name.startswith(member.path) or name.endswith(f"/{member.path}")
 
 
 @fuzzed
 @given(data=mutated_values() | mutated(LABEL))
 @example(data=LABEL)
-def test_a_mutated_label_says_what_json_says_or_is_refused(data: bytes) -> None:
+def test_a_mutated_label_is_read_as_json_reads_it_or_refused(data: bytes) -> None:
     with bounded_memory():
         try:
             tiles = parse(data)
@@ -257,10 +257,10 @@ def test_a_mutated_label_says_what_json_says_or_is_refused(data: bytes) -> None:
 @given(data=mutated(*JPEGS))
 @example(data=JPEGS[0])
 @example(data=JPEGS[1])
-def test_a_mutated_jpegs_size_is_the_decoders(data: bytes) -> None:
+def test_the_size_of_a_mutated_jpeg_is_that_of_the_decoder(data: bytes) -> None:
     with bounded_memory():
         header = read_header(data)
-    if header is None or header.height * header.width > 1 << 20:  # the decoder's own memory is not ours to bound
+    if header is None or header.height * header.width > 1 << 20:  # the decoder's own memory has no bound
         return
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is not None:

@@ -1,4 +1,4 @@
-"""Geometry against the published labels and against what the words mean."""
+"""Geometry agrees with the published labels and with its definitions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_closed_form_gives_the_published_heights(
     points: tuple[tuple[int, int], ...], gsd: float, roll: float, pitch: float, label: float
 ) -> None:
     height = closed_form_height(polyline_length_px(points), gsd, roll, pitch)
-    # Half of the last printed digit, and what the last row's angles of three decimals leave open.
+    # Half of the last printed digit, plus the uncertainty of the three-decimal angles of the last row.
     assert height == pytest.approx(label, abs=0.0051 if label < 187 else 0.01)
 
 
@@ -41,7 +41,7 @@ sides = st.integers(1, 3000)
 
 
 @given(height=sides, width=sides, size=st.integers(8, 512))
-def test_a_letterbox_fits_touches_two_edges_and_is_centred(height: int, width: int, size: int) -> None:
+def test_a_letterbox_touches_two_edges_and_is_centred(height: int, width: int, size: int) -> None:
     box = letterbox(height, width, size)
     assert max(box.height, box.width) == size
     assert min(box.height, box.width) >= 1

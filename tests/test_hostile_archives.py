@@ -1,8 +1,8 @@
-"""Archives that lie: each kind is refused in one sentence, costs one member, or is read all the same.
+"""Hostile archives: each kind is refused in one sentence, loses one member, or is read in full.
 
-A release here has two tiles, `good_1` and `bad_1`.  `REFUSED` archives are an InputError; of `ONE_MEMBER` archives
-the images can be opened and `good_1.jpg` read, while `bad_1.jpg` is unreadable with a reason; `READ` archives read as
-if nothing were odd about them.  None may take more memory than `MEMORY`.
+A release here has two tiles, `good_1` and `bad_1`. `REFUSED` archives raise InputError. `ONE_MEMBER` archives can be
+opened and `good_1.jpg` read, while `bad_1.jpg` is unreadable with a reason. `READ` archives are unusual but valid. None
+may take more memory than `MEMORY`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dali_pipes.release.find import open_split
 from dali_pipes.release.paths import ReleasePaths
 from tests.conftest import jpeg
 
-MEMORY = 8 << 20  # bytes that Python allocates, at most, while a hostile release is opened and read
+MEMORY = 8 << 20  # most bytes that Python may allocate while a hostile release is opened and read
 GOOD, BAD = jpeg(64, 64, seed=1), jpeg(64, 96, seed=2)
 END, LOCATOR64, END64 = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
 
@@ -83,7 +83,7 @@ def with_extra(sizes: bytes) -> bytearray:
 
 
 def streamed() -> bytes:
-    """Written to a pipe: sizes stand behind the data, in descriptors."""
+    """Written to a pipe: the sizes are in descriptors after the data."""
 
     class Pipe(io.RawIOBase):
         written = bytearray()
@@ -108,7 +108,7 @@ def flipped(data: bytearray, at: int) -> bytearray:
 
 
 def tarred(name: str = "TS_KS.zip", data: bytes | None = None, **header: object) -> bytearray:
-    """The images' archive in a tar whose header says otherwise."""
+    """The archive of the images in a tar, with other values in the header."""
     data = bytes(both()) if data is None else data
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
@@ -121,7 +121,7 @@ def tarred(name: str = "TS_KS.zip", data: bytes | None = None, **header: object)
 
 
 def reheaded(at: int, field: bytes, tar: bytearray | None = None) -> bytearray:
-    """A field of the first header overwritten, and its checksum made right again."""
+    """A field of the first header overwritten, and its checksum corrected."""
     tar = tar or tarred()
     tar[at : at + len(field)] = field
     tar[148:156] = b" " * 8
@@ -140,19 +140,19 @@ REFUSED: dict[str, tuple[Kind, str]] = {
     "cut in the middle": (lambda: both()[:3000], "do not end with a central directory"),
     "cut in its last record": (lambda: both()[:-1], "do not end with a central directory"),
     "bit flip in the last record's magic": (lambda: flipped(both(), -21), "do not end with a central directory"),
-    "count one too high": (lambda: patched("<H", (8, 3), (10, 3), at=END), "promises 3 members and holds 2"),
-    "count one too low": (lambda: patched("<H", (8, 1), (10, 1), at=END), "promises 1 members and holds 2"),
+    "count one too high": (lambda: patched("<H", (8, 3), (10, 3), at=END), "counts 3 members and has 2"),
+    "count one too low": (lambda: patched("<H", (8, 1), (10, 1), at=END), "counts 1 members and has 2"),
     "counts that disagree": (lambda: patched("<H", (8, 1), at=END), "one disk of a ZIP split over several"),
     "second disk of two": (lambda: patched("<H", (4, 1), at=END), "one disk of a ZIP split over several"),
     "directory longer than the file": (lambda: patched("<L", (12, 1 << 30), at=END), "reaches beyond byte"),
     "directory shorter than it is": (lambda: patched("<L", (12, 40), at=END), "no entry at byte"),
     "directory beyond the file": (lambda: patched("<L", (16, 1 << 31), at=END), "reaches beyond byte"),
     "bit flip in an entry's magic": (lambda: patched("<B", (2, 3)), "no entry at byte"),
-    "name longer than the directory": (lambda: patched("<H", (28, 0xFFFF)), "promises|no entry|beyond"),
-    "extra field longer than the directory": (lambda: patched("<H", (30, 0xFFFF)), "promises|no entry|beyond"),
-    "ZIP64 directory that ends beyond the file": (lambda: with_zip64(end_shift=1 << 40), "said to end at byte"),
+    "name longer than the directory": (lambda: patched("<H", (28, 0xFFFF)), "counts|no entry|beyond"),
+    "extra field longer than the directory": (lambda: patched("<H", (30, 0xFFFF)), "counts|no entry|beyond"),
+    "ZIP64 directory that ends beyond the file": (lambda: with_zip64(end_shift=1 << 40), "recorded to end at byte"),
     "ZIP64 directory that is elsewhere": (lambda: with_zip64(end_shift=-7), "no end of a ZIP64 directory"),
-    "ZIP64 count of 2^60": (lambda: with_zip64(count=1 << 60), "promises 1152921504606846976 members"),
+    "ZIP64 count of 2^60": (lambda: with_zip64(count=1 << 60), "counts 1152921504606846976 members"),
     "nothing readable": (
         lambda: patched("<H", (10, 14), data=packed(("bad_1.jpg", BAD))),
         "found none that can be read; of the first, 'bad_1.jpg', it is neither stored nor deflated",
@@ -161,7 +161,7 @@ REFUSED: dict[str, tuple[Kind, str]] = {
 ONE_MEMBER: dict[str, tuple[Kind, str]] = {
     "encrypted": (lambda: patched("<H", (8, 1)), "encrypted"),
     "compressed by LZMA": (lambda: patched("<H", (10, 14)), "compressed by method 14"),
-    "sizes that disagree": (lambda: patched("<L", (24, 1)), "bytes are said to be stored for its 1$"),
+    "sizes that disagree": (lambda: patched("<L", (24, 1)), "bytes are recorded as stored for its 1$"),
     "a size that leads beyond the file": (
         lambda: patched("<L", (20, 1 << 25), (24, 1 << 25)),
         "reach into what begins",
@@ -194,11 +194,11 @@ ONE_MEMBER: dict[str, tuple[Kind, str]] = {
     ),
     "a bomb that does not": (
         lambda: patched("<L", (24, 1000), data=both(zipfile.ZIP_DEFLATED, bytes(1 << 20))),
-        "1000 bytes were promised, 1001 came",
+        "1000 bytes were recorded, found more",
     ),
     "deflated data that are none": (
         lambda: flipped(d := both(zipfile.ZIP_DEFLATED), d.rfind(b"PK\x03\x04") + 39),
-        "deflated data are broken|bytes were promised",
+        "deflated data are broken|bytes were recorded",
     ),
     "two pictures under one name": (
         lambda: packed(("good_1.jpg", GOOD), ("a/bad_1.jpg", BAD), ("b/bad_1.jpg", GOOD)),
@@ -245,7 +245,7 @@ BAD_TARS: dict[str, tuple[Kind, str]] = {
 
 
 def opened(folder: Path, data: bytes | bytearray, name: str = "TS_KS.zip") -> Archive:
-    """The images of a release whose labels are in order."""
+    """The images of a release with valid labels."""
     (folder / name).write_bytes(data)
     (folder / "TL_KS_LINE.zip").write_bytes(packed(("good_1.json", b"{}")))
     images, _ = open_split(ReleasePaths(folder), "train")
@@ -269,11 +269,11 @@ def test_a_bad_member_is_unreadable_and_its_neighbour_is_not(kind: str, tmp_path
     assert images.read(1).tobytes() == GOOD
     with pytest.raises(UnreadableMember, match=r"TS_KS\.zip is damaged at member 'bad_1\.jpg'") as unreadable:
         images.read(0)
-    assert re.search(reason, str(unreadable.value).removesuffix("; load it anew"))
+    assert re.search(reason, str(unreadable.value).removesuffix("; download it again"))
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_what_is_only_odd_is_read(kind: str, tmp_path: Path) -> None:
+def test_an_unusual_but_valid_archive_is_read(kind: str, tmp_path: Path) -> None:
     images = opened(tmp_path, READ[kind](), "TS_KS.tar" if "tar" in kind else "TS_KS.zip")
     assert images.names == ["bad_1.jpg", "good_1.jpg"]
     assert [images.read(i).tobytes() for i in range(2)] == [BAD, GOOD]

@@ -1,6 +1,6 @@
-"""Labels and JPEGs that lie: each kind is left out with its reason, or trains as OpenCV would have it.
+"""Hostile labels and JPEGs: each kind is skipped with its reason, or decoded as OpenCV decodes it.
 
-Every release here has a tile `good_1` beside the hostile one, `bad_1`, and the good one is always in the table.
+Each release here has a hostile tile, `bad_1`, and a tile `good_1`, which is always in the table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dali_pipes.samples.via import LARGEST_LABEL, TALLEST, Reason, parse
 from tests.conftest import jpeg, via_label
 from tests.test_samples import with_exif
 
-MEMORY = 48 * LARGEST_LABEL  # bytes that Python allocates, at most, over any label
+MEMORY = 48 * LARGEST_LABEL  # most bytes that Python may allocate for a label
 LINE = [(10, 20), (30, 40)]
 GOOD = jpeg(64, 96)
 SHARED = via_label("bad_1.jpg", [LINE])
@@ -161,7 +161,7 @@ IMAGES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", LABELS)
-def test_a_hostile_label_is_left_out_with_its_reason(kind: str, write_split: Callable[..., Path]) -> None:
+def test_a_hostile_label_is_skipped_with_its_reason(kind: str, write_split: Callable[..., Path]) -> None:
     text, reason = LABELS[kind]
     tiles = {"good_1.jpg": (GOOD, via_label("good_1.jpg", [LINE])), "bad_1.jpg": (GOOD, text)}
     release = write_split(tiles, deflate=True)
@@ -176,7 +176,7 @@ def test_a_hostile_label_is_left_out_with_its_reason(kind: str, write_split: Cal
 
 
 @pytest.mark.parametrize("kind", JPEGS)
-def test_a_hostile_jpeg_is_left_out_with_its_reason(kind: str, write_split: Callable[..., Path]) -> None:
+def test_a_hostile_jpeg_is_skipped_with_its_reason(kind: str, write_split: Callable[..., Path]) -> None:
     image, reason = JPEGS[kind]
     tiles = {"good_1.jpg": (GOOD, via_label("good_1.jpg", [LINE])), "bad_1.jpg": (image, SHARED)}
     table = SampleTable.from_release(write_split(tiles))
@@ -184,7 +184,7 @@ def test_a_hostile_jpeg_is_left_out_with_its_reason(kind: str, write_split: Call
     assert table.left_out == (("bad_1.jpg", -1, reason),)
 
 
-def test_odd_images_train_as_opencv_has_them(write_split: Callable[..., Path]) -> None:
+def test_unusual_images_are_decoded_as_opencv_decodes_them(write_split: Callable[..., Path]) -> None:
     tiles = {
         f"{i}_1.jpg": (image, via_label(f"{i}_1.jpg", [[(0, 0), (1, 1)]])) for i, image in enumerate(IMAGES.values())
     }
@@ -213,14 +213,14 @@ def test_odd_images_train_as_opencv_has_them(write_split: Callable[..., Path]) -
     ],
     ids=["a BOM", "regions of VIA 1", "a path for a filename", "numbers for texts"],
 )
-def test_an_odd_label_says_what_it_says(text: bytes) -> None:
+def test_an_unusual_label_is_read(text: bytes) -> None:
     (tile,) = parse(text)
     assert (tile.filename, tile.rejected) == ("bad_1.jpg", ())
     assert tile.regions[0].points.tolist() == [[10, 20], [30, 40]]
     assert tile.regions[0].height == 100
 
 
-def test_a_folder_of_odd_things_lists_its_files(tmp_path: Path) -> None:
+def test_only_the_files_of_a_folder_are_listed(tmp_path: Path) -> None:
     pictures, texts = tmp_path / "TS_KS", tmp_path / "TL_KS_LINE"
     (pictures / "deeper").mkdir(parents=True)
     texts.mkdir()

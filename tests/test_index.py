@@ -1,4 +1,4 @@
-"""What the index passes, DALI decodes; what it finds once, nobody looks for again; what it keeps, it does not trust."""
+"""The index passes only what DALI decodes, is built once, and checks everything that it reads from its cache."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def dali_decodes(data: bytes) -> tuple[int, ...] | None:
         return None
 
 
-def test_data_that_end_halfway_are_an_image_to_others_but_not_to_the_index() -> None:
+def test_other_decoders_accept_data_that_end_halfway_and_the_index_does_not() -> None:
     assert dali_decodes(HALF) == (64, 96, 3)
     assert cv2.imdecode(np.frombuffer(HALF, np.uint8), cv2.IMREAD_COLOR) is not None
     assert checked(GOOD, HALF, GOOD)[1] is Reason.UNDECODABLE
@@ -84,7 +84,7 @@ def test_data_that_end_halfway_are_an_image_to_others_but_not_to_the_index() -> 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A JPEG that was cut, overwritten, or lost or gained some bytes, its end marker mostly kept."""
+    """A JPEG that was cut or overwritten, or lost or gained some bytes; most keep their end marker."""
     data = bytearray(jpeg(48, 40, seed=draw(st.integers(0, 3))))
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(2, len(data) - 3))
@@ -111,13 +111,13 @@ def test_grey_and_progressive_images_and_odd_sizes_pass() -> None:
     ]
 
 
-def test_a_header_cannot_claim_the_memory() -> None:
+def test_a_false_header_does_not_allocate_memory() -> None:
     size = GOOD.index(b"\xff\xc0") + 5
     huge = GOOD[:size] + b"\xff\xff\xff\xff" + GOOD[size + 4 :]
     assert checked(huge) == [Reason.TOO_LARGE]
 
 
-def test_each_image_gets_its_own_verdict_in_order() -> None:
+def test_each_image_gets_its_own_result_in_order() -> None:
     images = [HALF if i % 7 == 3 else jpeg(16 + i, 16) for i in range(100)]
     for i, found in enumerate(checked(*images)):
         assert found is Reason.UNDECODABLE if i % 7 == 3 else found.height == 16 + i  # type: ignore[union-attr]
@@ -129,20 +129,20 @@ def test_a_flipped_bit_is_found_by_the_archives_checksum(archive: str, write_spl
     path = write_split(tiles) / f"{archive}.zip"
     with zipfile.ZipFile(path) as file:
         members = {name: file.read(name) for name in file.namelist()}
-    with zipfile.ZipFile(path, "w") as file:  # stored, so that a flipped bit is no broken stream
+    with zipfile.ZipFile(path, "w") as file:  # stored: in a deflated member a flipped bit breaks the stream
         for name, data in members.items():
             file.writestr(name, data)
     flipped = bytearray(path.read_bytes())
     second = list(members.values())[1]
     inside = flipped.index(second) + (second.index(b"100.00") if archive == "TL_KS_LINE" else len(second) // 2)
-    flipped[inside] ^= 2  # a height of 300.00 is as good a label, and one wrong coefficient as good a JPEG
+    flipped[inside] ^= 2  # the label and the JPEG stay valid, with another height and another coefficient
     path.write_bytes(flipped)
     table, _ = open_index(ReleasePaths(path.parent), "train", console=QUIET)
     assert table.tile.tolist() == ["a_0.jpg", "a_2.jpg"]
     assert [(item.file.split(".")[0], item.reason) for item in table.left_out] == [("a_1", Reason.DAMAGED)]
 
 
-def test_progress_is_shown_on_a_terminal_alone(release: Path) -> None:
+def test_progress_is_shown_only_on_a_terminal(release: Path) -> None:
     for terminal in (True, False):
         text = StringIO()
         open_index(ReleasePaths(release), "train", console=Console(file=text, force_terminal=terminal))
@@ -155,7 +155,7 @@ def test_progress_is_shown_on_a_terminal_alone(release: Path) -> None:
 
 @pytest.fixture
 def built_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each time that an index is built."""
+    """A list with one entry per index that was built."""
     calls: list[int] = []
     build = dali_pipes.samples.index._build
     monkeypatch.setattr(dali_pipes.samples.index, "_build", lambda *given: calls.append(os.getpid()) or build(*given))  # type: ignore[func-returns-value]
@@ -178,7 +178,7 @@ def test_a_release_is_indexed_once(release: Path, tmp_path: Path, built_once: li
     assert equal(cold.table, warm.table)
     assert equal(warm.table, SampleTable.from_release(release))
     assert warm.table.images.names == cold.table.images.names
-    moved = shutil.copytree(release, tmp_path / "moved")  # a copy may be a bad one, whatever its times say
+    moved = shutil.copytree(release, tmp_path / "moved")  # a copy may be damaged, even with the same times
     assert equal(
         open_index(ReleasePaths(moved, index_cache=tmp_path / "a/cache"), "train", console=QUIET).table, warm.table
     )
@@ -188,7 +188,7 @@ def test_a_release_is_indexed_once(release: Path, tmp_path: Path, built_once: li
     ) != len(warm.table)
 
 
-def test_what_was_left_out_is_kept_and_listed(small: Path, tmp_path: Path) -> None:
+def test_skipped_samples_are_cached_and_listed(small: Path, tmp_path: Path) -> None:
     for _ in range(2):
         table, listing = open_index(ReleasePaths(small, index_cache=tmp_path / "cache"), "train", console=QUIET)
         expected = {("a_2.jpg", -1, Reason.UNDECODABLE), ("한글_3.jpg", 2, Reason.OUTSIDE)}
@@ -201,7 +201,7 @@ def test_what_was_left_out_is_kept_and_listed(small: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("archive", ["TS_KS.zip", "TL_KS_LINE.zip"])
-def test_changed_data_are_indexed_anew(small: Path, tmp_path: Path, archive: str, built_once: list[int]) -> None:
+def test_changed_data_are_indexed_again(small: Path, tmp_path: Path, archive: str, built_once: list[int]) -> None:
     open_index(ReleasePaths(small, index_cache=tmp_path / "cache"), "train", console=QUIET)
     state = (small / archive).stat()
     os.utime(small / archive, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
@@ -280,8 +280,8 @@ def test_a_cache_cannot_run_code(small: Path, tmp_path: Path, built_once: list[i
     assert not (tmp_path / "gone off").exists()
 
 
-def test_of_processes_that_come_together_one_builds(small: Path, tmp_path: Path, built_once: list[int]) -> None:
-    with ThreadPoolExecutor(4) as ranks:  # a lock belongs to whoever opened the file, thread or process
+def test_only_one_of_several_processes_builds(small: Path, tmp_path: Path, built_once: list[int]) -> None:
+    with ThreadPoolExecutor(4) as ranks:  # a lock belongs to an open file, so threads work like processes
         found = list(
             ranks.map(
                 lambda _: open_index(ReleasePaths(small, index_cache=tmp_path / "cache"), "train", console=QUIET),
@@ -297,7 +297,7 @@ def _die_building(release: Path, cache: Path) -> None:
     open_index(ReleasePaths(release, index_cache=cache), "train", console=QUIET)
 
 
-def test_a_process_that_dies_building_stops_nobody(small: Path, tmp_path: Path) -> None:
+def test_a_process_that_dies_while_building_does_not_block_others(small: Path, tmp_path: Path) -> None:
     dying = multiprocessing.get_context("spawn").Process(target=_die_building, args=(small, tmp_path / "cache"))
     dying.start()
     dying.join(60)
@@ -312,7 +312,7 @@ def test_a_cache_that_cannot_be_written_is_named(small: Path, tmp_path: Path) ->
         open_index(ReleasePaths(small, index_cache=tmp_path / "file"), "train", console=QUIET)
 
 
-# --- Too much is bad.
+# --- Too many bad tiles.
 
 
 def test_above_max_bad_training_stops_and_counts_by_reason(
@@ -331,7 +331,7 @@ def test_above_max_bad_training_stops_and_counts_by_reason(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_broken_label_counts_as_its_tile(write_split: Callable[..., Path]) -> None:
+def test_a_broken_label_counts_as_one_tile(write_split: Callable[..., Path]) -> None:
     tiles = {f"a_{i}.jpg": (GOOD, via_label(f"a_{i}.jpg", [LINE])) for i in range(3)}
     table = SampleTable.from_release(write_split({**tiles, "a_3.jpg": (GOOD, b"{")}))
     refuse_above(0.25, "train", table)
@@ -339,7 +339,7 @@ def test_a_broken_label_counts_as_its_tile(write_split: Callable[..., Path]) -> 
         refuse_above(0.24, "train", table)
 
 
-def test_a_row_costs_words_and_not_objects() -> None:
+def test_a_row_takes_a_few_words_of_memory() -> None:
     import tracemalloc
 
     label = json.dumps(via_label("NAME.jpg", [LINE])).encode()

@@ -1,4 +1,4 @@
-"""The memory that streaming takes depends neither on the size of the release nor on how long it goes on."""
+"""The memory for streaming depends neither on the size of the release nor on the number of steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ def test_a_release_of_two_thousand_times_the_samples_streams_in_the_same_memory(
     small, large = (resident(release, "cpu", batch_size=16, batches=120, times=times) for times in (1, 2000))
     more = large["rows"] - small["rows"]
     assert more > 100_000
-    # An order and some numbers a sample are allowed, and what an allocator does by chance; a tile has 150,528 bytes.
+    # Allowed: an order and a few numbers per sample, and allocator noise. A tile has 150,528 bytes.
     assert large["bytes"] - small["bytes"] < 256 * more
     assert large["bytes"] - large["bytes_halfway"] < 64 << 20, "59 batches would add 190 MB if they were kept"

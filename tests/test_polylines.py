@@ -1,4 +1,4 @@
-"""Polylines to predict: the same in every form, and a sentence where one cannot be predicted."""
+"""Polylines to predict are the same in every form; one that cannot be predicted gives one sentence."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def via_csv(path: Path) -> None:
         rows.writerow(("empty.jpg", 7, "{}", 0, 0, "{}", "{}"))
 
 
-def test_every_form_says_the_same(tmp_path: Path) -> None:
+def test_every_form_gives_the_same_polylines(tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text(json.dumps(export()), "utf-8-sig")
     (tmp_path / "project.json").write_text(json.dumps({"_via_settings": {}, "_via_img_metadata": export()}))
     via_csv(tmp_path / "via.csv")
@@ -59,7 +59,7 @@ def test_every_form_says_the_same(tmp_path: Path) -> None:
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,8}_[0-9]\.jpg", fullmatch=True), st.lists(
     st.lists(st.tuples(st.integers(0, 9999), st.integers(0, 9999)), min_size=2, max_size=5, unique=True),
     min_size=1, max_size=3), min_size=1, max_size=4))  # fmt: skip
-def test_a_plain_csv_of_a_mapping_says_what_the_mapping_says(tiles: dict[str, Any]) -> None:
+def test_a_plain_csv_gives_the_same_polylines_as_its_mapping(tiles: dict[str, Any]) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def test_a_plain_csv_of_a_mapping_says_what_the_mapping_says(tiles: dict[str, An
         assert points(read_polylines(path)) == points(read_polylines(tiles))
 
 
-def test_the_table_is_that_of_the_release_without_its_heights(release: Path, tmp_path: Path) -> None:
+def test_the_table_is_that_of_the_release_without_heights(release: Path, tmp_path: Path) -> None:
     expected = SampleTable.from_release(release, "validation")
     names = expected.tile.tolist()
     drawn = {tile: expected.polyline[expected.tile == tile] for tile in dict.fromkeys(names)}
@@ -128,7 +128,7 @@ def test_images_may_be_files_a_folder_a_zip_or_a_tar(tmp_path: Path) -> None:
         (b"tile,polyline\n\xff\xfe,1 2;3 4\n", "expected UTF-8 text in"),
     ],
 )
-def test_what_cannot_be_predicted_is_one_sentence(polylines: Any, sentence: str, tmp_path: Path) -> None:
+def test_what_cannot_be_predicted_gives_one_sentence(polylines: Any, sentence: str, tmp_path: Path) -> None:
     for i, tile in enumerate(TILES):
         (tmp_path / tile).write_bytes(jpeg(64, 96, seed=i))
     (tmp_path / "broken.jpg").write_bytes(jpeg(64, 96)[:-200])
@@ -158,13 +158,13 @@ def test_what_cannot_be_predicted_is_one_sentence(polylines: Any, sentence: str,
         (json.dumps({"a": via_label("a.jpg", [])["a.jpg1"], "b": via_label("a.jpg", [])["a.jpg1"]}), "a.jpg twice"),
     ],
 )
-def test_json_that_is_not_vias_is_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+def test_json_of_another_kind_gives_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "via.json").write_text(text)
     with pytest.raises(InputError, match=sentence):
         read_polylines(tmp_path / "via.json")
 
 
-def test_no_polyline_is_passed_over(tmp_path: Path) -> None:
+def test_no_polyline_is_skipped(tmp_path: Path) -> None:
     for xs, ys in (([1, 2], ["nan", 3]), ([1, 2, 3], [1, 2]), ("12", "34"), ([1, None], [2, 3])):
         image = export()["a_1.jpg1"]
         image["regions"].insert(1, {"shape_attributes": {"name": "polyline", "all_points_x": xs, "all_points_y": ys}})
@@ -175,12 +175,12 @@ def test_no_polyline_is_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["1234", 1234, None, "?", [], 0])
-def test_a_size_is_whole_bytes_or_unknown(size: Any) -> None:
+def test_a_size_is_an_integer_or_unknown(size: Any) -> None:
     image = {**export()["a_1.jpg1"], "size": size}
     assert Polylines.of([image], "here").images[0]["size"] == (1234 if size in ("1234", 1234) else -1)
 
 
-def test_two_images_of_one_name_are_said_to_be_two(tmp_path: Path) -> None:
+def test_two_images_with_the_same_name_are_reported(tmp_path: Path) -> None:
     for i, folder in enumerate(("one", "two")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a_1.jpg").write_bytes(jpeg(64, 96, seed=i))
@@ -188,7 +188,7 @@ def test_two_images_of_one_name_are_said_to_be_two(tmp_path: Path) -> None:
         table_of(read_polylines({"a_1.jpg": TILES["a_1.jpg"]}), open_images([tmp_path]))
 
 
-def test_missing_files_are_one_sentence(tmp_path: Path) -> None:
+def test_missing_files_give_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be read: No such file or directory; give --polylines"):
         read_polylines(tmp_path / "none.json")
     with pytest.raises(InputError, match="expected images at"):

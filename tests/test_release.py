@@ -1,4 +1,4 @@
-"""Every form of one release gives the same samples and the same batches; what is missing or double is named."""
+"""Every form of a release gives the same samples and the same batches; a missing or repeated role is named."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.forms import FORMS, PART, add, loose_parts, one_tar, parts
 
 
 def first_batch(table: SampleTable) -> SourceBatch:
-    """What DALI is given for the first step."""
+    """What DALI receives for the first step."""
     return Source(WHOLE_TILE.frames(table, 224), TrainingPlan(len(table), 16, Shard(seed=4)))(0)
 
 
@@ -60,7 +60,7 @@ def test_every_form_loads_the_same_tensors(release: Path, other_form: Path) -> N
         assert torch.equal(mine, theirs)
 
 
-def test_every_form_reads_what_zipfile_reads_and_travels(release: Path, other_form: Path) -> None:
+def test_every_form_reads_what_zipfile_reads_and_can_be_pickled(release: Path, other_form: Path) -> None:
     for split, stems in STEMS.items():
         for stem, members in zip(stems, open_split(ReleasePaths(other_form), split), strict=True):  # type: ignore[arg-type]
             there: Members = pickle.loads(pickle.dumps(members))
@@ -95,7 +95,7 @@ def test_a_gap_between_parts_names_its_first_byte(release: Path, tmp_path: Path,
         open_split(ReleasePaths(top), "train")
 
 
-def test_the_last_part_is_missed_too(release: Path, tmp_path: Path) -> None:
+def test_a_missing_last_part_is_named(release: Path, tmp_path: Path) -> None:
     top = loose_parts(release, tmp_path)
     at = max(int(path.name.rpartition("part")[2]) for path in top.rglob("TS_KS.zip.part*"))
     next(top.rglob(f"TS_KS.zip.part{at}")).unlink()
@@ -103,7 +103,7 @@ def test_the_last_part_is_missed_too(release: Path, tmp_path: Path) -> None:
         open_split(ReleasePaths(top), "train")
 
 
-def test_parts_that_contradict_one_another_are_named(release: Path, tmp_path: Path) -> None:
+def test_parts_that_overlap_are_named(release: Path, tmp_path: Path) -> None:
     top = loose_parts(release, tmp_path)
     first = next(top.rglob("TS_KS.zip.part0"))
     (first.parent / "TS_KS.zip.part1000").write_bytes(b"x")
@@ -158,7 +158,7 @@ def test_overrides_need_no_role_in_their_names(release: Path, tmp_path: Path) ->
         open_split(ReleasePaths(release, images=tmp_path / "nothing"), "train")
 
 
-def test_links_are_never_followed_into_an_endless_walk(release: Path, tmp_path: Path) -> None:
+def test_links_to_folders_are_not_followed(release: Path, tmp_path: Path) -> None:
     folder = tmp_path / "release"
     folder.mkdir()
     (folder / "round").symlink_to(folder)
@@ -172,7 +172,7 @@ def test_links_are_never_followed_into_an_endless_walk(release: Path, tmp_path: 
         open_split(ReleasePaths(folder, images=release / "TS_KS.zip"), "train")
 
 
-def test_links_in_a_tar_are_no_files(release: Path, tmp_path: Path) -> None:
+def test_links_in_a_tar_are_skipped(release: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for i, kind in enumerate(
             (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)

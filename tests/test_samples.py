@@ -1,4 +1,4 @@
-"""The table holds what the labels say; what cannot be used is listed with its reason."""
+"""The table agrees with the labels; what cannot be used is listed with its reason."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ CMYK = GOOD[:2] + GOOD[2:].replace(
         (CMYK, via_label("bad_1.jpg", [LINE]), Reason.COLOURS),
     ],
 )
-def test_what_cannot_be_used_is_left_out_with_its_reason(
+def test_what_cannot_be_used_is_skipped_with_its_reason(
     image: bytes | None, label: Any, reason: Reason, write_split: Callable[..., Path]
 ) -> None:
     tiles = {"good_1.jpg": (GOOD, via_label("good_1.jpg", [LINE])), "bad_1.jpg": (image, label)}
@@ -105,7 +105,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(
     assert [(item.file.split(".")[0], item.reason) for item in table.left_out] == [("bad_1", reason)]
 
 
-def test_bad_regions_do_not_cost_their_good_neighbours(write_split: Callable[..., Path]) -> None:
+def test_a_bad_region_costs_only_itself(write_split: Callable[..., Path]) -> None:
     label = via_label("a_1.jpg", [LINE, [(1, 1)], [(0, 0), (5, 5), (9, 1)]])
     table = SampleTable.from_release(write_split({"a_1.jpg": (with_exif(GOOD, 1), label)}))
     assert table.polyline.tolist() == [[[10, 20], [30, 40], [30, 40]], [[0, 0], [5, 5], [9, 1]]]
@@ -124,7 +124,7 @@ def test_a_label_with_a_bom_and_without_metadata_is_read() -> None:
     assert tile.regions[0].points.tolist() == [[10, 20], [30, 40]]
 
 
-def test_scenes_are_held_out_whole_and_by_seed(release: Path) -> None:
+def test_whole_scenes_are_held_out_by_seed(release: Path) -> None:
     table = SampleTable.from_release(release)
     kept, held_out = table.hold_out_scenes(0.3, seed=1)
     assert len(kept) + len(held_out) == len(table)
@@ -148,12 +148,12 @@ def test_a_jpegs_header_is_read(height: int, width: int) -> None:
     assert rotated.orientation == 8
 
 
-def test_a_label_of_another_tile_is_never_a_silently_wrong_sample(write_split: Callable[..., Path]) -> None:
+def test_a_label_that_names_another_tile_is_skipped(write_split: Callable[..., Path]) -> None:
     names = [f"a_{i}.jpg" for i in range(5)]
     tiles: dict[str, tuple[bytes | None, Any]] = {name: (GOOD, via_label(name, [LINE])) for name in names}
-    tiles["a_1.jpg"] = (GOOD, via_label("a_2.jpg", [LINE]))  # its own picture is there
+    tiles["a_1.jpg"] = (GOOD, via_label("a_2.jpg", [LINE]))  # its own image exists
     tiles["b_1.jpg"] = (None, via_label("a_3.jpg", [LINE]))  # a second label of a_3
-    tiles["a_4.jpg"] = (GOOD, via_label("../../a_4.jpg", [LINE]))  # a folder says nothing
+    tiles["a_4.jpg"] = (GOOD, via_label("../../a_4.jpg", [LINE]))  # folders in the name are ignored
     table = SampleTable.from_release(write_split(tiles))
     assert table.tile.tolist() == ["a_0.jpg", "a_2.jpg", "a_4.jpg"]
     found = {(item.file, item.reason) for item in table.left_out}
@@ -167,7 +167,7 @@ def test_an_image_without_a_label_is_listed(write_split: Callable[..., Path]) ->
     assert SampleTable.from_release(folder).left_out == (("a_9.jpg", -1, Reason.NO_LABEL),)
 
 
-def test_a_picture_of_another_size_than_its_label_states_is_left_out(write_split: Callable[..., Path]) -> None:
+def test_an_image_of_another_size_than_its_label_records_is_skipped(write_split: Callable[..., Path]) -> None:
     stated = {"a_0.jpg": ("96", "64"), "a_1.jpg": ("192", "128"), "a_2.jpg": ("", "64")}
     tiles = {
         name: (GOOD, via_label(name, [LINE], img_width=width, img_height=height))

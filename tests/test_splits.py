@@ -1,11 +1,11 @@
-"""Folds share no scene, cover everything, are of equal size as far as scenes allow, and the same everywhere."""
+"""Folds share no scene, cover all samples, have similar sizes, and are the same on every machine."""
 
 from __future__ import annotations
 
 import csv
 import json
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +21,16 @@ from dali_pipes.errors import InputError
 from dali_pipes.release.members import Members
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.labels import LeftOut
-from dali_pipes.samples.splits import Division, assign_folds, pool
+from dali_pipes.samples.splits import Division, assign_folds, merge
 from dali_pipes.samples.via import Reason
+from train.recipe.config import Config, differences
 from train.recipe.data import load_datasets
 
 SIZES = st.lists(st.integers(1, 500), min_size=2, max_size=60).map(np.array)
 
 
 def table_of(scenes: list[str], points: int = 2) -> SampleTable:
-    """A table with a sample for each of `scenes`; its heights count on, its images are none."""
+    """A table with one sample for each of `scenes`, heights 1, 2, …, and no real images."""
     n = len(scenes)
     numbers = np.arange(1.0, n + 1)
 
@@ -74,7 +75,7 @@ def test_folds_share_no_scene_and_cover_each_sample_once(a: list[str], b: list[s
         assert len(inside), "a fold without samples validates nothing"
         for side in (inside, outside):
             names = [bytes(side.images.read(image)).decode() for image in side.image.tolist()]
-            assert names == side.tile.tolist(), "a pooled table reads the images of both archives"
+            assert names == side.tile.tolist(), "a merged table reads the images of both archives"
         validated += list(zip(inside.tile.tolist(), inside.height.tolist(), strict=True))
     expected = [*zip(train.tile.tolist(), train.height.tolist(), strict=True)]
     expected += zip(validation.tile.tolist(), validation.height.tolist(), strict=True)
@@ -97,7 +98,7 @@ def test_a_scenes_fold_does_not_depend_on_the_order_of_rows(a: list[str], b: lis
     assert set(folds[0].scene) == set(folds[1].scene)
 
 
-def test_the_seed_decides_and_the_assignment_is_the_same_everywhere() -> None:
+def test_the_assignment_depends_only_on_the_seed() -> None:
     sizes = np.arange(1, 41)
     assert len({tuple(assign_folds(sizes, 5, seed).tolist()) for seed in range(20)}) == 20
     assert assign_folds(np.array([9, 8, 7, 3, 3, 2, 1, 1]), 3, 0).tolist() == [
@@ -109,7 +110,7 @@ def test_the_seed_decides_and_the_assignment_is_the_same_everywhere() -> None:
         1,
         1,
         1,
-    ]  # numpy promises the words of PCG64
+    ]  # numpy guarantees the output of PCG64
 
 
 def test_the_official_split_is_left_as_it_is() -> None:
@@ -117,7 +118,7 @@ def test_the_official_split_is_left_as_it_is() -> None:
     assert Division().divide(train, validation) == (train, validation)
 
 
-def test_what_was_left_out_goes_with_its_scene() -> None:
+def test_skipped_samples_stay_with_their_scene() -> None:
     lost = tuple(LeftOut(f"K3_CHN_{i}_7.jpg", -1, Reason.NO_IMAGE) for i in range(4))
     table = replace(table_of([f"K3_CHN_{i}" for i in range(4)]), left_out=lost)
     outside, inside = Division("scene", 2, 0).divide(table, table)
@@ -126,7 +127,7 @@ def test_what_was_left_out_goes_with_its_scene() -> None:
 
 
 @pytest.mark.parametrize(("folds", "fold"), [(1, 0), (5, 5), (5, -1)])
-def test_a_fold_that_is_none_is_refused(folds: int, fold: int) -> None:
+def test_a_fold_that_does_not_exist_is_refused(folds: int, fold: int) -> None:
     with pytest.raises(InputError, match="numbered from 0"):
         Division("scene", folds, fold)
 
@@ -134,16 +135,16 @@ def test_a_fold_that_is_none_is_refused(folds: int, fold: int) -> None:
 # --- On a release.
 
 
-def test_tiles_of_both_archives_are_known_and_loaded_from_a_pooled_table(release: Path) -> None:
+def test_a_merged_table_loads_the_tiles_of_both_archives(release: Path) -> None:
     train, validation = (SampleTable.from_release(release, split) for split in ("train", "validation"))
-    both = pool(train, validation)
+    both = merge(train, validation)
     for row in (0, len(train) - 1, len(train), len(both) - 1):
         stem = "TS_KS" if row < len(train) else "VS_KS"
         with zipfile.ZipFile(release / f"{stem}.zip") as images:
-            told = images.getinfo(str(both.tile[row]))
+            expected = images.getinfo(str(both.tile[row]))
             image = int(both.image[row])
-            assert both.images.read(image).tobytes() == images.read(told)
-            assert (both.images.crc(image), both.images.size(image)) == (told.CRC, told.file_size)
+            assert both.images.read(image).tobytes() == images.read(expected)
+            assert (both.images.crc(image), both.images.size(image)) == (expected.CRC, expected.file_size)
     rows = np.array([len(train) - 1, len(train)])
     (batch,) = Loader(both.select(rows), 2, size=32, threads=1)
     (first,), (second,) = (
@@ -170,6 +171,12 @@ def test_splits_that_are_read_from_the_same_files_are_refused(release: Path, tmp
     assert found.evaluated["validation"].tile.tolist() == expected.training.tile.tolist()
 
 
+def test_the_settings_of_a_run_that_still_name_paths_are_read() -> None:
+    before = asdict(Config())
+    before["data"] |= {"images": "a.zip", "labels": None, "index_cache": "kept"}
+    assert differences(Config(), before) == []
+
+
 def test_one_folder_of_images_may_serve_both_splits(release: Path, tmp_path: Path) -> None:
     for stem in ("TS_KS", "VS_KS"):
         with zipfile.ZipFile(release / f"{stem}.zip") as archive:
@@ -178,7 +185,7 @@ def test_one_folder_of_images_may_serve_both_splits(release: Path, tmp_path: Pat
     assert not set(tables.training.tile) & set(tables.evaluated["validation"].tile)
 
 
-def test_scenes_are_held_out_of_a_folds_training_side(release: Path, tmp_path: Path) -> None:
+def test_scenes_are_held_out_of_the_training_side_of_a_fold(release: Path, tmp_path: Path) -> None:
     division = Division("scene", 4, 1, seed=3)
     quiet, paths = Console(quiet=True), ReleasePaths(release, index_cache=tmp_path)
     tables = load_datasets(paths, division, 0.3, console=quiet)
@@ -190,7 +197,7 @@ def test_scenes_are_held_out_of_a_folds_training_side(release: Path, tmp_path: P
     assert again.evaluated["development"].tile.tolist() == tables.evaluated["development"].tile.tolist()
 
 
-def test_a_run_by_scene_says_so_and_is_evaluated_on_its_own_fold(release: Path, tmp_path: Path) -> None:
+def test_a_run_by_scene_reports_its_fold_and_is_evaluated_on_it(release: Path, tmp_path: Path) -> None:
     small = ["--preset", "demo", "--epochs", "1", "--data.size", "32", "--seed", "7", "--data.holdout", "0.2"]
     by_scene = ["--split", "scene", "--data.folds", "4", "--data.fold", "2", "--index-cache", str(tmp_path / "kept")]
     train.__main__.main(["--release", str(release), "--out", str(tmp_path / "run"), *small, *by_scene])

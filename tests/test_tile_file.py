@@ -21,7 +21,7 @@ from dali_pipes import CacheOptions, Loader, SampleTable
 from dali_pipes.batches.tile_file import open_tiles, tile_path
 from dali_pipes.batches.view import WHOLE_TILE, View
 from dali_pipes.errors import InputError
-from dali_pipes.samples.splits import pool
+from dali_pipes.samples.splits import merge
 
 SHAPE = (6, 8, 8, 3)
 TILES = torch.arange(6 * 8 * 8 * 3).remainder(251).to(torch.uint8).view(SHAPE)
@@ -129,7 +129,7 @@ def test_the_file_name_depends_on_everything_that_changes_the_tiles(release: Pat
     release = shutil.copytree(release, tmp_path / "release")
     train, validation = (SampleTable.from_release(release, split) for split in ("train", "validation"))
     some = train.select(train.image > 3)
-    pooled = pool(train, validation)
+    pooled = merge(train, validation)
 
     def name(table: SampleTable, size: int = 64, decoder: str = "a", view: View = WHOLE_TILE) -> Path:
         return tile_path(view.frames(table, size), tmp_path, decoder)

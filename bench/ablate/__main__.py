@@ -26,9 +26,8 @@ from typing import Literal
 from bench.ablate.recipes import OURS, REFERENCE, configuration, recipes
 from bench.ablate.runs import Run, results_of
 from bench.ablate.tables import draw, tables_of
-from bench.measure.flags import at_least
 from bench.measure.report import as_markdown, as_plain, report
-from dali_pipes.command import parse
+from dali_pipes.command import at_least, parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
 from train.machine.choices import choose_device

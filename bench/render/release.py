@@ -25,9 +25,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from bench.measure.flags import at_least
 from bench.render.scene import draw_scenes
 from bench.render.tile import Tile, random_stream, render_tile, start_worker
+from dali_pipes.command import at_least
 from dali_pipes.errors import InputError
 
 # The archives of each split: its images and its labels.

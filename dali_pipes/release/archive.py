@@ -1,16 +1,8 @@
-"""The members of a ZIP or of a folder, read by random access where they lie, nothing unpacked.
+"""The members of a ZIP or of a folder, read where they lie: nothing is unpacked.
 
-`Archive` reads a ZIP, whether it is a file or lies in parts or in a tar (see `extent`): a stored member is a view
-of the memory map, a deflated one is inflated by zlib.  `Folder` reads loose files, on disk or in a tar.  Both list
-their members by name, each name once, so that every form of a release has one order; both may be shared by threads,
-survive a fork, and when they are pickled, neither maps nor bytes travel.
-
-    names         file names without folders, sorted, unique
-    read(index)   a member's bytes → (n,) uint8, read-only; raises UnreadableMember
-    fault(index)  why it cannot be read, as far as its archive's directory tells; "" if nothing is known
-    crc(index)    the CRC-32 that the archive has recorded for it, or None
-    fingerprint() hex; changes when the data do: hashes names, sizes, CRCs, and sizes and times of the files
-    where         what sentences call it
+`Archive` reads a ZIP, which may be a file, parts of one, or inside a tar (see `byte_range.py`). `Folder` reads loose
+files, on disk or in a tar. Both list each file name once, in the order of the names, so that all forms of a release
+number their files alike. Threads may share them, they survive a fork, and a pickle holds only where the files are.
 """
 
 from __future__ import annotations
@@ -18,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,61 +18,58 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, UnreadableMember
 from . import zip_members
-from .byte_range import Extent, Segment
+from .byte_range import ByteRange, Segment
 
-LARGEST_MEMBER = 1 << 26  # bytes; a tile has 70 kB, and a lying header shall not claim the memory
+LARGEST_MEMBER = 1 << 26  # bytes; a tile has 70 kB, and a false header must not make us allocate more
 
 
 class Archive:
-    """The members of one ZIP: of all of it, or of one folder in it.
+    """The members of a ZIP, or of the folder `below` in it.
 
-    Raises InputError where the file is no ZIP that can be read here, or where no member can be.
+    Raises InputError if the file is no readable ZIP, or if none of its members can be read.
     """
 
-    def __init__(self, source: Extent | Path, below: str = "") -> None:
-        self._extent = source if isinstance(source, Extent) else Extent.of_file(Path(source))
+    def __init__(self, source: ByteRange | Path, below: str = "") -> None:
+        self._bytes = source if isinstance(source, ByteRange) else ByteRange.of_file(Path(source))
         self._below = below
         self._open()
 
     def _open(self) -> None:
-        self.where = self._extent.where + (f": {self._below}" if self._below else "")
-        members, offset = zip_members.directory(self._extent)
+        self.where = self._bytes.where + (f": {self._below}" if self._below else "")
+        members, offset = zip_members.directory(self._bytes)
         self._directory_offset = offset
-        named = [(_basename(member.path), member) for member in members if member.path.startswith(self._below)]
-        kept = _one_a_name([(name, _too_large(member)) for name, member in named], attrgetter("path"), _same_bytes)
+        kept = _by_name([_checked_size(m) for m in members if m.path.startswith(self._below)], _same_bytes)
         self.names = list(kept)
         self._members = list(kept.values())
         if self._members and all(member.fault for member in self._members):
             raise InputError(
                 f"expected stored or deflated members in {self.where}, found none that can be read; of the first,"
-                f" {self.names[0]!r}, {self._members[0].fault}; load the archive anew, or pack it again"
+                f" {self.names[0]!r}, {self._members[0].fault}; download the archive again, or repack it"
             )
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {"extent": self._extent, "below": self._below, "fingerprint": self.fingerprint()}
+        return {"bytes": self._bytes, "below": self._below, "fingerprint": self.fingerprint()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._extent, self._below = state["extent"], state["below"]
+        self._bytes, self._below = state["bytes"], state["below"]
         self._open()
-        _expect_unchanged(self.where, self.fingerprint(), state["fingerprint"])
+        if self.fingerprint() != state["fingerprint"]:  # its members may be numbered in another way now
+            raise InputError(f"{self.where} was changed while it was being read; start again")
 
     def fault(self, index: int) -> str:
-        """Why member `index` cannot be read, or ""."""
+        """Return why member `index` cannot be read, or ""."""
         return self._members[index].fault
 
     def crc(self, index: int) -> int | None:
-        """CRC-32 of the bytes of member `index`, as the central directory has it."""
+        """Return the CRC-32 that the central directory records for member `index`."""
         return self._members[index].crc
 
     def size(self, index: int) -> int:
-        """How many bytes member `index` has, as the central directory states."""
+        """Return the number of bytes that the central directory records for member `index`."""
         return self._members[index].size
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of member `index` → (n,) uint8, read-only.
+        """Return the bytes of member `index` as (n,) uint8, read-only.
 
         Raises UnreadableMember if the member's header, length or compressed data are damaged.
         """
@@ -89,60 +77,61 @@ class Archive:
         if member.fault:
             raise self._unreadable(index, member.fault)
         try:
-            start, stop = zip_members.locate(self._extent, member)
-            data = self._extent.read(start, stop)
+            start, stop = zip_members.locate(self._bytes, member)
+            data = self._bytes.read(start, stop)
             return data if member.method == zip_members.STORED else _inflate(data, member.size)
         except ValueError as error:
             raise self._unreadable(index, str(error)) from None
 
     def fingerprint(self) -> str:
-        """Hash of the central directory, which has all names, sizes and CRCs, and of the files' sizes and times."""
-        found = hashlib.blake2b(self._below.encode("utf-8", "backslashreplace") + b"\0", digest_size=16)
-        found.update(self._extent.stamp())
-        found.update(self._extent.read(self._directory_offset, self._extent.size).tobytes())
-        return found.hexdigest()
+        """Return a hash of the central directory (names, sizes, CRCs) and of the files' sizes and times."""
+        digest = hashlib.blake2b(self._below.encode("utf-8", "backslashreplace") + b"\0", digest_size=16)
+        digest.update(self._bytes.stamp())
+        digest.update(self._bytes.read(self._directory_offset, self._bytes.size).tobytes())
+        return digest.hexdigest()
 
     def _unreadable(self, index: int, how: str) -> UnreadableMember:
-        return UnreadableMember(f"{self.where} is damaged at member {self.names[index]!r}: {how}; load it anew")
+        return UnreadableMember(f"{self.where} is damaged at member {self.names[index]!r}: {how}; download it again")
 
 
 class LooseFile(NamedTuple):
-    """A file that is itself a member: its path below its folder, where its bytes lie, when they were written (ns)."""
+    """A file that is a member of a folder."""
 
     path: str
+    """Its path below the folder."""
     segment: Segment
+    """Where its bytes are."""
     modified: int
+    """Time of the last change, in nanoseconds."""
     fault: str = ""
+    """Why it cannot be read, or ""."""
 
 
 class Folder:
-    """The members of one folder, on disk or in a tar, at any depth; each is opened when it is read."""
+    """The files of a folder at any depth, on disk or in a tar. A file is opened when it is read."""
 
     def __init__(self, files: Iterable[LooseFile], where: str) -> None:
         self.where = where
-        kept = _one_a_name([(_basename(file.path), file) for file in files], attrgetter("path"), lambda *_: False)
+        kept = _by_name(files, lambda *_: False)
         self.names = list(kept)
         self._files = list(kept.values())
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def fault(self, index: int) -> str:
-        """Why member `index` cannot be read, or ""."""
+        """Return why member `index` cannot be read, or ""."""
         return self._files[index].fault
 
     def crc(self, index: int) -> int | None:
-        """None: a folder records none."""
+        """Return None: a folder records no checksums."""
         return None
 
     def size(self, index: int) -> int:
-        """How many bytes member `index` had when the folder was listed."""
+        """Return the number of bytes that member `index` had when the folder was listed."""
         return self._files[index].segment.length
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of member `index` → (n,) uint8, read-only.
+        """Return the bytes of member `index` as (n,) uint8, read-only.
 
-        Raises UnreadableMember if the file cannot be read, or is not as long as it was.
+        Raises UnreadableMember if the file cannot be read, or has another length than when it was listed.
         """
         (path, offset, length), fault = self._files[index].segment, self._files[index].fault
         if length > LARGEST_MEMBER:
@@ -152,43 +141,47 @@ class Folder:
                 with path.open("rb") as file:
                     file.seek(offset)
                     data = file.read(length)
-                fault = "" if len(data) == length else f"{length} bytes were there when it was listed, now {len(data)}"
+                fault = "" if len(data) == length else f"it had {length} bytes when it was listed, now {len(data)}"
         except OSError as error:
             fault = str(error.strerror)
         if fault:
-            raise UnreadableMember(f"{self.where} is damaged at member {self.names[index]!r}: {fault}; load it anew")
+            raise UnreadableMember(
+                f"{self.where} is damaged at member {self.names[index]!r}: {fault}; download it again"
+            )
         return np.frombuffer(data, np.uint8)
 
     def fingerprint(self) -> str:
-        """Hash of all names, sizes and times of writing, as they were when the folder was listed."""
-        found = hashlib.blake2b(digest_size=16)
+        """Return a hash of all names, sizes and times of change, as they were when the folder was listed."""
+        digest = hashlib.blake2b(digest_size=16)
         for path, segment, modified, _ in self._files:
-            found.update(
+            digest.update(
                 f"{path}\0{segment.offset}\0{segment.length}\0{modified}\0".encode("utf-8", "backslashreplace")
             )
-        return found.hexdigest()
+        return digest.hexdigest()
 
 
-_M = TypeVar("_M", zip_members.Member, LooseFile)
+_Member = TypeVar("_Member", zip_members.ZipMember, LooseFile)
 
 
-def _one_a_name(
-    named: list[tuple[str, _M]], path: Callable[[_M], str], same: Callable[[_M, _M], bool]
-) -> dict[str, _M]:
-    """Name → member, sorted.  Of members with the same bytes the first; others of one name cannot be told apart."""
-    kept: dict[str, _M] = {}
-    for name, member in sorted(named, key=lambda item: (item[0], path(item[1]))):
+def _by_name(members: Iterable[_Member], same: Callable[[_Member, _Member], bool]) -> dict[str, _Member]:
+    """Return name → member, sorted by name. Of members with the same name and bytes the first is kept.
+
+    Members with the same name and different bytes are ambiguous: one of them is kept, with a fault.
+    """
+    kept: dict[str, _Member] = {}
+    for member in sorted(members, key=lambda member: (_basename(member.path), member.path)):
+        name = _basename(member.path)
         first = kept.setdefault(name, member)
         if first is not member and not same(first, member):
-            kept[name] = first._replace(fault=f"its name is there twice, as {path(first)!r} and {path(member)!r}")
+            kept[name] = first._replace(fault=f"its name is there twice, as {first.path!r} and {member.path!r}")
     return kept
 
 
-def _same_bytes(a: zip_members.Member, b: zip_members.Member) -> bool:
+def _same_bytes(a: zip_members.ZipMember, b: zip_members.ZipMember) -> bool:
     return (a.crc, a.size, a.fault) == (b.crc, b.size, b.fault)
 
 
-def _too_large(member: zip_members.Member) -> zip_members.Member:
+def _checked_size(member: zip_members.ZipMember) -> zip_members.ZipMember:
     largest = max(member.stored, member.size)
     if member.fault or largest <= LARGEST_MEMBER:
         return member
@@ -198,19 +191,13 @@ def _too_large(member: zip_members.Member) -> zip_members.Member:
 def _inflate(data: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflated = inflater.decompress(data.data, size + 1)  # one more than promised, to see a lie
+        inflated = inflater.decompress(data.data, size + 1)  # one byte more than recorded, to detect a false size
     except zlib.error as error:
         raise ValueError(f"its deflated data are broken ({error})") from None
     if len(inflated) != size:
-        raise ValueError(f"{size} bytes were promised, {len(inflated)} came")
+        raise ValueError(f"{size} bytes were recorded, found {'more' if len(inflated) > size else len(inflated)}")
     return np.frombuffer(inflated, np.uint8)
 
 
 def _basename(path: str) -> str:
     return path.rsplit("/", 1)[-1]
-
-
-def _expect_unchanged(where: str, found: str, expected: str) -> None:
-    """Another process numbers the members as this one does only while the archive stays as it is."""
-    if found != expected:
-        raise InputError(f"{where} was changed while it was being read; start again")

@@ -1,13 +1,13 @@
-"""A run of bytes that lies in pieces of files, read by random access where it lies.
+"""A range of bytes that consists of segments of files, read by position as if it were one file.
 
-A ZIP of a release may be a file, a member of a tar, or a row of parts, each a file or a member of a tar.  All of
-these are one thing here: a list of segments (file, offset, length), numbered through as if it were one file.
+A ZIP of a release may be a file, a member of a tar, or parts that are files or members of a tar. All of these are a
+list of segments (file, offset, length):
 
-    Extent([Segment(tar, 512, 1 << 30), Segment(tar, 1_073_743_360, 4_096)], where="download.tar: TS_KS.zip.part*")
+    ByteRange([Segment(tar, 512, 1 << 30), Segment(tar, 1_073_743_360, 4_096)], where="download.tar: TS_KS.zip.part*")
 
-The files stay open, and bytes are read by position: threads may share an extent, and it survives a fork; pickling
-keeps the segments alone, and the other process opens anew.  A file that is replaced is read on as it was.  One that is
-cut short in its place raises, where a map of it would end the process.
+The files stay open and `pread` reads them, so threads may share a range and it survives a fork. A pickle holds only
+the segments; the other process opens the files again. A file that is replaced meanwhile is read as it was. A file
+that is cut short raises InputError; a memory map would end the process.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Segment(NamedTuple):
     length: int
 
 
-class Extent:
-    """The bytes of some segments in their order; `size`: how many; `where`: what sentences call them.
+class ByteRange:
+    """The bytes of `segments` in their order: `size` in number; `where` is their place in error sentences.
 
     Raises InputError if a file cannot be opened or is shorter than its segment.
     """
@@ -47,8 +47,8 @@ class Extent:
         self._open()
 
     @classmethod
-    def of_file(cls, file: Path) -> Extent:
-        """All bytes of one file."""
+    def of_file(cls, file: Path) -> ByteRange:
+        """Return all bytes of a file. Raises InputError if it cannot be read."""
         try:
             return cls([Segment(file, 0, file.stat().st_size)], str(file))
         except OSError as error:
@@ -63,16 +63,16 @@ class Extent:
             if offset + length > end:
                 raise InputError(
                     f"expected {length} bytes from byte {offset} of {file} on, for {self.where}, found the file's end"
-                    f" at byte {end}; load the file anew"
+                    f" at byte {end}; download the file again"
                 )
             self._starts.append(self.size)
             self._pieces.append((descriptor, offset, length))
             self.size += length
 
     def _opened(self, file: Path) -> int:
-        """A descriptor that is closed with this extent."""
+        """Open a file; it is closed when this range is deleted."""
         try:
-            if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for a writer
+            if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait for a writer
                 raise InputError(f"expected a file at {file}, found something else; name the archive itself")
             descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -88,9 +88,9 @@ class Extent:
         self._open()
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Bytes `start` to `stop` (0 <= start <= stop <= size) → (stop - start,) uint8, read-only.
+        """Return bytes `start` to `stop` (0 <= start <= stop <= size) as (stop - start,) uint8, read-only.
 
-        Raises InputError if a file has become shorter than it was.
+        Raises InputError if a file was cut short meanwhile.
         """
         i = bisect_right(self._starts, start) - 1
         pieces: list[bytes] = []
@@ -106,7 +106,7 @@ class Extent:
     def _read(self, descriptor: int, offset: int, length: int) -> bytes:
         data = b""
         try:
-            while len(data) < length:  # Linux reads at most 2 GiB at once
+            while len(data) < length:  # one call reads at most 2 GiB on Linux
                 more = os.pread(descriptor, length - len(data), offset + len(data))
                 if not more:
                     raise InputError(f"{self.where} became shorter while it was being read")
@@ -116,9 +116,9 @@ class Extent:
         return data
 
     def stamp(self) -> bytes:
-        """What tells that a file was written to: the size and the time of change of each, without their names.
+        """Return the size and times of each file, packed: they change when a file is written.
 
-        A part that is loaded anew has the size and the place of the old one, and often only this differs.
+        A part that is downloaded again has the same size and place as before, and often only its times differ.
         """
         files = dict.fromkeys(segment.file for segment in self.segments)
         stats = [file.stat() for file in files]
@@ -126,7 +126,7 @@ class Extent:
 
 
 def decode(name: bytes) -> str:
-    """A name in an archive: UTF-8 where its bytes allow it, else a Korean Windows' cp949."""
+    """Decode a name in an archive: UTF-8 if the bytes are valid, else cp949, which Korean Windows writes."""
     try:
         return name.decode("utf-8")
     except UnicodeDecodeError:

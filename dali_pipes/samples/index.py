@@ -1,18 +1,18 @@
-"""The index of a release: every image is decoded once, on all cores, and what passed is kept for the next time.
+"""The index of a release: every image is decoded once, on all cores, and the result is kept for later runs.
 
-    table, listing = open_index(ReleasePaths(Path("DIR"), index_cache=Path("runs/index-cache")), "train")
+    paths = ReleasePaths(Path("DIR"), index_cache=Path("runs/index-cache"))
+    table, listing = open_index(paths, "train")
     refuse_above(0.01, "train", table, listing)
 
-Where training only decodes, here each image's checksum, headers and entropy-coded data are checked, so that no bad
-one meets a batch.  The decoder is simplejpeg in strict mode, because nothing else says which image is corrupt:
-DALI raises for a whole batch without naming the sample, dies of it, and, like OpenCV, takes a JPEG whose data end
-halfway for an image with a grey half; libjpeg's warning of it goes to the terminal.  Both wrap the same
-libjpeg-turbo as simplejpeg, which turns that warning into an error and costs no more (`python -m bench.index`).
+The checksum, the headers and the entropy-coded data of each image are checked here, so that no damaged image reaches a
+batch. The decoder is simplejpeg in strict mode, because no other one names the damaged image: DALI fails for a whole
+batch without naming the sample, and, like OpenCV, accepts a JPEG that ends halfway as an image with a grey half. All
+three use libjpeg-turbo; simplejpeg turns its warning into an error and is as fast (`python -m bench.index`).
 
-The cache holds two files a split, named by a fingerprint of the archives: the table, and `….left_out.csv`, which
-lists everything left out.  They are written whole or not at all.  A file that is damaged, or of other data, or of
-another version is built anew.  Processes that come together, as the ranks of a node do, agree by a lock on the
-file system: the first builds and the others wait for it; if it dies, the kernel frees the lock and the next builds.
+The cache has two files per split, named by a fingerprint of the archives: the table, and `….left_out.csv`, which lists
+everything that was skipped. They are written whole or not at all. A file that is damaged, or belongs to other data or
+another version, is built again. Processes that start together, such as the ranks of a node, use a file lock: the first
+one builds, the others wait. If it dies, the kernel frees the lock and the next one builds.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from .labels import LeftOut, usable_header
 from .table import SampleTable
 from .via import Reason
 
-PART = 32  # images a task: a task costs as much as a twentieth of a decode
+PART = 32  # images per task: starting a task costs a twentieth of a decode
 
 
 class Index(NamedTuple):
-    """The samples that can be used, and the CSV file that lists the others (None without a cache)."""
+    """The samples that can be used, and the CSV file that lists what was skipped (None without a cache)."""
 
     table: SampleTable
     listing: Path | None
@@ -61,9 +61,9 @@ def open_index(
 ) -> Index:
     """Return the checked samples of one split, read from `paths.index_cache` if they are there, else built.
 
-    Building takes `threads`, by default all cores this process may use, and shows its progress where `console` (by
-    default stderr) is a terminal.  Raises InputError if an archive is missing or damaged, if no sample is left, or if
-    the folder cannot be written.
+    Building uses `threads` threads, by default one per core, and shows its progress if `console` (default: stderr) is a
+    terminal. Raises InputError if an archive is missing or damaged, if no sample is left, or if the cache cannot be
+    written.
     """
     jpegs, texts = open_split(paths, split)
     build = partial(_build, texts, jpegs, split, console or Console(stderr=True), threads or _cores())
@@ -90,9 +90,9 @@ def open_index(
 
 
 def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path | None = None) -> None:
-    """Raise InputError, with counts by reason, if more than the share `max_bad` of the tiles lost something.
+    """Raise InputError, with counts by reason, if more than the share `max_bad` of the tiles were skipped in part.
 
-    An image without a label is no fault: a release may well have pictures without chimneys.
+    An image without a label does not count: a release may have images without chimneys.
     """
     left_out = [item for item in table.left_out if item.reason != Reason.NO_LABEL]
     bad = {item.file for item in left_out}
@@ -105,7 +105,7 @@ def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path |
     listed = f", all listed in {listing}" if listing else ""
     raise InputError(
         f"{len(bad)} of the {tiles} {split} tiles cannot be used in whole, more than --max-bad {max_bad:g} allows:"
-        f" {reasons}{listed}; download what is damaged anew, or raise --max-bad"
+        f" {reasons}{listed}; download the damaged archives again, or raise --max-bad"
     )
 
 
@@ -117,32 +117,33 @@ class Verified(Members):
         self._archive = archive
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of member `index` → (n,) uint8.  Raises InputError if they are not those that were archived."""
+        """Return the bytes of member `index` as (n,) uint8. Raises InputError if their checksum is wrong."""
         data = self._archive.read(index)
-        stated = self._archive.crc(index)
-        if stated is not None and zlib.crc32(data.data) != stated:
-            raise InputError(f"member {self.names[index]!r} does not match its checksum; load the archive anew")
+        recorded = self._archive.crc(index)
+        if recorded is not None and zlib.crc32(data.data) != recorded:
+            raise InputError(f"member {self.names[index]!r} does not match its checksum; download the archive again")
         return data
 
 
 def check_by_decoding(
     images: Members, wanted: Sequence[int], *, title: str, console: Console, threads: int
 ) -> Iterator[JpegHeader | Reason]:
-    """The `Check` that decodes each image, in `threads` threads (the decoder frees the interpreter's lock)."""
+    """Decode each image, in `threads` threads: the decoder releases the GIL. A `Check`."""
     parts = [wanted[i : i + PART] for i in range(0, len(wanted), PART)]
-    with ThreadPoolExecutor(threads) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
+    quiet = not console.is_terminal
+    with ThreadPoolExecutor(threads) as executor, Progress(console=console, disable=quiet) as progress:
         task = progress.add_task(title, total=len(wanted))
         try:
-            for found in pool.map(partial(_decode, Verified(images)), parts):
-                yield from found
-                progress.advance(task, len(found))
+            for checked in executor.map(partial(_decode, Verified(images)), parts):
+                yield from checked
+                progress.advance(task, len(checked))
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _decode(images: Members, part: Sequence[int]) -> list[JpegHeader | Reason]:
-    pixels = np.empty(0, np.uint8)  # one buffer for all: fresh memory for each image would cost half a decode
-    found: list[JpegHeader | Reason] = []
+    pixels = np.empty(0, np.uint8)  # one buffer for all: new memory for each image would cost half a decode
+    checked: list[JpegHeader | Reason] = []
     for image in part:
         jpeg, data = _read(images, image)
         if isinstance(jpeg, JpegHeader):
@@ -150,8 +151,8 @@ def _decode(images: Members, part: Sequence[int]) -> list[JpegHeader | Reason]:
                 pixels = np.empty(3 * jpeg.height * jpeg.width, np.uint8)
             if not decodes(data, jpeg, pixels):
                 jpeg = Reason.UNDECODABLE
-        found.append(jpeg)
-    return found
+        checked.append(jpeg)
+    return checked
 
 
 def _read(images: Members, image: int) -> tuple[JpegHeader | Reason, NDArray[np.uint8]]:
@@ -163,10 +164,10 @@ def _read(images: Members, image: int) -> tuple[JpegHeader | Reason, NDArray[np.
 
 
 def decodes(data: NDArray[np.uint8], jpeg: JpegHeader, pixels: NDArray[np.uint8]) -> bool:
-    """Whether the JPEG `data` (n,) uint8 decodes to the last pixel; `pixels` is room for 3 · height · width bytes."""
+    """Return whether the JPEG `data` (n,) uint8 decodes to its last pixel into `pixels`, 3 · height · width bytes."""
     try:
         return decode_jpeg(data, "RGB", buffer=pixels, strict=True).shape == (jpeg.height, jpeg.width, 3)
-    except ValueError:  # also where a second header asks for more room than the first
+    except ValueError:  # also if a second header needs a larger buffer than the first
         return False
 
 

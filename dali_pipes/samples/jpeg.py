@@ -1,16 +1,16 @@
-"""What a JPEG's headers say, read without decoding: size, components, EXIF orientation."""
+"""Read size, number of components and EXIF orientation from the headers of a JPEG, without decoding it."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the others are tables and reservations
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # these three are tables and reserved
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-_MOST_MARKERS = 4096  # before the frame; a camera writes some twenty, and a file of nothing else shall not hold us up
+_MOST_MARKERS = 4096  # before the frame; cameras write about twenty, and a hostile file may hold millions
 
 
 class JpegHeader(NamedTuple):
-    """Size in pixels, number of colour components, EXIF orientation (1 is upright), whether the end is there."""
+    """Size in pixels, number of colour components, EXIF orientation (1: upright), whether the file is complete."""
 
     height: int
     width: int
@@ -20,10 +20,10 @@ class JpegHeader(NamedTuple):
 
 
 def read_header(data: bytes | memoryview) -> JpegHeader | None:
-    """Read the headers of the JPEG in `data`, or return None if that is not a JPEG with a frame.
+    """Read the headers of the JPEG in `data`, or return None if it is no JPEG with a frame.
 
-    `complete` is whether the end-of-image marker stands at the end (trailing zero bytes allowed): a truncated
-    download has a whole header.
+    `complete`: whether the end-of-image marker is at the end, before any zero bytes. A truncated download has intact
+    headers but no such marker.
     """
     data = memoryview(data)
     if data[:2] != b"\xff\xd8":
@@ -33,10 +33,10 @@ def read_header(data: bytes | memoryview) -> JpegHeader | None:
         if position + 4 > len(data) or data[position] != 0xFF:
             return None
         marker = data[position + 1]
-        if marker == 0xFF or marker in _WITHOUT_LENGTH:  # fill byte, or a marker that stands alone
+        if marker == 0xFF or marker in _WITHOUT_LENGTH:  # a fill byte, or a marker without a body
             position += 1 if marker == 0xFF else 2
             continue
-        length = int.from_bytes(data[position + 2 : position + 4], "big")  # counts itself
+        length = int.from_bytes(data[position + 2 : position + 4], "big")  # includes these two bytes
         if length < 2:
             return None
         body = data[position + 4 : position + 2 + length]
@@ -53,7 +53,7 @@ def read_header(data: bytes | memoryview) -> JpegHeader | None:
 
 
 def _exif_orientation(tiff: bytes) -> int:
-    """Tag 0x0112 of the first directory of a TIFF header (EXIF 2.3, 4.6.4), or 1 where there is none."""
+    """Tag 0x0112 of the first directory of a TIFF header (EXIF 2.3, 4.6.4), or 1 if there is none."""
     order: dict[bytes, str] = {b"II": "little", b"MM": "big"}
     if tiff[:2] not in order:
         return 1

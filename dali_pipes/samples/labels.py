@@ -1,8 +1,7 @@
-"""What a split's labels and images say, read into columns; what cannot be used is listed with its reason.
+"""Read the labels and images of a split into columns, and list what was skipped, with reasons.
 
-Labels become rows in buffers that grow, a few words a row and no objects: a million rows of objects would take
-gigabytes.  The images that the rows name are then checked, each once, by a `Check`: by its headers alone, here, or
-by decoding it, in `index.py`.
+Labels become rows in growing buffers, a few machine words per row: a million rows as objects would take gigabytes. Each
+image that a row names is then checked once by a `Check`: by its headers here, or by decoding it in `index.py`.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from . import via
 from .jpeg import JpegHeader, read_header
 from .via import Reason
 
-MOST_PIXELS = 1 << 24  # of an image; a tile has 2¹⁸, and a lying header shall not claim the memory
+MOST_PIXELS = 1 << 24  # of an image; a tile has 2¹⁸, and a false header must not make us allocate more
 
 
 Check = Callable[[Members, Sequence[int]], Iterable[JpegHeader | Reason]]
-"""What is found at each of some images, in their order: what its headers say, or why it cannot be used."""
+"""Checks images by number → for each in order its header, or the reason why it cannot be used."""
 
 
 class LeftOut(NamedTuple):
-    """A region that is not in the table; `region` is its index in the tile, -1 for the tile as a whole."""
+    """A skipped region; `region` is its index in the tile, or -1 for the whole tile."""
 
     file: str
     region: int
@@ -36,15 +35,15 @@ class LeftOut(NamedTuple):
 
 
 class Rows:
-    """Rows as they are read: buffers that grow, since a million rows of objects would take gigabytes."""
+    """The rows of a table while labels are read: one growing buffer per column."""
 
     def __init__(self) -> None:
         self.image, self.region, self.points_of = array("q"), array("q"), array("q")
         self.points, self.numbers, self.stated = array("d"), array("d"), array("d")
-        self.doubted: set[int] = set()  # images that two labels name
+        self.doubted: set[int] = set()  # images that two label files name
 
     def append(self, image: int, tile: via.TileLabel, region: via.Region) -> None:
-        """One region of `tile`, which is image number `image`."""
+        """Append one region of `tile`, which is image number `image`."""
         self.image.append(image)
         self.region.append(region.index)
         self.points_of.append(len(region.points))
@@ -53,17 +52,17 @@ class Rows:
         self.stated.extend((tile.width, tile.height))
 
     def polylines(self) -> NDArray[np.float64]:
-        """(N, P, 2) px; short ones repeat their last point."""
+        """Return the polylines as (N, P, 2) float64 px; shorter ones repeat their last point."""
         counts = np.frombuffer(self.points_of, np.int64)
         nth = np.minimum(np.arange(counts.max(initial=0)), counts[:, None] - 1)
         return np.frombuffer(self.points).reshape(-1, 2)[(np.cumsum(counts) - counts)[:, None] + nth]
 
 
 def read_labels(labels: Members, images: Members, left_out: list[LeftOut]) -> Rows:
-    """Read all labels, and add to `left_out` what cannot be used whatever the images are like.
+    """Read all labels, and add to `left_out` what cannot be used, before the images are checked.
 
-    Which tile a label is of must be beyond doubt: one that names another tile's image although its own is there is left
-    out, and an image that two labels name is `doubted`.
+    The tile of a label must be certain: a label that names another tile's image, although its own exists, is skipped,
+    and an image that two label files name is added to `doubted`.
     """
     index = {name: i for i, name in enumerate(images.names)}
     own = {stem_of(name): name for name in images.names}
@@ -100,26 +99,26 @@ def _tiles(labels: Members, i: int, left_out: list[LeftOut]) -> list[via.TileLab
 
 
 def stem_of(file: str) -> str:
-    """A tile's name, of its image as of its label."""
+    """Return the name of a tile, from its image file or its label file."""
     return file.rpartition(".")[0] or file
 
 
 def check_images(
     images: Members, image: NDArray[np.int64], check: Check, left_out: list[LeftOut]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Check each image of the rows `image` (N,) once → its size (N, 2) int64 px (w, h), whether it can be used (N,)."""
+    """Check each image of the rows `image` (N,) once → size (N, 2) int64 px (w, h) and whether it is usable (N,)."""
     wanted, inverse = np.unique(image, return_inverse=True)
     size, usable = np.zeros((len(wanted), 2), np.int64), np.zeros(len(wanted), bool)
-    for i, found in enumerate(check(images, wanted.tolist())):
-        if isinstance(found, Reason):
-            left_out.append(LeftOut(images.names[wanted[i]], -1, found))
+    for i, checked in enumerate(check(images, wanted.tolist())):
+        if isinstance(checked, Reason):
+            left_out.append(LeftOut(images.names[wanted[i]], -1, checked))
         else:
-            size[i], usable[i] = (found.width, found.height), True
+            size[i], usable[i] = (checked.width, checked.height), True
     return size[inverse], usable[inverse]
 
 
 def usable_header(data: NDArray[np.uint8]) -> JpegHeader | Reason:
-    """What the headers of the JPEG `data` (n,) uint8 say, or why such an image cannot be used."""
+    """Return the header of the JPEG `data` (n,) uint8, or the reason why the image cannot be used."""
     jpeg = read_header(data.data)
     if jpeg is None:
         return Reason.NOT_A_JPEG
@@ -135,7 +134,7 @@ def usable_header(data: NDArray[np.uint8]) -> JpegHeader | Reason:
 
 
 def check_headers(images: Members, wanted: Sequence[int]) -> Iterable[JpegHeader | Reason]:
-    """The `Check` that reads headers alone: quick, and blind to damage behind them."""
+    """Check only the headers: fast, but damage after them goes unnoticed. A `Check`."""
     return (_check_header(images, image) for image in wanted)
 
 

@@ -1,19 +1,18 @@
-"""Polylines without heights, as people draw them: what a prediction is asked for.
+"""Polylines without heights, as people draw them: the input of a prediction.
 
     polylines = read_polylines(Path("VIA.json"))
     table = table_of(polylines, open_images([Path("DIR")]))
 
-Whatever they come as is brought into one form, VIA's own objects of images, so that they can be written back with
-nothing lost:
+All forms are converted to VIA's own objects of images, so that they can be written back without loss:
 
     VIA JSON    an annotation export, or a project with its `_via_img_metadata`
     VIA CSV     filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes
-    plain CSV   a header with the columns tile and polyline, the latter as "x y;x y;…" in pixels, base first
+    plain CSV   a header with the columns tile and polyline; a polyline is "x y;x y;…" in pixels, base first
     a mapping   {"tile.jpg": [[(x, y), (x, y)], …]}
 
-Here the user asks for each polyline, so what a training would leave out is an error that names tile and region, and
-what could not be written back as it was read is one, too.  Regions of other shapes, such as rectangles, stay where
-they are and are not predicted.
+Users expect a height for every polyline. So what training would skip is an error here that names tile and region, and
+so is what could not be written back as it was read. Regions of other shapes, such as rectangles, are kept as they are
+and are not predicted.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ VIA_COLUMNS = (
 )
 PLAIN_COLUMNS = ("tile", "polyline")
 
-csv.field_size_limit(1 << 24)  # a polyline in VIA's JSON may be longer than the 128 KiB that are the default
+csv.field_size_limit(1 << 24)  # the default is 128 KiB, and a polyline in VIA's JSON may be longer
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ class Polylines:
     """Polylines by tile.
 
     `images`: VIA's object of each image (`filename`, `size` in bytes or -1, `regions` as a list, `file_attributes`),
-    in file order; `drawn`: all their polylines, each with the number of its image; `where`: what sentences call their
-    source.
+    in file order; `drawn`: all their polylines, each with the number of its image; `where`: their source, as error
+    sentences name it.
     """
 
     images: list[dict[str, Any]]
@@ -63,7 +62,7 @@ class Polylines:
 
     @classmethod
     def of(cls, images: Sequence[Any], where: str) -> Polylines:
-        """Check VIA's objects.  Raises InputError where one is none, or where a polyline cannot be predicted."""
+        """Check VIA's objects. Raises InputError if one is invalid, or if a polyline cannot be predicted."""
         kept, drawn = [], []
         for i, image in enumerate(images):
             try:
@@ -77,7 +76,7 @@ class Polylines:
                     continue
                 if rejected.reason is Reason.NOT_A_POLYLINE:
                     if kept[-1]["regions"][rejected.index]["shape_attributes"].get("name") != "polyline":
-                        continue  # a rectangle, say
+                        continue  # such as a rectangle
                     reason = "its points are not pairs of finite numbers"
                 raise InputError(
                     f"{where}: region {rejected.index} of {tile.filename} cannot be predicted, because {reason};"
@@ -94,7 +93,7 @@ class Polylines:
 
 
 def read_polylines(source: Path | Mapping[str, Sequence[ArrayLike]]) -> Polylines:
-    """Read any of the forms above; a mapping's polylines are (P, 2) px.  Raises InputError with a sentence."""
+    """Read any of the forms above; polylines in a mapping are (P, 2) px. Raises InputError if it is none of them."""
     if isinstance(source, Mapping):
         return Polylines.of([_image(tile, lines) for tile, lines in source.items()], "the polylines")
     try:
@@ -116,10 +115,10 @@ def read_polylines(source: Path | Mapping[str, Sequence[ArrayLike]]) -> Polyline
 
 
 def table_of(polylines: Polylines, images: Members, *, console: Console | None = None) -> SampleTable:
-    """One row a polyline, in the order of `polylines.drawn`; `height` is NaN.
+    """Return a table with one row per polyline, in the order of `polylines.drawn`; `height` is NaN.
 
-    Each image is decoded once, so that a broken one is named.  Raises InputError if an image is missing or broken, or
-    if a polyline leaves it.
+    Each image is decoded once, so that a damaged one is named. Raises InputError if an image is missing or damaged, or
+    if a polyline is not inside its image.
     """
     index = {name: i for i, name in enumerate(images.names)}
     names = [polylines.images[i]["filename"] for i, _ in polylines.drawn]
@@ -136,12 +135,12 @@ def table_of(polylines: Polylines, images: Members, *, console: Console | None =
     threads = len(os.sched_getaffinity(0))
     size = np.empty((len(wanted), 2), np.int64)
     checked = check_by_decoding(images, wanted.tolist(), title="checking tiles", console=quiet, threads=threads)
-    for i, found in enumerate(checked):
-        if not isinstance(found, JpegHeader):
-            if found is Reason.DAMAGED:
-                images.read(int(wanted[i]))  # raises, and knows better what is wrong: two files of one name, say
-            raise InputError(f"{images.names[wanted[i]]} cannot be predicted: {found.value}; replace the file")
-        size[i] = found.width, found.height
+    for i, jpeg in enumerate(checked):
+        if not isinstance(jpeg, JpegHeader):
+            if jpeg is Reason.DAMAGED:
+                images.read(int(wanted[i]))  # raises with a more exact reason, such as two files of one name
+            raise InputError(f"{images.names[wanted[i]]} cannot be predicted: {jpeg.value}; replace the file")
+        size[i] = jpeg.width, jpeg.height
     points = max(len(region.points) for _, region in polylines.drawn)
     polyline = np.stack(
         [np.pad(region.points, ((0, points - len(region.points)), (0, 0)), "edge") for _, region in polylines.drawn]
@@ -158,9 +157,9 @@ def table_of(polylines: Polylines, images: Members, *, console: Console | None =
 
 
 def _normalised(image: Mapping[str, Any]) -> dict[str, Any]:
-    """VIA's object of an image: `regions` a list of objects of objects, `size` in whole bytes, -1 if unknown.
+    """Return VIA's object of an image with `regions` as a list of objects, and `size` in bytes, -1 if unknown.
 
-    Raises ValueError where a part is of another kind: nobody can tell where it should be written back to.
+    Raises ValueError if a part has another type, because it could not be written back.
     """
     regions = image.get("regions") or []
     regions = list(regions.values()) if isinstance(regions, dict) else regions  # VIA 1 writes an object
@@ -175,14 +174,14 @@ def _normalised(image: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _object(value: Any, name: str, parts: Sequence[str]) -> dict[str, Any]:
-    """A copy of a JSON object whose `parts` are objects, too: empty ones where they are null or absent."""
+    """Copy a JSON object; its `parts` must be objects too, and become empty ones if they are null or absent."""
     if not isinstance(value, dict):
         raise ValueError(f"expected {name} that is a JSON object, found {str(value)[:80]!r}")
-    found = {part: value.get(part) or {} for part in parts}
-    for part, inner in found.items():
+    inner_objects = {part: value.get(part) or {} for part in parts}
+    for part, inner in inner_objects.items():
         if not isinstance(inner, dict):
             raise ValueError(f"expected {part} that are a JSON object, found {str(inner)[:80]!r}")
-    return {**value, **found}
+    return {**value, **inner_objects}
 
 
 def _image(tile: str, lines: Sequence[ArrayLike]) -> dict[str, Any]:
@@ -207,7 +206,7 @@ def _region(tile: str, line: ArrayLike) -> dict[str, Any]:
 
 
 def _from_csv(text: str, source: Path) -> list[dict[str, Any]]:
-    """VIA's objects of images, in the order in which a CSV first names them."""
+    """Read VIA's objects of images from a CSV, in the order in which it first names them."""
     rows = csv.DictReader(io.StringIO(text), strict=True)
     columns = [name.lstrip("#").strip() for name in rows.fieldnames or ()]
     rows.fieldnames = columns
@@ -241,16 +240,16 @@ def _add_via_row(image: dict[str, Any], row: Mapping[str, str]) -> None:
     image["size"] = int(row["file_size"])
     image["file_attributes"] = _from_json(row["file_attributes"])
     shape = _from_json(row["region_shape_attributes"])
-    if shape:  # VIA writes a row without one for an image that has no regions
+    if shape:  # VIA writes a row without a shape for an image without regions
         attributes = _from_json(row["region_attributes"])
         image["regions"].append({"shape_attributes": shape, "region_attributes": attributes})
 
 
 def _from_json(text: str) -> Any:
-    """JSON as its standard has it.  Raises ValueError for what Python would read beyond it, or read wrongly.
+    """Parse standard JSON. Raises ValueError for what Python's parser accepts beyond the standard, or changes.
 
-    That is NaN and Infinity, which no other program could read again, numbers too large for a float, which would
-    become infinite, and two values under one key, of which Python would drop the first.
+    These are NaN and Infinity, which other programs cannot read; numbers too large for a float, which become infinite;
+    and two values under one key, of which Python drops the first.
     """
     return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=without_repeats)
 

@@ -1,14 +1,14 @@
-"""Which samples are trained on and which validate: the release's own split, or folds that share no scene.
+"""Divide samples into training and validation: the release's own split, or folds that share no scene.
 
     training, validation = Division("scene", folds=5, fold=0, seed=0).divide(train, validation)
 
-All validation scenes of the official split occur in training, too, and a network can recognise a scene.  `scene`
-therefore pools both of the release's splits and gives every scene as a whole to one of `folds` folds; fold number
-`fold` validates.  Tiles overlap only inside a scene, so no picture of a chimney is on both sides.
+All validation scenes of the official split are also in training, and a network can recognise a scene. `scene` therefore
+merges both splits and assigns each whole scene to one of `folds` folds; fold number `fold` validates. Tiles only
+overlap within a scene, so no picture of a chimney is on both sides.
 
-One chimney photographed on two days stands in two scenes, and nothing in the data says that it is the same: labels
-have no coordinates, `chi_id` counts within a tile, and equal heights are no evidence.  What a network could learn
-from such a pair is a chimney's height and not its scene's scale, from another angle; it is not guarded against.
+A chimney that was photographed on two days is in two scenes, and nothing in the data links them: labels have no
+coordinates, `chi_id` counts within a tile, and equal heights prove nothing. From such a pair a network could learn the
+height of a chimney from another angle, but not the scale of the scene. This is not prevented.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from ..errors import InputError
 from ..release.members import Members
 from .table import SampleTable, scene_of
 
-FOLDS = 0xF01D  # the second word of the seed: folds and held-out scenes are drawn independently
+VALIDATION, DEVELOPMENT = "validation", "development"  # the groups of samples that are not trained on
+FOLDS = 0xF01D  # second word of the seed, so that folds and held-out scenes are independent
 
 
 @dataclass(frozen=True)
 class Division:
     """How samples are divided into training and validation.
 
-    `folds`, `fold` and `seed` count for "scene" alone.  Raises InputError if there is no such fold.
+    `folds`, `fold` and `seed` apply only to "scene". Raises InputError if there is no such fold.
     """
 
     by: Literal["official", "scene"] = "official"
@@ -48,13 +49,13 @@ class Division:
             raise InputError(f"expected two folds or more, numbered from 0, found fold {self.fold} of {self.folds}")
 
     def divide(self, train: SampleTable, validation: SampleTable) -> tuple[SampleTable, SampleTable]:
-        """The release's (training, validation) tables → those of this division, each with what was left out of it.
+        """Divide the tables of the release's splits into (training, validation), each with its list of skipped samples.
 
         Raises InputError if there are fewer scenes than folds.
         """
         if self.by == "official":
             return train, validation
-        both = pool(train, validation)
+        both = merge(train, validation)
         names, scene, sizes = np.unique(both.scene, return_inverse=True, return_counts=True)
         if len(names) < self.folds:
             raise InputError(f"expected at least as many scenes as folds, found {len(names)} scenes for {self.folds}")
@@ -68,7 +69,7 @@ class Division:
         return sides[0], sides[1]
 
     def __str__(self) -> str:
-        """What the validation samples are, as a sentence."""
+        """Describe the validation samples in a sentence."""
         if self.by == "official":
             return "The release's own validation split."
         return (
@@ -89,14 +90,14 @@ def refuse_shared_tiles(train: SampleTable, validation: SampleTable) -> None:
 
 
 def assign_folds(sizes: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
-    """Give scenes of `sizes` (S,) samples to folds → fold of each scene (S,) int64, the same on every machine.
+    """Assign scenes of `sizes` (S,) samples to folds → fold of each scene (S,) int64, the same on every machine.
 
-    Large scenes come first, each to the fold that is smallest so far, so that two folds differ by no more than the
-    largest scene.  "Large" is by powers of two, and the order within is drawn, else the seed would hardly matter.
+    Large scenes are assigned first, each to the smallest fold so far, so that two folds differ by at most the largest
+    scene. Sizes are compared by powers of two and scenes of one power in drawn order, or the seed would hardly matter.
     """
     words = np.random.PCG64(np.random.SeedSequence((seed, FOLDS))).random_raw(len(sizes) + folds)
     magnitude = np.frexp(np.asarray(sizes, np.float64))[1]
-    smallest = [(0, int(word), fold) for fold, word in enumerate(words[len(sizes) :])]  # ties: by drawn word
+    smallest = [(0, int(word), fold) for fold, word in enumerate(words[len(sizes) :])]  # ties: the drawn word decides
     heapq.heapify(smallest)
     fold_of = np.empty(len(sizes), np.int64)
     for scene in np.lexsort((words[: len(sizes)], -magnitude)).tolist():
@@ -105,10 +106,10 @@ def assign_folds(sizes: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.
     return fold_of
 
 
-def pool(*tables: SampleTable) -> SampleTable:
-    """The rows of all tables, one after the other, with all that was left out of them."""
+def merge(*tables: SampleTable) -> SampleTable:
+    """Concatenate tables, and their lists of skipped samples."""
     most = max(table.polyline.shape[1] for table in tables)
-    images = PooledImages(*(table.images for table in tables))
+    images = MergedImages(*(table.images for table in tables))
     columns: dict[str, Any] = {
         field.name: np.concatenate([getattr(table, field.name) for table in tables])
         for field in fields(SampleTable)
@@ -127,42 +128,39 @@ def _more_points(table: SampleTable, most: int) -> tuple[tuple[int, int], ...]:
     return (0, 0), (0, most - table.polyline.shape[1]), (0, 0)
 
 
-class PooledImages(Members):
-    """The images of several archives as one: those of the first, then those of the second, and so on."""
+class MergedImages(Members):
+    """The images of several sources, numbered through in the order of the sources."""
 
-    def __init__(self, *parts: Members) -> None:
-        self.parts = parts
-        self.where = ", ".join(part.where for part in parts)
-        self.names = [name for part in parts for name in part.names]
-        self.first = list(accumulate((len(part.names) for part in parts[:-1]), initial=0))
+    def __init__(self, *sources: Members) -> None:
+        self.sources = sources
+        self.where = ", ".join(source.where for source in sources)
+        self.names = [name for source in sources for name in source.names]
+        self.first = list(accumulate((len(source.names) for source in sources[:-1]), initial=0))
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of image `index` → (n,) uint8."""
-        images, its = self._part(index)
-        return images.read(its)
+        """Return the bytes of image `index` as (n,) uint8."""
+        images, number = self._source(index)
+        return images.read(number)
 
     def fault(self, index: int) -> str:
-        """Why image `index` cannot be read, or ""."""
-        images, its = self._part(index)
-        return images.fault(its)
+        """Return why image `index` cannot be read, or ""."""
+        images, number = self._source(index)
+        return images.fault(number)
 
     def crc(self, index: int) -> int | None:
-        """CRC-32 of image `index`, or None where its archive states none."""
-        images, its = self._part(index)
-        return images.crc(its)
+        """Return the recorded CRC-32 of image `index`, or None."""
+        images, number = self._source(index)
+        return images.crc(number)
 
     def size(self, index: int) -> int:
-        """How many bytes image `index` has, as its archive states."""
-        images, its = self._part(index)
-        return images.size(its)
+        """Return the recorded number of bytes of image `index`."""
+        images, number = self._source(index)
+        return images.size(number)
 
     def fingerprint(self) -> str:
-        """Changes when the data of any part do."""
-        return " ".join(part.fingerprint() for part in self.parts)
+        """Return the digests of all sources."""
+        return " ".join(source.fingerprint() for source in self.sources)
 
-    def _part(self, index: int) -> tuple[Members, int]:
-        part = bisect_right(self.first, index) - 1
-        return self.parts[part], index - self.first[part]
-
-
-VALIDATION, DEVELOPMENT = "validation", "development"
+    def _source(self, index: int) -> tuple[Members, int]:
+        source = bisect_right(self.first, index) - 1
+        return self.sources[source], index - self.first[source]

@@ -1,11 +1,10 @@
-"""The table of samples: one row a polyline, columns of numpy, built from a release and checked on the way.
+"""The table of samples: one row per polyline, in columns of numpy, built from a release and checked.
 
-What cannot be used is left out of the table and listed in `left_out` with its reason; nothing is dropped in
-silence.  Exact duplicate polylines, of which the published release has three, stay: figures on its validation
-split would otherwise not be comparable with other people's.
+What cannot be used is skipped and listed in `left_out` with its reason. Exact duplicates of polylines, of which the
+published release has three, stay: otherwise scores on its validation split would not be comparable with other work.
 
-Images are checked by their headers, unless `check` does more; `index.py` decodes them all and keeps the result by
-`save` and `load`, which store what cannot be derived.
+Images are checked by their headers, unless `check` does more. `index.py` decodes them all, and keeps the result with
+`save` and `load`, which store only what cannot be derived.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from . import via
 from .labels import Check, LeftOut, check_headers, check_images, read_labels
 from .via import Reason
 
-FORMAT = 2  # of a saved table; raise it when a saved table would no longer be what is built from the same release
+FORMAT = 2  # of a saved table; raise it when the same release would give another table
 
 
 class Statistics(NamedTuple):
-    """The reference's tuple: mean and population standard deviation (+ 1e-8) of length and of height in metres."""
+    """Mean and population standard deviation (+ 1e-8) of length and of height in metres, as the reference has them."""
 
     length_mean: float
     length_std: float
@@ -46,12 +45,12 @@ class Statistics(NamedTuple):
 class SampleTable:
     """N samples in columns of numpy, rows in the order of the labels' archive.
 
-    `tile` and `scene`: (N,) str, the image's file name and what stands before its last underscore;
-    `polyline`: (N, P, 2) float64 px (x, y), base first, short ones repeat their last point;
-    `length`: (N,) float64, the reference's normalised length; `height`: (N,) float64, the chimney's in metres;
-    `width`, `height_px`: (N,) int64, the image's size in pixels;
-    `gsd`: (N,) float64 metres a pixel, `roll`, `pitch`: (N,) float64 degrees, NaN where the label has none;
-    `image`: (N,) int64, the row's index into `images`.
+    `tile` and `scene`: (N,) str, the image's file name, and its part before the last underscore;
+    `polyline`: (N, P, 2) float64 px (x, y), base first; shorter ones repeat their last point;
+    `length`: (N,) float64, the reference's normalised length; `height`: (N,) float64, of the chimney in metres;
+    `width`, `height_px`: (N,) int64, size of the image in pixels;
+    `gsd`: (N,) float64 metres per pixel; `roll`, `pitch`: (N,) float64 degrees; NaN if the label has none;
+    `image`: (N,) int64, index of the row's image in `images`.
     """
 
     tile: NDArray[np.str_]
@@ -75,10 +74,10 @@ class SampleTable:
     def from_release(
         cls, release: str | Path, split: Split = "train", *, images: Path | None = None, labels: Path | None = None
     ) -> SampleTable:
-        """Read the labels and the images' headers of one split of `release`, in any form that `open_split` reads.
+        """Read the labels and the headers of the images of one split of `release`, in any form.
 
-        `images` and `labels` name either outright.  Raises InputError if one is missing or damaged, or if no sample
-        is left.
+        `images` and `labels`: other places for them. Raises InputError if either is missing or damaged, or if no
+        sample is left.
         """
         if split not in ("train", "validation"):
             raise InputError(f'a release has the splits "train" and "validation", found {split!r}')
@@ -89,15 +88,15 @@ class SampleTable:
     def from_labels(
         cls, labels: Members, images: Members, where: str = "the labels", check: Check | None = None
     ) -> SampleTable:
-        """Build the table from any source of VIA label files and of JPEGs, matched by file name.
+        """Build the table from VIA label files and JPEGs of any source, matched by file name.
 
-        `check` tells which images can be used, by default from their headers.  Raises InputError if no sample is left.
+        `check` decides which images can be used, by default from their headers. Raises InputError if no sample is left.
         """
         left_out: list[LeftOut] = []
         rows = read_labels(labels, images, left_out)
         image, polyline = np.frombuffer(rows.image, np.int64), rows.polylines()
         size, usable = check_images(images, image, check or check_headers, left_out)
-        stated = np.frombuffer(rows.stated).reshape(-1, 2)  # the size in whose pixels the polyline was drawn
+        stated = np.frombuffer(rows.stated).reshape(-1, 2)  # the size of the image on which the polyline was drawn
         faults = {
             Reason.TWO_LABELS: np.isin(image, list(rows.doubted)),
             Reason.OTHER_SIZE: (np.isfinite(stated) & (stated != size)).any(axis=1),
@@ -126,7 +125,7 @@ class SampleTable:
         images: Members,
         left_out: tuple[LeftOut, ...],
     ) -> SampleTable:
-        """The table of what cannot be derived; `numbers` (N, 4): height, gsd, roll, pitch; `size` (N, 2): w, h."""
+        """Derive the other columns. `numbers` (N, 4): height, gsd, roll, pitch; `size` (N, 2) px: w, h."""
         used, inverse = np.unique(image, return_inverse=True)
         names = [images.names[i] for i in used.tolist()]
         width, height_px = np.ascontiguousarray(size.T)
@@ -151,16 +150,16 @@ class SampleTable:
     def without_heights(
         cls, image: NDArray[np.int64], polyline: NDArray[np.float64], size: NDArray[np.int64], images: Members
     ) -> SampleTable:
-        """The table of polylines (N, P, 2) px to predict, on `image` (N,) of `size` (N, 2) px (w, h).
+        """Return a table of polylines (N, P, 2) px to predict, on `image` (N,) of `size` (N, 2) px (w, h).
 
         `height`, `gsd`, `roll` and `pitch` are NaN.
         """
         return cls._of(image, polyline, np.full((len(image), 4), np.nan), size, images, ())
 
     def save(self, path: Path, key: str) -> None:
-        """Write the table to the file `path`, whole or not at all; `key` is asked for when it is loaded again.
+        """Write the table to `path`, whole or not at all; `load` needs the same `key`.
 
-        Images are kept as their numbers in `images`: the archive itself must be there on loading.  Raises OSError.
+        Only the numbers of the images are stored: loading needs the images themselves. Raises OSError.
         """
         listed = [(item.file, item.region, item.reason.name) for item in self.left_out]
         write_whole(
@@ -180,9 +179,9 @@ class SampleTable:
 
     @classmethod
     def load(cls, path: Path, images: Members, key: str) -> SampleTable:
-        """Read a table that was saved with `key` and belongs to `images`; nothing in the file is believed unchecked.
+        """Read a table that was saved with `key` and belongs to `images`; everything in the file is checked.
 
-        Raises InputError if it is missing, damaged, of another format or key, or cannot be of these images.
+        Raises InputError if it is missing, damaged, of another format or key, or not of these images.
         """
         try:
             with np.load(path, allow_pickle=False) as stored:
@@ -192,12 +191,12 @@ class SampleTable:
                 listed = json.loads(stored["left_out"].tobytes())
             left_out = tuple(LeftOut(str(file), int(region), Reason[reason]) for file, region, reason in listed)
             _check_columns(image, polyline, numbers, size, len(images.names))
-        except Exception as error:  # whatever a damaged file makes of numpy's and zipfile's readers
+        except Exception as error:  # a damaged file may raise anything in numpy and zipfile
             raise InputError(f"{path} is no table of these samples: {error}; delete it") from None
         return cls._of(image, polyline, numbers, size, images, left_out)
 
     def select(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> SampleTable:
-        """The table of some rows, by index or by mask (N,); it keeps `images` and `left_out`."""
+        """Return the table of some rows, by index or by mask (N,), with the same `images` and `left_out`."""
         columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         chosen: dict[str, Any] = {
             name: column[rows] for name, column in columns.items() if isinstance(column, np.ndarray)
@@ -206,11 +205,11 @@ class SampleTable:
 
     @property
     def length_in_sides(self) -> NDArray[np.float64]:
-        """(N,) float64, the polylines' lengths in units of their images' longer sides."""
+        """Lengths of the polylines in units of their image's longer side, (N,) float64."""
         return length_in_sides(self.polyline, self.height_px, self.width)
 
     def statistics(self) -> Statistics:
-        """Mean and standard deviation of length and height over all rows, as the reference normalises them."""
+        """Return the mean and standard deviation of length and height over all rows, as the reference normalises."""
         return Statistics(
             float(self.length.mean()),
             float(self.length.std() + 1e-8),
@@ -219,10 +218,10 @@ class SampleTable:
         )
 
     def hold_out_scenes(self, fraction: float, seed: int) -> tuple[SampleTable, SampleTable]:
-        """Split by scene into (kept, held out), about `fraction` of the samples held out, none for 0.
+        """Split by scene into (kept, held out), with about `fraction` of the samples held out, none for 0.
 
-        Scenes are drawn in an order that depends on `seed` and their names alone.  Raises InputError if the
-        fraction leaves no scene on one side.
+        The order in which scenes are drawn depends only on `seed` and their names. Raises InputError if no scene is
+        left to train on.
         """
         names, inverse, counts = np.unique(self.scene, return_inverse=True, return_counts=True)
         order = np.argsort(np.random.PCG64(seed).random_raw(len(names)), kind="stable")
@@ -234,16 +233,16 @@ class SampleTable:
                 " hold out less"
             )
         held_out = np.isin(inverse, chosen)
-        return self.select(~held_out), replace(self.select(held_out), left_out=())  # listed once
+        return self.select(~held_out), replace(self.select(held_out), left_out=())  # the kept side lists it
 
 
 def scene_of(file: str) -> str:
-    """The scene that a tile was cut from: what stands before the last underscore of its file name."""
+    """Return the scene of a tile: the part of its file name before the last underscore."""
     return file.rpartition("_")[0] or file
 
 
 def _check_columns(image: Any, polyline: Any, numbers: Any, size: Any, images: int) -> None:
-    """Raise ValueError where columns from a file are not what `_of` takes."""
+    """Raise ValueError if columns from a file are not what `_of` takes."""
     n, most = len(image), polyline.shape[1]
     whole = [(image, (n,), np.int64), (size, (n, 2), np.int64)]
     real = [(polyline, (n, most, 2), np.float64), (numbers, (n, 4), np.float64)]

@@ -1,8 +1,8 @@
-"""One VIA label → polylines, or the reason why not.
+"""Parse a VIA label file into polylines, or into the reasons why they cannot be used.
 
-A label file is the JSON of the VGG Image Annotator: an object of images, each with its `regions` and its
-`file_attributes`.  All values are text but `size` and the coordinates.  What a region lacks makes it a `Rejected`
-with a reason from the closed set `Reason`, never an exception.
+A label file is JSON of the VGG Image Annotator: an object of images, each with `regions` and `file_attributes`. All
+values are text, except `size` and the coordinates. A region that cannot be used becomes a `Rejected` with a `Reason`;
+it never raises.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST_LABEL = 1 << 22  # bytes; a tile's has about 900, and parsed JSON takes up to 40 times its text
-LONGEST_FILENAME = 255  # characters; the table keeps room for the longest in every row
-TALLEST = 10_000  # metres; a height beyond it is finite, but would swamp every mean
-MOST_POINTS = 64  # a chimney has two; the table keeps room for the longest polyline in every row
+LARGEST_LABEL = 1 << 22  # bytes; a label has about 900, and parsed JSON takes up to 40 times its text
+LONGEST_FILENAME = 255  # characters; every row of the table is as wide as the longest name
+TALLEST = 10_000  # metres; one larger height would dominate every mean
+MOST_POINTS = 64  # a chimney has two; every row of the table is as wide as the longest polyline
 
 
 class Reason(str, Enum):
-    """Why a label, a tile or one of its regions is left out."""
+    """Why a label, a tile or one of its regions is skipped."""
 
     BROKEN_LABEL = "the label is not VIA JSON"
     NO_REGIONS = "the tile has no regions"
@@ -49,8 +49,7 @@ class Reason(str, Enum):
 
 @dataclass(frozen=True)
 class Region:
-    """One polyline: `points` (P, 2) float64 px, base first; `height` in metres (NaN if not asked for); `index` in the
-    tile's list."""
+    """One polyline: `points` (P, 2) float64 px, base first; `height` in metres or NaN; `index` in the tile's list."""
 
     index: int
     points: NDArray[np.float64]
@@ -59,7 +58,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A region (or with index -1 a whole tile) that cannot be used."""
+    """A region that cannot be used, or a whole tile if `index` is -1."""
 
     index: int
     reason: Reason
@@ -67,9 +66,9 @@ class Rejected:
 
 @dataclass(frozen=True)
 class TileLabel:
-    """What one label says of one image, NaN where it says nothing.
+    """The label of one image; missing numbers are NaN.
 
-    `width` and `height` are pixels, `gsd` is metres a pixel, `roll` and `pitch` are degrees.
+    `width` and `height` are in pixels, `gsd` in metres per pixel, `roll` and `pitch` in degrees.
     """
 
     filename: str
@@ -85,11 +84,11 @@ class TileLabel:
 def parse(data: bytes) -> list[TileLabel]:
     """Parse the UTF-8 bytes of one label file (a BOM is allowed) into its images.
 
-    Raises ValueError if it is not a JSON object of VIA images, or if it says a thing twice.
+    Raises ValueError if it is not a JSON object of VIA images, or if a key or an image occurs twice.
     """
     if len(data) > LARGEST_LABEL:
         raise ValueError(f"expected a label below {LARGEST_LABEL} bytes, found {len(data)}")
-    try:  # integers as floats, since Python may take minutes over the digits of a large one
+    try:  # integers as floats: Python may take minutes to parse a very long integer
         document = json.loads(data.decode("utf-8-sig"), parse_int=float, object_pairs_hook=without_repeats)
     except RecursionError:
         raise ValueError("expected some levels of JSON, found them nested without end") from None
@@ -101,10 +100,7 @@ def parse(data: bytes) -> list[TileLabel]:
 
 
 def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's keys and values; which of two values under one key is meant, nobody can tell.
-
-    Raises ValueError if there are two.
-    """
+    """Return the keys and values of a JSON object. Raises ValueError if a key occurs twice, which is ambiguous."""
     distinct = dict(pairs)
     if len(distinct) != len(pairs):
         raise ValueError("expected each key and each image once")
@@ -112,14 +108,14 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_tile(image: Any, *, heights: bool = True) -> TileLabel:
-    """What VIA's object of one image says; without `heights` a region needs none, and its height is NaN.
+    """Parse VIA's object of one image. Without `heights`, a region needs no height, and gets NaN.
 
     Raises ValueError if it is no such object.
     """
     if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
         raise ValueError("expected images with a filename")
     filename = image["filename"].replace("\\", "/").rsplit("/", 1)[-1]
-    if len(filename) > LONGEST_FILENAME or not filename.isprintable():  # half a surrogate could not even be reported
+    if len(filename) > LONGEST_FILENAME or not filename.isprintable():  # a lone surrogate cannot be printed
         raise ValueError(f"expected a filename of at most {LONGEST_FILENAME} printable characters")
     attributes = image.get("file_attributes")
     attributes = attributes if isinstance(attributes, dict) else {}
@@ -165,7 +161,7 @@ def _region(index: int, region: Any, heights: bool) -> Region | Rejected:
 
 
 def _number(value: Any) -> float:
-    """A number or its text → float; NaN for anything else, so that the caller has one case to test."""
+    """Convert a number or its text to float; anything else becomes NaN, so that callers have one case to test."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return math.nan
     if isinstance(value, str) and "_" in value:  # Python reads 1_5 as 15

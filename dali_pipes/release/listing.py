@@ -1,0 +1,102 @@
+"""All files of a release, on disk and inside its tars or its ZIP, listed in place: nothing is unpacked.
+
+Links to folders are not followed, because they may lead anywhere or in circles.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import InputError
+from . import tar_members, zip_members
+from .byte_range import ByteRange, Segment
+
+
+class ListedFile(NamedTuple):
+    """A file on disk, or in a tar or ZIP of the release."""
+
+    path: str
+    """Path below the release with / between folders; an archive counts as a folder that is named by its stem."""
+    where: str
+    """Its place, as error sentences name it."""
+    segment: Segment | None
+    """Where its bytes are; None if it is deflated or unreadable in a ZIP."""
+    modified: int
+    """Time of the last change, in nanoseconds."""
+    container: ByteRange | None = None
+    """The ZIP that holds it, if one does."""
+
+
+class Listing:
+    """The `files` of a release, and what was `unvisited`, with reasons.
+
+    Raises InputError if `release` is no folder, tar or ZIP, or is damaged.
+    """
+
+    def __init__(self, release: Path, *, open_zip: bool = True) -> None:
+        self.release = release
+        self.unvisited: list[str] = []
+        if release.is_dir():
+            self.files = list(self._walk(release))
+        elif release.is_file() and release.suffix.lower() in (".tar", ".zip"):
+            self.files = list(list_file(release, release.name, open_zip=open_zip))
+        else:
+            raise InputError(
+                f"expected a release, which is a folder, a .tar or a .zip, found none of them at {release}"
+            )
+
+    def _walk(self, top: Path) -> Iterator[ListedFile]:
+        folders = [str(top)]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except OSError as error:
+                self.unvisited.append(f"{folder} ({error.strerror})")
+                continue
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":  # temporary files; macOS metadata
+                    continue
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.is_dir():
+                        self.unvisited.append(f"{entry.path} (a link to a folder)")
+                    elif entry.is_file():
+                        path = Path(entry.path)
+                        yield from list_file(path, path.relative_to(top).as_posix())
+                    elif entry.is_symlink():
+                        self.unvisited.append(f"{entry.path} (a link to no file)")
+                except OSError as error:  # a link to itself, or a file that was deleted meanwhile
+                    self.unvisited.append(f"{entry.path} ({error.strerror})")
+
+
+def list_file(path: Path, below: str, *, open_zip: bool = False) -> Iterator[ListedFile]:
+    """Yield a file on disk under the name `below`, then the files inside it if it is a tar, or a ZIP and `open_zip`."""
+    status = path.stat()
+    modified = max(status.st_mtime_ns, status.st_ctime_ns)  # cp -p and rsync -t restore only the mtime
+    yield ListedFile(below, str(path), Segment(path, 0, status.st_size), modified)
+    stem, suffix = os.path.splitext(below)
+    if suffix.lower() == ".tar" and status.st_size:
+        for member in tar_members.plain_files(ByteRange.of_file(path)):
+            segment = Segment(path, member.offset, member.length)
+            yield ListedFile(f"{stem}/{member.path}", f"{path}: {member.path}", segment, modified)
+    elif open_zip and suffix.lower() == ".zip":
+        container = ByteRange.of_file(path)
+        for inner in zip_members.directory(container).members:
+            stored = _stored_segment(container, inner)
+            yield ListedFile(f"{stem}/{inner.path}", f"{path}: {inner.path}", stored, modified, container)
+
+
+def _stored_segment(container: ByteRange, member: zip_members.ZipMember) -> Segment | None:
+    """Return where the bytes of a ZIP's member are, if it is stored and sound."""
+    if member.fault or member.method != zip_members.STORED:
+        return None
+    try:
+        start, stop = zip_members.locate(container, member)
+    except ValueError:
+        return None
+    return Segment(container.segments[0].file, start, stop - start)
