@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from dali_pipes.html import jpeg_uri
+from dali_pipes.html import tile
+from dali_pipes.units import number
 
 from ..scores.predictions import Predictions
 
 TILES_SHOWN = 12
-TILE_PX = 448  # the longer side of a tile in the page: sharp at twice its printed size, about 30 kB each
 
 
 def worst_tiles(groups: Sequence[Predictions], most: int = TILES_SHOWN) -> list[tuple[Predictions, int]]:
@@ -27,20 +27,18 @@ def worst_tiles(groups: Sequence[Predictions], most: int = TILES_SHOWN) -> list[
     return list(worst.values())
 
 
-def thumbnail(group: Predictions, i: int) -> dict[str, Any]:
-    """The values that the template shows of sample `i`: the tile as a data URI, the polyline in the tile's pixels."""
-    table, points = group.table, group.points(i)
+def thumbnail(group: Predictions, i: int, serial: int) -> dict[str, Any]:
+    """The values that the template shows of sample `i`; `serial` is unique in the page."""
+    table, name, truth, mu = group.table, str(group.table.tile[i]), float(group.table.height[i]), float(group.mu[i])
     return {
-        "uri": jpeg_uri(table.images.read(int(table.image[i])), TILE_PX),
-        "width": int(table.width[i]),
-        "height": int(table.height_px[i]),
-        "points": " ".join(f"{x:g},{y:g}" for x, y in points),
-        "base": points[0],
-        "tile": str(table.tile[i]),
+        **tile(lambda: table.images.read(int(table.image[i])), table.width[i], table.height_px[i], group.points(i)),
+        "label": f"Tile {name}, true height {number(truth)} m, predicted {number(mu)} m",
+        "serial": serial,
+        "name": name,
         "scene": str(table.scene[i]),
         "group": group.name,
         "seen": bool(group.seen[i]),
-        "truth": float(table.height[i]),
-        "mu": float(group.mu[i]),
+        "truth": truth,
+        "mu": mu,
         "sigma": float(group.sigma[i]),
     }

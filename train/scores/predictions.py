@@ -54,8 +54,6 @@ class Predictions:
     """`mu` and `sigma` after the calibration (train/scores/calibrate.py); None without development scenes."""
     pooled: Forecast | None = None
     """The calibrated forecast pooled by scene (train/scores/pooling.py); None if it was not requested."""
-    shares: tuple[float, float] = (1.0, 1.0)
-    """The shares `within_tile` and `between` that it was pooled with."""
 
     def __post_init__(self) -> None:
         for name in ("mu", "sigma", "seen"):
