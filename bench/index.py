@@ -28,12 +28,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 import tyro
 from numpy.typing import NDArray
-from nvidia.dali import fn, pipeline_def, types
 from rich.table import Table
 from simplejpeg import decode_jpeg
 
+from bench.measure.baselines import decode_alone
 from bench.measure.data import label_of, tile_names
 from bench.measure.fresh import in_new_process, memory_of
 from bench.measure.report import grid, report
@@ -79,7 +80,7 @@ class Arguments:
 def _cold(arguments: Arguments, threads: int) -> tuple[Table, dict[str, Any]]:
     archive = open_split(ReleasePaths(arguments.release), "train")[0]
     jpegs = [archive.read(i) for i in range(len(archive.names))]
-    pipeline = _decode_only(jpegs, batch_size=BATCH, num_threads=threads, device_id=None, exec_dynamic=True)
+    pipeline = _pipeline(jpegs, threads)
     batches = -(-len(jpegs) // BATCH)
     works: dict[str, tuple[Callable[[], object], str]] = {
         DALI: (lambda: [pipeline.run() for _ in range(batches)], _verdict(_dali, jpegs[0])),
@@ -112,18 +113,16 @@ def _cold(arguments: Arguments, threads: int) -> tuple[Table, dict[str, Any]]:
     }
 
 
-@pipeline_def
-def _decode_only(jpegs: Jpegs) -> Any:
+def _pipeline(jpegs: Jpegs, threads: int) -> Any:
     def batch(step: int) -> Jpegs:
         first = step * BATCH % len(jpegs)
         return jpegs[first : first + BATCH]
 
-    encoded = fn.external_source(batch, batch=True, no_copy=True, dtype=types.UINT8, ndim=1)
-    return fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=False)
+    return decode_alone(batch, BATCH, threads, torch.device("cpu"))
 
 
 def _dali(jpegs: Jpegs) -> None:
-    _decode_only(jpegs, batch_size=BATCH, num_threads=1, device_id=None, exec_dynamic=True).run()
+    _pipeline(jpegs, 1).run()
 
 
 def _opencv(jpegs: Jpegs) -> None:
