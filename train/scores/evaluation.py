@@ -15,6 +15,8 @@ from typing import Literal
 
 import numpy as np
 
+from dali_pipes.units import number
+
 from .metrics import CLOSED_FORM, LINEAR, MEAN, Baselines, Float64, Scores, score
 from .predictions import Predictions
 from .uncertainty import UncertaintyScores
@@ -36,6 +38,16 @@ class ScoreRow:
     def metadata(self) -> bool:
         """Whether the predictor reads roll, pitch and resolution, which the network must not use."""
         return self.predictor == CLOSED_FORM
+
+    @property
+    def title(self) -> str:
+        """The predictor, marked if it reads metadata."""
+        return self.predictor + " (metadata)" * self.metadata
+
+    @property
+    def figures(self) -> list[str]:
+        """RMSE, MAE, bias and NLL, as they are shown."""
+        return [number(value) for value in (self.scores.rmse, self.scores.mae, self.scores.bias, self.scores.nll)]
 
     @property
     def seen(self) -> str:
@@ -62,6 +74,12 @@ class Part:
     def group(self) -> str:
         """The name of the group that this is, or is a part of."""
         return self.predictions.name
+
+    @property
+    def title(self) -> str:
+        """The name of this part on a terminal and in a model card, marked if it is optimistic."""
+        part = "" if self.name == "all" else f", {self.name} scenes"
+        return f"{self.group}{part}{' (optimistic)' * self.optimistic}"
 
     @property
     def optimistic(self) -> bool:
