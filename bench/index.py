@@ -185,25 +185,16 @@ def _black_jpeg() -> NDArray[np.uint8]:
 # --- Part 3: growth with the number of labels.
 
 
-class _Labels(Members):
-    """`count` VIA labels that are made when they are read, so that they take no memory."""
+class _Made(Members):
+    """`count` VIA labels, or as many equal images, that are made when they are read, so that they take no memory."""
 
-    def __init__(self, count: int) -> None:
-        self.names = [f"{name}.json" for name in tile_names(count)]
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        return np.frombuffer(label_of(self.names[index].removesuffix(".json")), np.uint8)
-
-
-class _Images(Members):
-    """The images of these labels, all the same."""
-
-    def __init__(self, count: int) -> None:
-        self.names = [f"{name}.jpg" for name in tile_names(count)]
-        self._jpeg = _black_jpeg()
+    def __init__(self, count: int, suffix: str) -> None:
+        self.names = [f"{name}{suffix}" for name in tile_names(count)]
+        self._jpeg = _black_jpeg() if suffix == ".jpg" else None
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return self._jpeg
+        label = label_of(self.names[index].removesuffix(".json"))
+        return np.frombuffer(label, np.uint8) if self._jpeg is None else self._jpeg
 
 
 def _growth(largest: int) -> tuple[Table, list[dict[str, float]]]:
@@ -221,7 +212,7 @@ def _growth(largest: int) -> tuple[Table, list[dict[str, float]]]:
 
 def _build(size: int) -> tuple[float, int]:
     """Seconds to build a table of `size` labels, and bytes of its peak memory above that before."""
-    labels, images = _Labels(size), _Images(size)
+    labels, images = _Made(size, ".json"), _Made(size, ".jpg")
     before = memory_of("VmHWM")
     seconds = seconds_of(lambda: SampleTable.from_labels(labels, images))
     return seconds, memory_of("VmHWM") - before

@@ -21,7 +21,6 @@ import numpy as np
 
 from dali_pipes.units import count, metres
 
-from ..scores.calibrate import development_of
 from ..scores.evaluation import Evaluation, Part
 from ..scores.metrics import CALIBRATED, LINEAR, MIN_SCENES_FOR_INTERVAL, NETWORK, POOLED, Float64, bootstrap_rmse
 from ..scores.uncertainty import LEVEL, LEVELS
@@ -175,11 +174,6 @@ def account(part: Part) -> list[str]:
         )
     if group.optimistic:
         sentences.append("The best epoch was chosen on the same scenes, which makes these figures somewhat optimistic.")
-    if development_of([group]) is not None:
-        sentences.append(
-            "The calibration was fitted on them too, but each scene was calibrated by the others, so this does not "
-            "make the figures optimistic."
-        )
     if group.pooled is not None:
         sentences.append(
             "Pooling combines the polylines of one acquisition, and needs several of them. The acquisition of a tile "
