@@ -104,7 +104,6 @@ class Evaluation:
     """Predictions and their scores.  The headline is about the first of the predictions: of a run, "validation"."""
 
     predictions: tuple[Predictions, ...]
-    baselines: Baselines
     parts: tuple[Part, ...]
     """Of each group "all", then "seen" and "unseen" if it has both."""
 
@@ -117,7 +116,7 @@ class Evaluation:
             if group.seen.any() and not group.seen.all():
                 parts.append(_part("seen", group.select(group.seen), baselines))
                 parts.append(_part("unseen", group.select(~group.seen), baselines))
-        return cls(tuple(predictions), baselines, tuple(parts))
+        return cls(tuple(predictions), tuple(parts))
 
     @property
     def groups(self) -> list[Part]:
