@@ -29,10 +29,8 @@ class ScoreRow:
     predictor: str
     """`NETWORK`, its refinements `CALIBRATED` and `POOLED`, or `LINEAR`, `MEAN`, `CLOSED_FORM`."""
     scores: Scores
-    scenes: int
-    """Number of scenes that the samples come from."""
-    scenes_seen: float
-    """Share of these scenes that were trained on, 0 to 1; NaN without samples."""
+    seen: str
+    """Which of the samples' scenes were seen in training: "all", "none", a percentage, or "" without samples."""
 
     @property
     def metadata(self) -> bool:
@@ -48,13 +46,6 @@ class ScoreRow:
     def figures(self) -> list[str]:
         """RMSE, MAE, bias and NLL, as they are shown."""
         return [number(value) for value in (self.scores.rmse, self.scores.mae, self.scores.bias, self.scores.nll)]
-
-    @property
-    def seen(self) -> str:
-        """Which of the scenes were seen in training: "all", "none", a percentage, or "" without samples."""
-        if math.isnan(self.scenes_seen):
-            return ""
-        return {0.0: "none", 1.0: "all"}.get(self.scenes_seen, f"{self.scenes_seen:.0%}")
 
 
 @dataclass(frozen=True)
@@ -156,10 +147,10 @@ def _part(name: Literal["all", "seen", "unseen"], predictions: Predictions, base
 def _row(predictor: str, predictions: Predictions, mu: Float64, sigma: Float64 | None) -> ScoreRow:
     """The closed form is scored only on samples with metadata, the others on all."""
     known = np.isfinite(mu) if predictor == CLOSED_FORM else np.ones(len(mu), bool)
-    scenes, first = np.unique(predictions.table.scene[known], return_index=True)
+    _, first = np.unique(predictions.table.scene[known], return_index=True)
+    share = float(predictions.seen[known][first].mean()) if len(first) else math.nan
     return ScoreRow(
         predictor,
         score(predictions.table.height[known], mu[known], None if sigma is None else sigma[known]),
-        scenes=len(scenes),
-        scenes_seen=float(predictions.seen[known][first].mean()) if len(scenes) else math.nan,
+        seen={0.0: "none", 1.0: "all"}.get(share, "" if math.isnan(share) else f"{share:.0%}"),
     )
