@@ -19,7 +19,6 @@ It prints two tables, and one JSON object as the last line.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -40,10 +39,11 @@ from bench.measure.data import unpack, whole_batches
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, alternate, finish, ratio
 from bench.render.release import given_or_rendered
+from bench.step import network
 from dali_pipes import Batch, CacheOptions, Loader, SampleTable
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
-from model import BackboneError, HeightRegressor
+from model import BackboneError
 from train.engine.run import train
 from train.engine.step import Forward, Step
 from train.machine.choices import choose_compilation, choose_device, choose_precision, choose_threads
@@ -57,7 +57,7 @@ STEP_OF = {REFERENCE: THEIR_STEP, STREAMED: OUR_STEP, CACHED: OUR_STEP}
 IN_MEMORY = 4  # batches that a step alone repeats
 RACERS = ("reference", "fast")  # presets
 Record = Mapping[str, Any]
-"""An epoch of a run: a line of its metrics.jsonl, with "rmse" in metres and "seconds"."""
+"""An epoch of a run, with "rmse" in metres and "seconds"."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _reference(arguments: Arguments, table: SampleTable, device: torch.device, s
         height=(table.height - stats.height_mean) / stats.height_std,
     )
     loader = data_loader(ReferenceDataset(normalised, scratch, arguments.size), arguments.batch_size, tuned=False)
-    train = ReferenceStep(_network(arguments, device), device)
+    train = ReferenceStep(network(arguments.backbone, device), device)
 
     def step(batch: Any) -> int:
         train(*batch)
@@ -165,7 +165,7 @@ def _ours(arguments: Arguments, table: SampleTable, device: torch.device) -> dic
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     forward = Forward(
-        _network(arguments, device).to(memory_format=torch.channels_last),
+        network(arguments.backbone, device).to(memory_format=torch.channels_last),
         device,
         arguments.batch_size,
         choose_precision("auto", device).value,
@@ -200,11 +200,6 @@ def _ours(arguments: Arguments, table: SampleTable, device: torch.device) -> dic
     }
 
 
-def _network(arguments: Arguments, device: torch.device) -> HeightRegressor:
-    torch.manual_seed(0)
-    return HeightRegressor(arguments.backbone, weights=None).to(device).train()
-
-
 def epoch_table(results: Mapping[str, Any]) -> Table:
     """Rates, and the cost of data."""
     columns = ("samples/s", "/ the reference's way", "waits", "above its step")
@@ -222,9 +217,8 @@ def epoch_table(results: Mapping[str, Any]) -> Table:
 def to_target(arguments: Arguments, release: Path, scratch: Path) -> list[dict[str, Any]]:
     """Run both presets in turn for each seed → the result of `race` for each seed."""
 
-    def records(config: Config, folder: Path) -> list[Record]:
-        train(config, release, folder, resume=False, console=RunConsole(Console(quiet=True)))
-        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    def records(config: Config, folder: Path) -> Sequence[Record]:
+        return train(config, release, folder, resume=False, console=RunConsole(Console(quiet=True))).training.history
 
     return [
         race(*(records(scaled_down(name, arguments, seed), scratch / f"{name}-{seed}") for name in RACERS))

@@ -28,12 +28,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 import tyro
 from numpy.typing import NDArray
-from nvidia.dali import fn, pipeline_def, types
 from rich.table import Table
 from simplejpeg import decode_jpeg
 
+from bench.measure.baselines import decode_alone
 from bench.measure.data import label_of, tile_names
 from bench.measure.fresh import in_new_process, memory_of
 from bench.measure.report import grid, report
@@ -79,7 +80,7 @@ class Arguments:
 def _cold(arguments: Arguments, threads: int) -> tuple[Table, dict[str, Any]]:
     archive = open_split(ReleasePaths(arguments.release), "train")[0]
     jpegs = [archive.read(i) for i in range(len(archive.names))]
-    pipeline = _decode_only(jpegs, batch_size=BATCH, num_threads=threads, device_id=None, exec_dynamic=True)
+    pipeline = _pipeline(jpegs, threads)
     batches = -(-len(jpegs) // BATCH)
     works: dict[str, tuple[Callable[[], object], str]] = {
         DALI: (lambda: [pipeline.run() for _ in range(batches)], _verdict(_dali, jpegs[0])),
@@ -112,18 +113,16 @@ def _cold(arguments: Arguments, threads: int) -> tuple[Table, dict[str, Any]]:
     }
 
 
-@pipeline_def
-def _decode_only(jpegs: Jpegs) -> Any:
+def _pipeline(jpegs: Jpegs, threads: int) -> Any:
     def batch(step: int) -> Jpegs:
         first = step * BATCH % len(jpegs)
         return jpegs[first : first + BATCH]
 
-    encoded = fn.external_source(batch, batch=True, no_copy=True, dtype=types.UINT8, ndim=1)
-    return fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=False)
+    return decode_alone(batch, BATCH, threads, torch.device("cpu"))
 
 
 def _dali(jpegs: Jpegs) -> None:
-    _decode_only(jpegs, batch_size=BATCH, num_threads=1, device_id=None, exec_dynamic=True).run()
+    _pipeline(jpegs, 1).run()
 
 
 def _opencv(jpegs: Jpegs) -> None:
@@ -186,25 +185,16 @@ def _black_jpeg() -> NDArray[np.uint8]:
 # --- Part 3: growth with the number of labels.
 
 
-class _Labels(Members):
-    """`count` VIA labels that are made when they are read, so that they take no memory."""
+class _Made(Members):
+    """`count` VIA labels, or as many equal images, that are made when they are read, so that they take no memory."""
 
-    def __init__(self, count: int) -> None:
-        self.names = [f"{name}.json" for name in tile_names(count)]
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        return np.frombuffer(label_of(self.names[index].removesuffix(".json")), np.uint8)
-
-
-class _Images(Members):
-    """The images of these labels, all the same."""
-
-    def __init__(self, count: int) -> None:
-        self.names = [f"{name}.jpg" for name in tile_names(count)]
-        self._jpeg = _black_jpeg()
+    def __init__(self, count: int, suffix: str) -> None:
+        self.names = [f"{name}{suffix}" for name in tile_names(count)]
+        self._jpeg = _black_jpeg() if suffix == ".jpg" else None
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return self._jpeg
+        label = label_of(self.names[index].removesuffix(".json"))
+        return np.frombuffer(label, np.uint8) if self._jpeg is None else self._jpeg
 
 
 def _growth(largest: int) -> tuple[Table, list[dict[str, float]]]:
@@ -222,7 +212,7 @@ def _growth(largest: int) -> tuple[Table, list[dict[str, float]]]:
 
 def _build(size: int) -> tuple[float, int]:
     """Seconds to build a table of `size` labels, and bytes of its peak memory above that before."""
-    labels, images = _Labels(size), _Images(size)
+    labels, images = _Made(size, ".json"), _Made(size, ".jpg")
     before = memory_of("VmHWM")
     seconds = seconds_of(lambda: SampleTable.from_labels(labels, images))
     return seconds, memory_of("VmHWM") - before

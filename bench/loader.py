@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nvidia.dali import fn, pipeline_def, types
 from rich.table import Table
 
 from bench.measure import fresh
-from bench.measure.baselines import ReferenceDataset, TunedDataset, data_loader
+from bench.measure.baselines import ReferenceDataset, TunedDataset, data_loader, decode_alone
 from bench.measure.data import linked_release, unpack, whole_batches
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, Work, alternate, finish, ratio
@@ -103,7 +102,7 @@ def loaders(table: SampleTable, arguments: Arguments, device: torch.device, loos
         REFERENCE: epoch(reference, device),
         TUNED: epoch(tuned, device),
         "ours, streamed": epoch(ours("none"), device),
-        DECODE: decode_alone(table, arguments, device),
+        DECODE: decoding(table, arguments, device),
         "ours, cached": epoch(cached, device),
         "ours, cached on disk": epoch(ours("disk"), device),
         NORMALISED: normalised(cached, arguments, device),
@@ -152,27 +151,14 @@ def gather(samples: int, arguments: Arguments, device: torch.device) -> Work:
     return epoch(_Mapped(order, image), device)
 
 
-def decode_alone(table: SampleTable, arguments: Arguments, device: torch.device) -> Work:
+def decoding(table: SampleTable, arguments: Arguments, device: torch.device) -> Work:
     """DALI decodes the same JPEGs with as many threads, and does nothing else."""
     source = Loader(table, arguments.batch_size, device=device, shuffle=True, size=arguments.size)
-    on_gpu = device.type == "cuda"
 
     def jpegs(call: int) -> list[Any]:
         return [table.images.read(image) for image in table.image[source.plan.ids(call)].tolist()]
 
-    @pipeline_def(
-        batch_size=arguments.batch_size,
-        num_threads=source.threads,
-        device_id=(device.index or 0) if on_gpu else None,
-        exec_dynamic=True,
-    )
-    def decoded() -> Any:
-        encoded = fn.external_source(jpegs, batch=True, dtype=types.UINT8, ndim=1)
-        return fn.decoders.image(
-            encoded, device="mixed" if on_gpu else "cpu", output_type=types.RGB, adjust_orientation=False
-        )
-
-    pipeline = decoded()
+    pipeline = decode_alone(jpegs, arguments.batch_size, source.threads, device)
 
     def work() -> int:
         for _ in range(len(source)):

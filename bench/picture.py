@@ -24,7 +24,7 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
+from PIL import Image
 
 from dali_pipes import SampleTable
 from dali_pipes.command import parse
@@ -32,7 +32,7 @@ from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
 
 WIDTH, HEIGHT = 10.0, 4.6  # inches, at 100 pixels each
-COLOURS = 88
+COLOURS = 192
 INK, MUTED = "#111827", "#6b7280"
 LABEL, PREDICTED, INTERVAL = "#E8590C", "#0072B2", "#B2D4E8"  # distinct for colour-blind readers
 
@@ -109,17 +109,9 @@ def draw(sample: Sample, tile: NDArray[np.uint8]) -> Image.Image:
         figure.text(0.50, y, text, fontsize=size, color=colour, va="center")
     pixels = io.BytesIO()
     figure.savefig(pixels, format="png", facecolor="white")
-    return _with_few_colours(Image.open(pixels).convert("RGB"))
-
-
-def _with_few_colours(picture: Image.Image) -> Image.Image:
-    """A palette of the commonest colours, and of those of lines and text, which are too rare to be among them."""
-    colours = (picture.quantize(COLOURS).getpalette() or [])[: 3 * COLOURS]
-    for colour in (INK, MUTED, LABEL, PREDICTED, INTERVAL, "white"):
-        colours += ImageColor.getrgb(colour)
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(colours)
-    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
+    # This method keeps the colours of lines and text, which are too rare for the others.
+    picture = Image.open(pixels).convert("RGB")
+    return picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
 
 def _draw_tile(axes: Axes, sample: Sample, tile: NDArray[np.uint8]) -> None:

@@ -6,8 +6,7 @@ It prints two tables, and one JSON object as the last line. All costs are CPU ti
 which other programs do not change.
 
 1. Samples: one rank on tables of 10³ … `--samples` rows. `plan` is every step of a whole epoch. `source` is a few
-   batches of bytes and masks, as DALI requests them. Memory is that of a new process, which builds the table and then
-   streams a few batches through DALI; only the memory of the table may grow.
+   batches of bytes and masks, as DALI requests them. `bench.loader` measures the memory of streaming.
 2. Ranks: the largest table and `--batch-size` samples per rank. The cost is that of the last rank for its own samples.
    The other ranks do not run: a plan needs no communication.
 
@@ -35,7 +34,6 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from bench.measure.data import repeated
-from bench.measure.fresh import resident
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, Work, alternate
 from bench.render.release import given_or_rendered
@@ -50,7 +48,7 @@ from train.machine.choices import choose_device
 
 PLAN, SOURCE, SORTED = "plan", "source", "sorted epoch"
 FEWEST = 1_000  # samples of the smallest table
-BATCHES = 8  # to read or to stream
+BATCHES = 8  # to read
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Arguments:
     release: Path | None = None
     """Folder of a release. Default: one of 600 tiles is rendered."""
     device: str = "auto"
-    """cpu, cuda, cuda:N, or auto: the device of the batches in the memory test; all else runs on the host."""
+    """cpu, cuda, cuda:N, or auto: only reported with the results, because all of this runs on the host."""
     samples: int = 1_000_000
     """Rows of the largest table."""
     ranks: int = 1_024
@@ -88,8 +86,6 @@ class Growth(NamedTuple):
 
     by_samples: dict[str, dict[int, Rate]]
     by_ranks: dict[str, dict[int, Rate]]
-    memory: dict[int, dict[str, float]]
-    """By samples: MB of "table", and of "streaming" above it."""
 
 
 def measure(arguments: Arguments, release: Path) -> Growth:
@@ -101,7 +97,6 @@ def measure(arguments: Arguments, release: Path) -> Growth:
     return Growth(
         _costs(arguments, {size: (table, 1) for size, table in tables.items()}),
         _costs(arguments, {world: (tables[arguments.samples], world) for world in worlds}),
-        {size: _memory(arguments, release, size) for size in sizes},
     )
 
 
@@ -162,44 +157,25 @@ def _sort_an_epoch(plan: TrainingPlan) -> int:
     return plan.steps_per_epoch * plan.largest_batch
 
 
-def _memory(arguments: Arguments, release: Path, samples: int) -> dict[str, float]:
-    used = resident(
-        release,
-        str(choose_device(arguments.device)),
-        arguments.batch_size,
-        BATCHES,
-        samples=samples,
-        size=arguments.size,
-    )
-    return {"table": used["table"] / 1e6, "streaming": used["bytes"] / 1e6}
-
-
 # --- Output.
 
 
 def tables_of(growth: Growth) -> list[Table]:
-    """A table by samples, with memory, and a table by ranks."""
-    memory = ("table, MB", "streaming, MB above it")
-    by_samples = _table("samples", growth.by_samples, "of one rank", *memory)
-    for size in growth.by_samples[PLAN]:
-        megabytes = [f"{growth.memory[size][name]:,.0f}" for name in ("table", "streaming")]
-        by_samples.add_row(*_row(growth.by_samples, size), *megabytes)
+    """A table by samples, and a table by ranks."""
     largest = max(growth.by_samples[PLAN])
-    by_ranks = _table("ranks", growth.by_ranks, f"of one of the ranks that share {largest:,} samples")
-    for world in growth.by_ranks[PLAN]:
-        by_ranks.add_row(*_row(growth.by_ranks, world))
-    return [by_samples, by_ranks]
+    return [
+        _table("samples", growth.by_samples, "of one rank"),
+        _table("ranks", growth.by_ranks, f"of one of the ranks that share {largest:,} samples"),
+    ]
 
 
-def _table(cases: str, costs: dict[str, dict[int, Rate]], of_ranks: str, *more: str) -> Table:
-    table = grid(f"CPU-µs per sample {of_ranks}: median (lowest–highest)", *costs, *more, first=cases)
+def _table(cases: str, costs: dict[str, dict[int, Rate]], of_ranks: str) -> Table:
+    table = grid(f"CPU-µs per sample {of_ranks}: median (lowest–highest)", *costs, first=cases)
+    for case in costs[PLAN]:
+        table.add_row(f"{case:,}", *(f"{by_case[case]:,.2f}" for by_case in costs.values()))
     spreads = (f"{name} {spread(by_case):.2f}" for name, by_case in costs.items())
     table.caption = f"highest / lowest cost: {', '.join(spreads)}"
     return table
-
-
-def _row(costs: dict[str, dict[int, Rate]], case: int) -> list[str]:
-    return [f"{case:,}", *(f"{by_case[case]:,.2f}" for by_case in costs.values())]
 
 
 def spread(by_case: Mapping[int, Rate]) -> float:

@@ -53,6 +53,12 @@ def window(points: ArrayLike, height: ArrayLike, width: ArrayLike, crop: int) ->
     return np.concatenate([start, sides], axis=-1).astype(np.int64)
 
 
+def without_padding(polyline: Float64) -> Float64:
+    """The points of a `polyline` (P, 2) of a table, (≤P, 2), without the repetitions of its last point."""
+    other = np.flatnonzero((polyline != polyline[-1]).any(axis=1))
+    return polyline[: other[-1] + 2] if len(other) else polyline[:1]
+
+
 def polyline_length_px(points: ArrayLike) -> Float64:
     """Return the lengths of polylines `points` (..., P, 2), in the unit of the points → (...) float64."""
     segments = np.diff(np.asarray(points, np.float64), axis=-2)

@@ -137,8 +137,10 @@ def test_a_calibration_is_right_on_scenes_that_it_was_not_fitted_on() -> None:
             assert scores[name].scene_coverage[level] == pytest.approx(
                 level, abs=0.12
             )  # two standard errors of 100 scenes
-        constant = unseen.forecasts()[name].constant(unseen.table.height)
-        assert scores[name].beats(UncertaintyScores.of(unseen.table.height, constant, unseen.table.scene))
+        forecast = unseen.forecasts()[name].constant(unseen.table.height)
+        constant = UncertaintyScores.of(unseen.table.height, forecast, unseen.table.scene)
+        assert scores[name].nll < constant.nll
+        assert scores[name].crps < constant.crps
     assert scores[NETWORK].coverage[0.9] < 0.7
     assert scores[CALIBRATED].nll < scores[NETWORK].nll
     assert scores[POOLED].crps < scores[CALIBRATED].crps

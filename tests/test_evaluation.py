@@ -32,7 +32,7 @@ def four_samples(seen: list[bool], closed_form: list[float]) -> list[tuple[str, 
     assert {part.group for part, _ in rows} == {"validation"}
     assert [row.metadata for _, row in rows] == [row.predictor == CLOSED_FORM for _, row in rows]
     return [
-        (part.name, row.predictor, row.scores.n, row.scenes, row.seen, round(row.scores.rmse, 9)) for part, row in rows
+        (part.name, row.predictor, row.scores.n, part.scenes, row.seen, round(row.scores.rmse, 9)) for part, row in rows
     ]
 
 
@@ -58,17 +58,17 @@ def test_the_seen_and_unseen_scenes_of_a_mixed_group_are_also_scored_apart() -> 
 
 def test_the_closed_form_is_scored_only_on_samples_with_metadata() -> None:
     nan = math.nan
-    assert four_samples([False] * 4, [nan, 61.0, math.inf, nan])[3] == ("all", CLOSED_FORM, 1, 1, "none", 1.0)
+    assert four_samples([False] * 4, [nan, 61.0, math.inf, nan])[3] == ("all", CLOSED_FORM, 1, 3, "none", 1.0)
     *counts, rmse = four_samples([False] * 4, [nan] * 4)[3]
-    assert counts == ["all", CLOSED_FORM, 0, 0, ""]
+    assert counts == ["all", CLOSED_FORM, 0, 3, ""]
     assert math.isnan(rmse)
 
 
 def test_groups_keep_their_order_and_their_own_samples() -> None:
     official = predict("validation", sample_table(80, without_metadata=6), noise=4.0, seen=True)
     unseen = predict("held-out scenes", sample_table(60, seed=1), noise=20.0, seen=False)
-    rows = [(part.group, row) for part in evaluate(official, unseen).parts for row in part.rows.values()]
-    assert [(group, row.scores.n, row.scenes, row.seen, row.metadata) for group, row in rows] == [
+    rows = [(part, row) for part in evaluate(official, unseen).parts for row in part.rows.values()]
+    assert [(part.group, row.scores.n, part.scenes, row.seen, row.metadata) for part, row in rows] == [
         *[("validation", 80, 20, "all", False)] * 3,
         ("validation", 74, 20, "all", True),
         *[("held-out scenes", 60, 20, "none", False)] * 3,

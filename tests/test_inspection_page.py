@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dali_pipes.html import jpeg_uri
+from dali_pipes import html
 from dali_pipes.inspect.findings import headline, sections
 from dali_pipes.inspect.inspection import inspect
 from dali_pipes.release.paths import ReleasePaths
@@ -107,7 +107,12 @@ def test_the_page_and_the_console_show_the_same_findings(flawed: Path, capsys: p
             assert table.total == len(table.rows)
 
 
-def test_a_picture_that_opencv_cannot_decode_has_no_thumbnail() -> None:
+def uri(data: bytes, width: int = 64) -> str:
+    return html.tile(lambda: np.frombuffer(data, np.uint8), width, 64, np.zeros((2, 2)))["uri"] or ""
+
+
+def test_a_picture_that_opencv_cannot_decode_or_that_is_too_large_has_no_thumbnail() -> None:
+    assert uri(PICTURE).startswith("data:image/jpeg;base64,/9j/")
     for data in (b"", b"no JPEG", PICTURE[:200]):
-        assert jpeg_uri(np.frombuffer(data, np.uint8), 64) is None
-    assert (jpeg_uri(np.frombuffer(PICTURE, np.uint8), 64) or "").startswith("data:image/jpeg;base64,/9j/")
+        assert uri(data) == ""
+    assert uri(PICTURE, width=html.LARGEST_PIXELS) == ""

@@ -42,8 +42,6 @@ ROOT = Path(__file__).parent.parent
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 USE = "docs/prediction-and-export.md"
 DATA = "docs/data-and-releases.md"
-# bench.render, on the page DATA, ends the threads of OpenCV that reports started. The workers that bench.loader forks
-# from this process would wait for them for ever.
 RUN = ("README.md", "docs/training.md", DATA, USE, "docs/benchmarks.md")
 
 

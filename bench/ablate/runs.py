@@ -1,35 +1,30 @@
-"""The runs of the ablation: trained once, evaluated from the run folder, kept as a line of results.jsonl."""
+"""The runs of the ablation: trained once, evaluated, and kept as a line of results.jsonl."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from dali_pipes import SampleTable
 from dali_pipes.files import write_text
 from dali_pipes.release.paths import ReleasePaths
-from model import checkpoint
-from train.__main__ import run as train_and_report
+from dali_pipes.samples.splits import VALIDATION
+from train.engine.run import evaluate_best, train
 from train.recipe.config import MAY_CHANGE, Config, flattened
 from train.run.console import RunConsole
-from train.scores.metrics import CALIBRATED, NETWORK, POOLED, Baselines, score
-from train.scores.uncertainty import LEVEL, Forecast, UncertaintyScores
-
-COLUMNS = {NETWORK: "", CALIBRATED: "calibrated_", POOLED: "pooled_"}
-"""Predictor → prefix of its columns in predictions.csv."""
+from train.scores.evaluation import Evaluation, Part
+from train.scores.metrics import LINEAR
+from train.scores.uncertainty import LEVEL
 
 
 @dataclass(frozen=True)
@@ -89,57 +84,41 @@ def digest_of(release: Path) -> str:
 
 
 def result_of(run: Run, release: Path, folder: Path) -> dict[str, Any]:
-    """Train in `folder` and read the result from the files of the run."""
+    """Train in `folder`, evaluate the best epoch, and return the result."""
     began = time.process_time()
     paths = ReleasePaths(release, index_cache=folder.parent / "index-cache")  # all runs use the same tiles
-    train_and_report(run.config, paths, folder, resume=True, console=RunConsole(Console(file=io.StringIO())))
+    finished = train(run.config, paths, folder, resume=True, console=RunConsole(Console(quiet=True)))
+    evaluation = Evaluation.of(evaluate_best(finished), finished.training.baselines)
     seconds = time.process_time() - began
-    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    samples = json.loads((folder / "samples.json").read_text("utf-8"))["training"]["samples"]
-    baselines = Baselines.from_dict(checkpoint.load(folder / "best.pt")["about"]["baselines"])
-    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    samples = len(finished.datasets.training)
     # The official split shows the effect of knowing the scenes, so its held-out scenes do not count.
-    seen = "true" if run.split == "official" else "false"
-    validation = [row for row in rows if (row["group"], row["scene_seen"]) == ("validation", seen)]
+    parts = [part for part in evaluation.parts if part.group == VALIDATION]
+    part = next(part for part in parts if (part.predictions.seen == (run.split == "official")).all())
     return {
         "samples": samples,
         "epochs": run.config.epochs,
         "samples_seen": samples // run.config.batch_size * run.config.batch_size * run.config.epochs,
         "cpu_s": round(seconds, 1),
-        "development_rmse_by_epoch": [record["rmse"] for record in history],
-        "scores": scores_of(validation, baselines),
+        "development_rmse_by_epoch": [record["rmse"] for record in finished.training.history],
+        "scores": scores_of(part),
     }
 
 
-def scores_of(rows: Sequence[Mapping[str, str]], baselines: Baselines) -> dict[str, Any]:
-    """Scores of rows of predictions.csv: a dict per predictor, and under "line" the RMSE of a straight line in metres.
+def scores_of(part: Part) -> dict[str, Any]:
+    """Scores of a part: a dict for each forecast, and under "line" the RMSE of a straight line in metres.
 
     `constant_nll` and `constant_crps` are the scores of the same means with a constant σ, their RMSE.
     """
-
-    def column(name: str) -> np.ndarray:
-        return np.array([float(row[name]) for row in rows])
-
-    height, scene = column("height_m"), np.array([row["scene"] for row in rows])
-    scores: dict[str, Any] = {"line": score(height, baselines.linear(column("length"))[0]).rmse}
-    for name, prefix in COLUMNS.items():
-        if not all(row[f"{prefix}mu_m"] for row in rows):
-            continue  # too few held-out scenes for a calibration
-        forecast = Forecast.gaussian(column(f"{prefix}mu_m"), column(f"{prefix}sigma_m"))
-        if prefix:  # an interval without a guarantee is empty in the file
-            low, high = (np.array([float(row[f"{prefix}{end}_m"] or "inf") for row in rows]) for end in ("low", "high"))
-            forecast = replace(forecast, intervals={LEVEL: (low, high)}, conformal=True)
-        uncertainty = UncertaintyScores.of(height, forecast, scene)
-        constant = UncertaintyScores.of(height, forecast.constant(height), scene)
-        width = uncertainty.width[LEVEL]
+    scores: dict[str, Any] = {"line": part.rmse(LINEAR)}
+    for name, (own, constant) in part.uncertainty.items():
+        width = own.width[LEVEL]
         scores[name] = {
-            "rmse": score(height, forecast.mu).rmse,
-            "nll": uncertainty.nll,
-            "crps": uncertainty.crps,
+            "rmse": part.rmse(name),
+            "nll": own.nll,
+            "crps": own.crps,
             "constant_nll": constant.nll,
             "constant_crps": constant.crps,
-            "coverage": uncertainty.scene_coverage[LEVEL],
+            "coverage": own.scene_coverage[LEVEL],
             "width": width if math.isfinite(width) else None,  # JSON has no infinity
         }
     return scores

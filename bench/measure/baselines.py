@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,22 +84,56 @@ class TunedDataset(Dataset[Any]):
         return rgb, polyline[:, :, None], padding_mask(box, size).copy()[:, :, None], i
 
 
-def _one_thread(_: int) -> None:
-    """Turn off the threads of OpenCV: the workers already use all cores."""
-    cv2.setNumThreads(1)
+class _ForkedLoader(DataLoader[Any]):
+    """A DataLoader that may be forked after OpenCV has started threads in this process.
+
+    A forked worker has a copy of OpenCV's pool without its threads, and would wait for them forever. So the pool is
+    ended before the fork, and a worker has one thread unless `worker_init_fn` asks for more.
+    """
+
+    def __iter__(self) -> Any:
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        iterator = super().__iter__()
+        cv2.setNumThreads(threads)
+        return iterator
 
 
 def data_loader(dataset: Dataset[Any], batch_size: int, *, tuned: bool, workers: int = 2) -> DataLoader[Any]:
     """The reference's DataLoader: two workers, shuffled. `tuned` keeps the workers alive, with one thread each."""
-    return DataLoader(
+    threads = cv2.getNumThreads()
+    return _ForkedLoader(
         dataset,
         batch_size=batch_size,
         shuffle=True,
         num_workers=workers,
         drop_last=tuned,
         persistent_workers=tuned,
-        worker_init_fn=_one_thread if tuned else None,
+        worker_init_fn=None if tuned else lambda _: cv2.setNumThreads(threads),
     )
+
+
+def decode_alone(
+    batch: Callable[[int], list[NDArray[np.uint8]]], batch_size: int, threads: int, device: torch.device
+) -> Any:
+    """A DALI pipeline that only decodes the JPEGs that `batch` returns for the number of the call."""
+    from nvidia.dali import fn, pipeline_def, types  # here, because bench.step works without DALI
+
+    on_gpu = device.type == "cuda"
+
+    @pipeline_def(
+        batch_size=batch_size,
+        num_threads=threads,
+        device_id=(device.index or 0) if on_gpu else None,
+        exec_dynamic=True,
+    )
+    def decoded() -> Any:
+        encoded = fn.external_source(batch, batch=True, dtype=types.UINT8, ndim=1)
+        return fn.decoders.image(
+            encoded, device="mixed" if on_gpu else "cpu", output_type=types.RGB, adjust_orientation=False
+        )
+
+    return decoded()
 
 
 class ReferenceStep:

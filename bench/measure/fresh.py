@@ -75,30 +75,23 @@ def resident(
     device: str,
     batch_size: int,
     batches: int,
-    times: int = 1,
-    *,
-    samples: int | None = None,
-    size: int = 224,
+    times: int,
 ) -> dict[str, int]:
-    """Memory of streaming `batches` from a table of `samples` rows, or of `times` times the rows of `release`.
-
-    The table repeats the rows of `release`.
+    """Memory of streaming `batches` from a table that repeats the rows of `release` `times` times.
 
     Returns:
         "rows" of the table; "table", its private memory in bytes; "bytes", the private memory of streaming after the
         last batch; "bytes_halfway", the same after half of the batches.
     """
-    return in_new_process(_stream, release, device, batch_size, batches, times, samples, size)
+    return in_new_process(_stream, release, device, batch_size, batches, times)
 
 
-def _stream(
-    release: Path, device: str, batch_size: int, batches: int, times: int, samples: int | None, size: int
-) -> dict[str, int]:
+def _stream(release: Path, device: str, batch_size: int, batches: int, times: int) -> dict[str, int]:
     table = SampleTable.from_release(release)
     before = memory_of("RssAnon")
-    table = repeated(table, samples or times * len(table))
+    table = repeated(table, times * len(table))
     built = memory_of("RssAnon")
-    loader = Loader(table, batch_size, device=device, size=size, shuffle=True)
+    loader = Loader(table, batch_size, device=device, shuffle=True)
     steps, halfway = (batch for _ in iter(int, 1) for batch in loader), 0
     for i, batch in zip(range(batches), steps, strict=False):
         del batch

@@ -21,6 +21,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..geometry import without_padding
 from ..release.members import Members
 from ..samples.table import SampleTable
 from .audit import regions
@@ -92,20 +93,14 @@ def checksum(images: Members, index: int) -> int | None:
 
 
 def _labels_by_tile(table: SampleTable) -> dict[str, list[Label]]:
-    columns = (table.tile, regions(table), table.polyline, table.height, table.gsd, table.roll, table.pitch)
+    columns = (table.tile, regions(table), table.height, table.gsd, table.roll, table.pitch)
     tiles: dict[str, list[Label]] = defaultdict(list)
-    for tile, region, polyline, height, *metadata in zip(*(column.tolist() for column in columns), strict=True):
+    rows = zip(table.polyline, *(column.tolist() for column in columns), strict=True)
+    for polyline, tile, region, height, *metadata in rows:
+        points = tuple((x, y) for x, y in without_padding(polyline).tolist())
         known = tuple(None if value != value else value for value in metadata)  # NaN would not equal itself
-        tiles[tile].append(Label(tile, region, _without_padding(polyline), height, known))  # type: ignore[arg-type]
+        tiles[tile].append(Label(tile, region, points, height, known))  # type: ignore[arg-type]
     return tiles
-
-
-def _without_padding(points: list[list[float]]) -> tuple[tuple[float, float], ...]:
-    """The points of a label: the table repeats the last one, up to the length of its longest polyline."""
-    end = len(points)
-    while end > 1 and points[end - 1] == points[end - 2]:
-        end -= 1
-    return tuple((x, y) for x, y in points[:end])
 
 
 def _compare_tile(changes: SplitChanges, before: list[Label], after: list[Label]) -> None:

@@ -16,22 +16,20 @@ from markupsafe import Markup
 
 from ..errors import InputError
 from ..files import write_text
-from ..html import jpeg_uri, template
+from ..html import template, tile
 from ..units import number
 from .findings import headline, missing_splits, printable, sections
 from .inspection import Inspection
 
 PICTURES = 12  # of a section
 PAIRS = 6
-PICTURE_PX = 448  # the longer side of a picture in the page: sharp at twice its printed size, about 30 kB each
 LONGEST = 2000  # characters of a text in the page
-LARGEST_PIXELS = 1 << 26  # of a tile that is decoded for the page: 200 MB
 
 
 def write_page(path: str | Path, inspection: Inspection) -> None:
     """Write the page, whole or not at all.  Raises InputError if it cannot be written."""
     text = template(Path(__file__).with_name("page.html.j2"), {}, _shown).render(
-        release=inspection.release,
+        title=inspection.release,
         headline=headline(inspection),
         missing=missing_splits(inspection),
         sections=sections(inspection),
@@ -84,27 +82,13 @@ def _picture(inspection: Inspection, i: int, serial: int, caption: tuple[tuple[s
     """Label `i` for the template: its tile as a data URI, its polyline in the tile's pixels."""
     labels = inspection.labels
     table, row = inspection.tables[labels.split[i]], labels.row[i]
-    width, height = int(table.width[row]), int(table.height_px[row])
+    polyline = table.polyline[row]
     return {
+        **tile(lambda: table.images.read(int(table.image[row])), table.width[row], table.height_px[row], polyline),
+        "label": f"Tile {labels.tile[i]}, polyline {labels.region[i]}, {caption[0][0]}",
         "serial": serial,
-        "uri": _thumbnail(inspection, i) if width * height <= LARGEST_PIXELS else None,
-        "width": width,
-        "height": height,
-        "unit": max(width, height) / 512,
-        "points": Markup(" ".join(f"{x:g},{y:g}" for x, y in table.polyline[row])),
-        "base": table.polyline[row, 0].tolist(),
         "split": str(labels.split[i]),
-        "tile": str(labels.tile[i]),
+        "name": str(labels.tile[i]),
         "region": int(labels.region[i]),
         "caption": caption,
     }
-
-
-def _thumbnail(inspection: Inspection, i: int) -> Markup | None:
-    """The tile of label `i` as a data URI; None if it cannot be read or decoded."""
-    table = inspection.tables[inspection.labels.split[i]]
-    try:
-        uri = jpeg_uri(table.images.read(int(table.image[inspection.labels.row[i]])), PICTURE_PX)
-    except InputError:
-        return None
-    return None if uri is None else Markup(uri)

@@ -6,8 +6,6 @@ is called unknown.
 
 from __future__ import annotations
 
-import math
-
 from dali_pipes.units import count
 from model.architecture import backbone_of
 
@@ -91,12 +89,7 @@ def _table(trained: Trained, evaluation: Evaluation) -> list[str]:
     for part in evaluation.parts:
         if not len(part) or (trained.scenes is None and part.name != "all"):
             continue
-        group = part.group if part.name == "all" else f"{part.group}, {part.name} scenes"
-        group += " (optimistic)" if part.optimistic else ""
         for row in part.rows.values():
-            score = row.scores
-            predictor = f"{row.predictor} (metadata)" if row.metadata else row.predictor
             seen = "unknown" if trained.scenes is None else row.seen
-            figures = [f"{x:.2f}" if math.isfinite(x) else "–" for x in (score.rmse, score.mae, score.bias, score.nll)]
-            lines.append(f"| {' | '.join((group, predictor, str(score.n), seen, *figures))} |")
+            lines.append(f"| {' | '.join((part.title, row.title, str(row.scores.n), seen, *row.figures))} |")
     return lines

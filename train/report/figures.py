@@ -2,7 +2,7 @@
 
 1.  `scatter`: predicted against true heights of one group.
 2.  `curves`: training loss and RMSE by epoch, each with its caption.
-3.  `uncertainty_figures`: reliability, coverage by scene, the gain of pooling, RMSE by height, length and sensor.
+3.  `uncertainty_figures`: reliability, coverage by scene, RMSE by height, length and sensor.
 
 Several figures can stand in one page: their ids do not collide, their styles do not leak, and the same input gives
 the same bytes.  Names of groups, tiles and scenes come from other people's files, and matplotlib would read them as
@@ -31,9 +31,8 @@ from dali_pipes.units import count
 
 from ..scores.evaluation import Part
 from ..scores.metrics import CALIBRATED, LINEAR, MEAN, NETWORK, POOLED, Float64, score
-from ..scores.pooling import error_by_number_pooled, to_log_scale
 from ..scores.predictions import Predictions
-from ..scores.uncertainty import LEVEL, Forecast
+from ..scores.uncertainty import LEVEL
 from .findings import series
 
 HEIGHT_EDGES = (60.0, 80.0, 100.0, 130.0, 180.0)  # metres: about a sixth of the samples in each bin
@@ -158,9 +157,8 @@ def to_svg(figure: Figure, alt: str, salt: str) -> Markup:
 
 
 def uncertainty_figures(part: Part) -> list[Captioned]:
-    """The uncertainty figures of `part` that have enough samples, in the order in which they are shown."""
-    figures = (reliability(part), scene_coverage(part), pooling_gain(part.predictions), *errors(part.predictions))
-    return [figure for figure in figures if figure is not None]
+    """The uncertainty figures of `part`, in the order in which they are shown."""
+    return [reliability(part), scene_coverage(part), *errors(part.predictions)]
 
 
 def reliability(part: Part) -> Captioned:
@@ -205,35 +203,6 @@ def scene_coverage(part: Part) -> Captioned:
         f"Coverage by scene of the {LEVEL:.0%} intervals; the network's are those of its Gaussian. The level "
         "applies to the mean over scenes, not to each: after pooling, a scene is held or missed nearly as a whole.",
         to_svg(figure, f"Coverage by scene, {part.group}", "scenes"),
-    )
-
-
-def pooling_gain(group: Predictions) -> Captioned | None:
-    """Error of a scene's scale against the number of its polylines that are pooled; None with too few scenes."""
-    if group.pooled is None:
-        return None
-    forecast = group.calibrated or Forecast.gaussian(group.mu, group.sigma)
-    log_scale, variance = to_log_scale(polyline_length_px(group.table.polyline), forecast.mu, forecast.sigma)
-    true_log_scale = np.log(group.table.height / polyline_length_px(group.table.polyline))
-    numbers, measured, predicted = error_by_number_pooled(
-        log_scale - true_log_scale, variance, group.table.tile, group.table.scene, group.shares
-    )
-    if len(numbers) < 2:
-        return None
-    figure, axes = blank_figure(5.0, 3.6)
-    axes.plot(numbers, 100 * measured, "D-", color=UNSEEN_COLOUR, markersize=4, linewidth=1.4, label="measured")
-    axes.plot(numbers, 100 * predicted, color=LINE_COLOUR, linewidth=1.2, linestyle="--", label="predicted by σ")
-    axes.set_xscale("log", base=2)
-    axes.set(xlabel="polylines pooled", ylabel="RMS error of a scene's scale, %", xticks=numbers)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="lower left", fontsize=9, frameon=False)
-    within_tile, between = group.shares
-    return (
-        f"Pooling: the scale (height ÷ length) of the same scenes, estimated from 1 to {numbers[-1]} of their "
-        f"polylines. Of a polyline's error variance, {within_tile:.0%} is common to its tile. Of the variance that "
-        f"remains for a tile, {between:.0%} is common to its scene and never averages out.",
-        to_svg(figure, f"Error of the scale against the number of polylines pooled, {group.name}", "pooling"),
     )
 
 

@@ -3,7 +3,7 @@
 1.  `headline`: the error on the first group, compared with a straight line in polyline length.
 2.  `selection`: which groups have optimistic scores, because the best epoch was chosen on them.
 3.  `scenes_seen` and `recognition`: how much of the result may come from recognising scenes of the training set.
-4.  `network_sigma`, `forecast_sigmas`: whether σ is better than a constant.
+4.  `network_sigma`: whether σ is better than a constant.
 5.  `account`: what the uncertainty figures show, and what they cannot show.
 6.  `history_in_words`: how the training went.
 
@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from dali_pipes.units import count, metres, number
+from dali_pipes.units import count, metres
 
-from ..scores.calibrate import development_of
 from ..scores.evaluation import Evaluation, Part
 from ..scores.metrics import CALIBRATED, LINEAR, MIN_SCENES_FOR_INTERVAL, NETWORK, POOLED, Float64, bootstrap_rmse
 from ..scores.uncertainty import LEVEL, LEVELS
@@ -141,23 +140,6 @@ def network_sigma(part: Part) -> str:
     )
 
 
-def forecast_sigmas(evaluation: Evaluation) -> list[str]:
-    """For each part a sentence: whether each forecast's σ is better than a constant, by NLL and CRPS."""
-    parts = {"all": "", "seen": ", scenes seen in training", "unseen": ", scenes not seen in training"}
-    sentences = []
-    for part in evaluation.parts:
-        clauses = [
-            f"the σ of “{name}” {'beats' if own.beats(constant) else 'does not beat'} a constant one "
-            f"(NLL {number(own.nll)} against {number(constant.nll)}, "
-            f"CRPS {metres(own.crps)} against {metres(constant.crps)})"
-            for name, (own, constant) in part.uncertainty.items()
-        ]
-        if clauses:
-            mark = " (optimistic: the best epoch was chosen on it)" if part.optimistic else ""
-            sentences.append(f"On “{part.group}”{parts[part.name]}{mark}, {'; '.join(clauses)}.")
-    return sentences
-
-
 def uncertainty_part(evaluation: Evaluation) -> Part | None:
     """The part that the uncertainty figures show: the largest one of unseen scenes or, without one, the first group."""
     first = next((part for part in evaluation.groups if part.uncertainty), None)
@@ -192,11 +174,6 @@ def account(part: Part) -> list[str]:
         )
     if group.optimistic:
         sentences.append("The best epoch was chosen on the same scenes, which makes these figures somewhat optimistic.")
-    if development_of([group]) is not None:
-        sentences.append(
-            "The calibration was fitted on them too, but each scene was calibrated by the others, so this does not "
-            "make the figures optimistic."
-        )
     if group.pooled is not None:
         sentences.append(
             "Pooling combines the polylines of one acquisition, and needs several of them. The acquisition of a tile "

@@ -7,7 +7,7 @@ of the result may come from recognising scenes, and then shows the scores and fi
 it was measured on, whether their scenes were seen in training, and whether metadata were used.
 
 All names and paths come from other people's files, so the template escapes them.  The same input gives the same bytes.
-The sentences are in findings.py, the figures in figures.py and tiles.py, the layout in page.html.j2.
+The sentences are in findings.py, the figures in figures.py, the layout in page.html.j2.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dali_pipes.files import write_text
-from dali_pipes.html import template
+from dali_pipes.html import template, tile
 from dali_pipes.units import count, duration, number
 
 from ..recipe.config import flatten
 from ..scores.evaluation import Evaluation
 from ..scores.metrics import NETWORK
+from ..scores.predictions import Predictions
 from ..scores.uncertainty import LEVELS
 from . import findings
 from .figures import curves, scatter, uncertainty_figures
-from .tiles import thumbnail, worst_tiles
+
+TILES_SHOWN = 12
 
 
 def write_report(
@@ -64,9 +68,8 @@ def write_report(
         scatters=[(group, scatter(group)) for group in groups],
         curves=curves(history, measured_on),
         history=findings.history_in_words(history),
-        worst=[thumbnail(group, i) for group, i in worst_tiles(groups)],
+        worst=[_thumbnail(group, i, serial) for serial, (group, i) in enumerate(_worst_tiles(groups), 1)],
         network_sigma=[findings.network_sigma(part) for part in evaluation.groups if part.uncertainty],
-        forecast_sigmas=findings.forecast_sigmas(evaluation),
         levels=LEVELS,
         infinity=math.inf,
         account=findings.account(shown) if shown else [],
@@ -78,3 +81,31 @@ def write_report(
         NETWORK=NETWORK,
     )
     write_text(Path(path), text)
+
+
+def _worst_tiles(groups: Sequence[Predictions]) -> list[tuple[Predictions, int]]:
+    """The tiles with the largest absolute error, worst first: (group, row) of each tile's worst sample."""
+    errors = [(group, i, error) for group in groups for i, error in enumerate(np.abs(group.mu - group.table.height))]
+    errors.sort(key=lambda entry: -entry[2] if math.isfinite(entry[2]) else -math.inf)
+    worst: dict[str, tuple[Predictions, int]] = {}
+    for group, i, _ in errors:
+        if len(worst) < TILES_SHOWN:
+            worst.setdefault(str(group.table.tile[i]), (group, i))
+    return list(worst.values())
+
+
+def _thumbnail(group: Predictions, i: int, serial: int) -> dict[str, Any]:
+    """The values that the template shows of sample `i`; `serial` is unique in the page."""
+    table, name, truth, mu = group.table, str(group.table.tile[i]), float(group.table.height[i]), float(group.mu[i])
+    return {
+        **tile(lambda: table.images.read(int(table.image[i])), table.width[i], table.height_px[i], table.polyline[i]),
+        "label": f"Tile {name}, true height {number(truth)} m, predicted {number(mu)} m",
+        "serial": serial,
+        "name": name,
+        "scene": str(table.scene[i]),
+        "group": group.name,
+        "seen": bool(group.seen[i]),
+        "truth": truth,
+        "mu": mu,
+        "sigma": float(group.sigma[i]),
+    }

@@ -12,6 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dali_pipes.units import duration
+
 from ..scores.evaluation import Evaluation
 from ..scores.metrics import NETWORK
 
@@ -64,12 +66,8 @@ class RunConsole:
         if self._live:
             self._live.update(Group(self._epochs, _view(now, self._best)))
         else:
-            self.note(
-                f"epoch {now.epoch}/{now.epochs} step {now.step}/{now.steps}: loss {now.loss:.4f},"
-                f" {now.samples_per_s:.0f} samples/s, {now.data_wait:.1%} waiting for data,"
-                f" learning rate {now.learning_rate:.2e}, best RMSE {_metres(self._best)},"
-                f" {_duration(now.seconds_left)} left"
-            )
+            facts = ", ".join(f"{name} {value}" for name, value in _facts(now, self._best).items())
+            self.note(f"epoch {now.epoch}/{now.epochs} step {now.step}/{now.steps}: {facts}")
 
     def log_epoch(self, record: dict[str, Any]) -> None:
         """Show the end of an epoch, from its record in metrics.jsonl."""
@@ -84,7 +82,7 @@ class RunConsole:
             f"{record['learning_rate']:.1e}",
             f"{record['samples_per_s']:.0f}",
             f"{record['data_wait']:.1%}",
-            _duration(record["seconds"]),
+            duration(record["seconds"]),
         )
         self._epochs.caption = f"{record['measured_on']}; * is the best so far"
         self._epochs.add_row(*cells)
@@ -105,25 +103,27 @@ def _epoch_table() -> Table:
 
 
 def _view(now: StepStatus, best: float) -> Table:
-    done = (now.epoch - 1) * now.steps + now.step
-    facts = {
-        "epoch": f"{now.epoch} of {now.epochs}",
-        "step": f"{now.step} of {now.steps}",
-        "samples/s": f"{now.samples_per_s:.0f}",
-        "waiting for data": f"{now.data_wait:.1%}",
-        "loss": f"{now.loss:.4f}",
-        "learning rate": f"{now.learning_rate:.2e}",
-        "best RMSE": _metres(best),
-        "time left": _duration(now.seconds_left),
-    }
+    facts = {"epoch": f"{now.epoch} of {now.epochs}", "step": f"{now.step} of {now.steps}", **_facts(now, best)}
     view = Table.grid(padding=(0, 3))
     view.add_row(*(Text(name, style="dim") for name in facts))
     view.add_row(*facts.values())
     whole = Table.grid()
     whole.add_row("")
     whole.add_row(view)
+    done = (now.epoch - 1) * now.steps + now.step
     whole.add_row(ProgressBar(total=now.epochs * now.steps, completed=done, width=60))
     return whole
+
+
+def _facts(now: StepStatus, best: float) -> dict[str, str]:
+    return {
+        "loss": f"{now.loss:.4f}",
+        "samples/s": f"{now.samples_per_s:.0f}",
+        "waiting for data": f"{now.data_wait:.1%}",
+        "learning rate": f"{now.learning_rate:.2e}",
+        "best RMSE": _metres(best),
+        "time left": duration(now.seconds_left),
+    }
 
 
 def score_table(evaluation: Evaluation) -> Table:
@@ -135,31 +135,12 @@ def score_table(evaluation: Evaluation) -> Table:
     for name in ("samples", "scenes seen", "RMSE", "MAE", "bias", "NLL"):
         table.add_column(name, justify="right", no_wrap=True)
     for part in evaluation.parts:
-        name = part.group if part.name == "all" else f"{part.group}, {part.name} scenes"
-        table.add_row(Text(name + " (optimistic)" * part.optimistic, style="bold"))
+        table.add_row(Text(part.title, style="bold"))
         for row in part.rows.values():
-            scores = row.scores
-            table.add_row(
-                Text(f"  {row.predictor}{' (metadata)' if row.metadata else ''}"),
-                str(scores.n),
-                row.seen,
-                *(_number(value) for value in (scores.rmse, scores.mae, scores.bias, scores.nll)),
-                style="bold cyan" if row.predictor == NETWORK else None,
-            )
+            cells = (str(row.scores.n), row.seen, *row.figures)
+            table.add_row(Text(f"  {row.title}"), *cells, style="bold cyan" if row.predictor == NETWORK else None)
     return table
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "–"
 
 
 def _metres(value: float) -> str:
     return f"{value:.2f} m" if math.isfinite(value) else "–"
-
-
-def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "–"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -29,27 +29,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dali_pipes.errors import InputError
 
-START_TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others at first: compiling, or indexing a new release, takes minutes."""
-
+START_TIMEOUT = timedelta(minutes=30)  # for the other ranks: compiling, or indexing a new release, takes minutes
+# After the first epoch: NCCL's default, and enough for rank 0 to write a checkpoint to a slow disk.  It only matters
+# for a node that vanishes without closing its connections: torchrun and its peers notice a dead process in a second.
 EPOCH_TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others after the first epoch.
-
-NCCL's default, and enough for rank 0 to write a checkpoint to a slow disk.  It only matters for a node that vanishes
-without closing its connections: torchrun notices a dead process within a second, and so do its peers.
-"""
-
-STARTED = "started"
-"""Name of the file by which a job marks that it owns its run folder."""
-
-ERROR_REPORTED = "error-reported"
-"""Name of the file by which the first rank of a node that fails claims the right to print its error."""
-
-HEAD_START = 1.0
-"""Seconds that the other ranks wait, so that the first one prints its error before torchrun ends it."""
-
+STARTED = "started"  # the file by which a job marks that it owns its run folder
+ERROR_REPORTED = "error-reported"  # the file by which the first rank of a node that fails claims the right to print
+HEAD_START = 1.0  # seconds that the other ranks wait, so that the first one prints before torchrun ends it
+# Phrases in the errors of gloo and NCCL when the other end of a connection is gone or silent.
 CONNECTION_ERRORS = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "remote process exited")
-"""Phrases in the errors of gloo and NCCL when the other end of a connection is gone or silent."""
 
 Value = TypeVar("Value")
 

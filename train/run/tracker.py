@@ -18,40 +18,34 @@ from ..recipe.config import flatten
 
 
 class Tracker:
-    """Does nothing."""
+    """Writes event files into `folder`, or does nothing if it is None; view them with `tensorboard --logdir`."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._writer: Any = None
+        if folder:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder))
 
     def scalars(self, epoch: int, record: Mapping[str, Any]) -> None:
         """Log the numbers in an epoch's record."""
+        if self._writer:
+            for name, value in record.items():
+                if isinstance(value, (int, float)) and name != "epoch":
+                    self._writer.add_scalar(name, value, epoch)
+            self._writer.flush()
 
     def finish(self, config: Mapping[str, Any], scores: Mapping[str, float], rmse_figure: Callable[[], Any]) -> None:
         """Log the hyper-parameters with the final scores, and a matplotlib figure of the RMSE by epoch."""
-
-
-class TensorBoard(Tracker):
-    """Writes event files into `folder`; view them with `tensorboard --logdir`."""
-
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder))
-
-    def scalars(self, epoch: int, record: Mapping[str, Any]) -> None:
-        """See `Tracker`."""
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and name != "epoch":
-                self._writer.add_scalar(name, value, epoch)
-        self._writer.flush()
-
-    def finish(self, config: Mapping[str, Any], scores: Mapping[str, float], rmse_figure: Callable[[], Any]) -> None:
-        """See `Tracker`."""
-        settings = {
-            name: value if isinstance(value, (int, float, str)) else str(value) for name, value in flatten(config)
-        }
-        self._writer.add_hparams(settings, dict(scores), run_name=".")
-        self._writer.add_figure("RMSE by epoch", rmse_figure())
-        self._writer.close()
+        if self._writer:
+            settings = {
+                name: value if isinstance(value, (int, float, str)) else str(value) for name, value in flatten(config)
+            }
+            self._writer.add_hparams(settings, dict(scores), run_name=".")
+            self._writer.add_figure("RMSE by epoch", rmse_figure())
+            self._writer.close()
 
 
 def open_tracker(run: Path) -> Tracker:
     """TensorBoard in the folder `tensorboard` of the run, if the extra is installed."""
-    return TensorBoard(run / "tensorboard") if find_spec("tensorboard") else Tracker()
+    return Tracker(run / "tensorboard" if find_spec("tensorboard") else None)

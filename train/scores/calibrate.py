@@ -97,7 +97,6 @@ def calibrate(calibration: Calibration, raw: Predictions, *, by_scene: bool) -> 
         raw,
         calibrated=forecast(calibrated, False),
         pooled=forecast(pooled, True) if by_scene else None,
-        shares=calibration.shares,
     )
 
 
@@ -123,7 +122,6 @@ def cross_calibrate(development: Predictions, *, by_scene: bool) -> Predictions:
         development,
         calibrated=forecast(calibrated),
         pooled=forecast(pooled) if by_scene else None,
-        shares=_fit_gaussian(development).shares,
     )
 
 

@@ -15,6 +15,8 @@ from typing import Literal
 
 import numpy as np
 
+from dali_pipes.units import number
+
 from .metrics import CLOSED_FORM, LINEAR, MEAN, Baselines, Float64, Scores, score
 from .predictions import Predictions
 from .uncertainty import UncertaintyScores
@@ -27,10 +29,8 @@ class ScoreRow:
     predictor: str
     """`NETWORK`, its refinements `CALIBRATED` and `POOLED`, or `LINEAR`, `MEAN`, `CLOSED_FORM`."""
     scores: Scores
-    scenes: int
-    """Number of scenes that the samples come from."""
-    scenes_seen: float
-    """Share of these scenes that were trained on, 0 to 1; NaN without samples."""
+    seen: str
+    """Which of the samples' scenes were seen in training: "all", "none", a percentage, or "" without samples."""
 
     @property
     def metadata(self) -> bool:
@@ -38,11 +38,14 @@ class ScoreRow:
         return self.predictor == CLOSED_FORM
 
     @property
-    def seen(self) -> str:
-        """Which of the scenes were seen in training: "all", "none", a percentage, or "" without samples."""
-        if math.isnan(self.scenes_seen):
-            return ""
-        return {0.0: "none", 1.0: "all"}.get(self.scenes_seen, f"{self.scenes_seen:.0%}")
+    def title(self) -> str:
+        """The predictor, marked if it reads metadata."""
+        return self.predictor + " (metadata)" * self.metadata
+
+    @property
+    def figures(self) -> list[str]:
+        """RMSE, MAE, bias and NLL, as they are shown."""
+        return [number(value) for value in (self.scores.rmse, self.scores.mae, self.scores.bias, self.scores.nll)]
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,12 @@ class Part:
     def group(self) -> str:
         """The name of the group that this is, or is a part of."""
         return self.predictions.name
+
+    @property
+    def title(self) -> str:
+        """The name of this part on a terminal and in a model card, marked if it is optimistic."""
+        part = "" if self.name == "all" else f", {self.name} scenes"
+        return f"{self.group}{part}{' (optimistic)' * self.optimistic}"
 
     @property
     def optimistic(self) -> bool:
@@ -86,7 +95,6 @@ class Evaluation:
     """Predictions and their scores.  The headline is about the first of the predictions: of a run, "validation"."""
 
     predictions: tuple[Predictions, ...]
-    baselines: Baselines
     parts: tuple[Part, ...]
     """Of each group "all", then "seen" and "unseen" if it has both."""
 
@@ -99,7 +107,7 @@ class Evaluation:
             if group.seen.any() and not group.seen.all():
                 parts.append(_part("seen", group.select(group.seen), baselines))
                 parts.append(_part("unseen", group.select(~group.seen), baselines))
-        return cls(tuple(predictions), baselines, tuple(parts))
+        return cls(tuple(predictions), tuple(parts))
 
     @property
     def groups(self) -> list[Part]:
@@ -139,10 +147,10 @@ def _part(name: Literal["all", "seen", "unseen"], predictions: Predictions, base
 def _row(predictor: str, predictions: Predictions, mu: Float64, sigma: Float64 | None) -> ScoreRow:
     """The closed form is scored only on samples with metadata, the others on all."""
     known = np.isfinite(mu) if predictor == CLOSED_FORM else np.ones(len(mu), bool)
-    scenes, first = np.unique(predictions.table.scene[known], return_index=True)
+    _, first = np.unique(predictions.table.scene[known], return_index=True)
+    share = float(predictions.seen[known][first].mean()) if len(first) else math.nan
     return ScoreRow(
         predictor,
         score(predictions.table.height[known], mu[known], None if sigma is None else sigma[known]),
-        scenes=len(scenes),
-        scenes_seen=float(predictions.seen[known][first].mean()) if len(scenes) else math.nan,
+        seen={0.0: "none", 1.0: "all"}.get(share, "" if math.isnan(share) else f"{share:.0%}"),
     )

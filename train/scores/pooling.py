@@ -43,7 +43,6 @@ Float64 = NDArray[np.float64]
 
 LOWEST = 1.0  # metres; a lower predicted height is raised to it, because 0 and below have no logarithm
 SHARES = np.linspace(0, 0.999, 1000)  # the grid of the fit; its step is far below the error of a fitted share
-MIN_SCENES_TO_COMPARE = 5  # `error_by_number_pooled` compares numbers of polylines that this many scenes have
 
 
 def pool_by_scene(
@@ -106,41 +105,6 @@ def fit_share(error: Float64, variance: Float64, group: ArrayLike) -> float:
     determinant = (n - 1) * np.log1p(-SHARES) + np.log1p((n - 1) * SHARES)  # log, (groups, shares)
     square = (squares - SHARES * n * common / (1 + (n - 1) * SHARES)) / (1 - SHARES)
     return float(SHARES[np.argmin(len(error) * np.log(square.sum(axis=0)) + determinant.sum(axis=0))])
-
-
-def error_by_number_pooled(
-    error: Float64,
-    variance: Float64,
-    tile: NDArray[np.str_],
-    scene: NDArray[np.str_],
-    shares: tuple[float, float],
-    *,
-    draws: int = 50,
-    seed: int = 0,
-) -> tuple[NDArray[np.int64], Float64, Float64]:
-    """Error of a scene's log scale if 1, 2, 4, … of its polylines are pooled: measured, and as predicted by σ.
-
-    `error`, `variance` (N,): of each polyline's log scale.  All numbers are measured on the same scenes: those with as
-    many polylines as the largest number, which at least `MIN_SCENES_TO_COMPARE` scenes have.  In each scene, `draws`
-    random subsets are pooled.  Returns the numbers (K,), the root mean square error (K,) and the root mean predicted
-    variance (K,); all are empty with too few scenes.
-    """
-    _, tile_index = np.unique(tile, return_inverse=True)
-    _, scene_index, counts = np.unique(scene, return_inverse=True, return_counts=True)
-    if len(counts) < MIN_SCENES_TO_COMPARE:
-        return np.empty(0, np.int64), np.empty(0), np.empty(0)
-    numbers = 2 ** np.arange(int(np.log2(np.sort(counts)[-MIN_SCENES_TO_COMPARE])) + 1)
-    random = np.random.default_rng(seed)
-    large = np.repeat(np.flatnonzero(counts >= numbers[-1]), draws)
-    subsets = np.stack([random.permutation(np.flatnonzero(scene_index == i))[: numbers[-1]] for i in large])
-    draw = np.arange(len(subsets))[:, None]  # each draw is a scene of its own, with tiles of its own
-    measured, predicted = np.zeros(len(numbers)), np.zeros(len(numbers))
-    for k, n in enumerate(numbers):
-        some = subsets[:, :n]
-        tiles, scenes = tile_index[some] * len(subsets) + draw, np.broadcast_to(draw, some.shape)
-        off, pooled = pool_log_scale(error[some].ravel(), variance[some].ravel(), tiles.ravel(), scenes.ravel(), shares)
-        measured[k], predicted[k] = np.sqrt(np.mean(off[::n] ** 2)), np.sqrt(np.mean(pooled[::n]))  # once a draw
-    return numbers, measured, predicted
 
 
 def _combine(estimate: Float64, variance: Float64, group: NDArray[np.intp], share: float) -> tuple[Float64, Float64]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipes.files import write_text
-from dali_pipes.geometry import closed_form_height, polyline_length_px
+from dali_pipes.geometry import closed_form_height, polyline_length_px, without_padding
 from dali_pipes.samples.table import SampleTable
 
 from .metrics import CALIBRATED, NETWORK, POOLED, Float64, score
@@ -54,8 +54,6 @@ class Predictions:
     """`mu` and `sigma` after the calibration (train/scores/calibrate.py); None without development scenes."""
     pooled: Forecast | None = None
     """The calibrated forecast pooled by scene (train/scores/pooling.py); None if it was not requested."""
-    shares: tuple[float, float] = (1.0, 1.0)
-    """The shares `within_tile` and `between` that it was pooled with."""
 
     def __post_init__(self) -> None:
         for name in ("mu", "sigma", "seen"):
@@ -92,12 +90,6 @@ class Predictions:
         """Root of the mean squared error in metres, NaN without samples."""
         return score(self.table.height, self.mu).rmse
 
-    def points(self, i: int) -> Float64:
-        """The polyline of sample `i`, (≤P, 2) pixels, without its padding: the repetitions of its last point."""
-        polyline = self.table.polyline[i]
-        other = np.flatnonzero((polyline != polyline[-1]).any(axis=1))
-        return polyline[: other[-1] + 2] if len(other) else polyline[:1]
-
 
 def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> None:
     """Write all samples of all groups as CSV.  The file at `path` is replaced only once the new one is complete.
@@ -118,7 +110,7 @@ def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> N
                     samples.tile[i],
                     samples.scene[i],
                     group.name,
-                    ";".join(f"{x:.10g} {y:.10g}" for x, y in group.points(i)),
+                    ";".join(f"{x:.10g} {y:.10g}" for x, y in without_padding(samples.polyline[i])),
                     f"{samples.length[i]:.6f}",
                     f"{samples.height[i]:.10g}",
                     f"{group.mu[i]:.4f}",

@@ -107,7 +107,3 @@ class UncertaintyScores:
     def scene_coverage(self) -> dict[float, float]:
         """Level → mean over scenes of the share of heights within the intervals.  Conformal intervals hold this."""
         return {level: float(covered.mean()) for level, covered in self.by_scene.items()}
-
-    def beats(self, other: UncertaintyScores) -> bool:
-        """Whether both NLL and CRPS are lower than `other`'s on the same samples."""
-        return self.nll < other.nll and self.crps < other.crps
