@@ -26,11 +26,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import tyro
 from numpy.typing import NDArray
-from nvidia.dali import fn, pipeline_def, types
 from rich.table import Table
 from simplejpeg import decode_jpeg
 
@@ -45,7 +43,6 @@ from dali_pipes.release.find import open_split
 from dali_pipes.release.members import Members
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.index import open_index
-from train.machine.choices import choose_device
 
 BATCH = 64
 WARM_TILES = 10_000
@@ -79,7 +76,7 @@ class Arguments:
 def _cold(arguments: Arguments, threads: int) -> tuple[Table, dict[str, Any]]:
     archive = open_split(ReleasePaths(arguments.release), "train")[0]
     jpegs = [archive.read(i) for i in range(len(archive.names))]
-    pipeline = _decode_only(jpegs, batch_size=BATCH, num_threads=threads, device_id=None, exec_dynamic=True)
+    pipeline = _decode_only(jpegs, threads)
     batches = -(-len(jpegs) // BATCH)
     works: dict[str, tuple[Callable[[], object], str]] = {
         DALI: (lambda: [pipeline.run() for _ in range(batches)], _verdict(_dali, jpegs[0])),
@@ -112,21 +109,26 @@ def _cold(arguments: Arguments, threads: int) -> tuple[Table, dict[str, Any]]:
     }
 
 
-@pipeline_def
-def _decode_only(jpegs: Jpegs) -> Any:
+def _decode_only(jpegs: Jpegs, threads: int) -> Any:
+    from nvidia.dali import Pipeline, fn, types
+
     def batch(step: int) -> Jpegs:
         first = step * BATCH % len(jpegs)
         return jpegs[first : first + BATCH]
 
-    encoded = fn.external_source(batch, batch=True, no_copy=True, dtype=types.UINT8, ndim=1)
-    return fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=False)
+    with Pipeline(BATCH, threads, device_id=None, exec_dynamic=True) as pipeline:
+        encoded = fn.external_source(batch, batch=True, no_copy=True, dtype=types.UINT8, ndim=1)
+        pipeline.set_outputs(fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=False))
+    return pipeline
 
 
 def _dali(jpegs: Jpegs) -> None:
-    _decode_only(jpegs, batch_size=BATCH, num_threads=1, device_id=None, exec_dynamic=True).run()
+    _decode_only(jpegs, 1).run()
 
 
 def _opencv(jpegs: Jpegs) -> None:
+    import cv2
+
     for jpeg in jpegs:
         if cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB) is None:
             raise ValueError
@@ -180,6 +182,8 @@ def _warm(repeats: int) -> tuple[Table, dict[str, Any]]:
 
 
 def _black_jpeg() -> NDArray[np.uint8]:
+    import cv2
+
     return cv2.imencode(".jpg", np.zeros((512, 512, 3), np.uint8))[1]
 
 
@@ -232,6 +236,8 @@ def main(argv: Sequence[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
         arguments = parse(Arguments, argv, module="bench.index", description=__doc__)
+        from train.machine.choices import choose_device
+
         device, threads = choose_device(arguments.device), len(os.sched_getaffinity(0))
         cold, of_cold = _cold(arguments, threads)
         warm, of_warm = _warm(arguments.repeats)

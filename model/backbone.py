@@ -11,12 +11,10 @@ from typing import Any
 
 import timm
 
+from .errors import BackboneError as BackboneError
+
 CHANNELS = 5  # RGB, polyline mask, padding mask
 IMAGENET = "imagenet"
-
-
-class BackboneError(ValueError):
-    """The backbone is unknown, or its weights are missing or do not fit; the message is a sentence for the user."""
 
 
 def create_backbone(name: str, drop_path: float, layer_scale: float | None, weights: str | Path | None) -> Any:

@@ -12,11 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import CheckpointError as CheckpointError
+
 Stats = tuple[float, float, float, float]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message is a sentence for the user."""
 
 
 def load(path: Path) -> dict[str, Any]:

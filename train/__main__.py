@@ -10,25 +10,22 @@ import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
-from torch.distributed import is_torchelastic_launched
 
 from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.release.paths import ReleasePaths
 from model import BackboneError, CheckpointError
 
-from .deploy.verdict import EXIT_KEEP, judge_runs
-from .engine.run import train
-from .evaluate import report
 from .recipe.config import Config
 from .recipe.presets import PRESETS, Preset
-from .run.console import RunConsole
-from .run.ranks import LostRank, Place, one_error_per_node
+from .run.place import LostRank, Place, one_error_per_node
 from .run.signals import Signals, Stopped, ignore_echoes
+
+if TYPE_CHECKING:
+    from .run.console import RunConsole
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,10 @@ def run(
     config: Config, release: ReleasePaths | Path, out: Path, *, resume: bool, console: RunConsole | None = None
 ) -> None:
     """Train on every rank, then write the report on rank 0.  Arguments and errors are those of `train`."""
-    with Signals():  # also between the two
+    with Signals():  # also between the two, and while torch is imported
+        from .engine.run import train
+        from .evaluate import report
+
         finished = train(config, release, out, resume=resume, console=console)
         if finished.training.place.is_rank_zero:
             report(finished)
@@ -88,6 +88,11 @@ def main(argv: list[str]) -> None:
 
 def _promote_or_keep(arguments: Arguments) -> None:
     """Exit with status 3 if the network of --init-from should be kept; see promotion.py."""
+    from rich.console import Console
+    from torch.distributed import is_torchelastic_launched
+
+    from .deploy.verdict import EXIT_KEEP, judge_runs
+
     config = arguments.config
     decided, _ = judge_runs(
         Path(str(config.init_from)),

@@ -29,7 +29,6 @@ from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
 from dali_pipes.samples.splits import VALIDATION
 
-from .report.figures import rmse_by_epoch
 from .scores.metrics import Scores, score
 
 HINT = "name run folders of python -m train"
@@ -126,6 +125,8 @@ class Arguments:
 
 def compare(arguments: Arguments) -> None:
     """Compare as the command line says.  Raises InputError on bad input."""
+    from .report.figures import rmse_by_epoch
+
     if not arguments.runs:
         raise InputError(f"expected at least one run, found none; {HINT}")
     suffix = arguments.out.suffix.lower() if arguments.out is not None else ".svg"

@@ -31,13 +31,8 @@ from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import VALIDATION
 from model import BackboneError, CheckpointError
 
-from .deploy.card import model_card
-from .deploy.exported import real_tiles
-from .deploy.formats import SUFFIXES, Format, check_reference_layout, reference_layout, write_checked
-from .engine.trained import calibrate_and_pool, completed, evaluate, forward_of, load_trained
-from .machine.choices import choose_device
-from .recipe.data import default_index_folder, load_datasets
-from .run.folder import save_checkpoint
+from .deploy.suffixes import SUFFIXES, Format
+from .recipe.data import default_index_folder
 from .scores.evaluation import Evaluation
 
 REAL_TILES = 8
@@ -70,6 +65,14 @@ def export(arguments: Arguments) -> None:
     """Write the file and its card. Raises InputError, CheckpointError or BackboneError on bad input."""
     out, kind = arguments.out, arguments.format
     _check(out, kind)
+    from .deploy.card import model_card
+    from .deploy.exported import real_tiles
+    from .deploy.formats import check_reference_layout, reference_layout, write_checked
+    from .engine.trained import calibrate_and_pool, completed, evaluate, forward_of, load_trained
+    from .machine.choices import choose_device
+    from .recipe.data import load_datasets
+    from .run.folder import save_checkpoint
+
     device = choose_device(arguments.device)
     loaded, console = load_trained(arguments.checkpoint), Console()
     if kind == "reference":

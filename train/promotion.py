@@ -24,14 +24,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.release.paths import ReleasePaths
 from model import BackboneError, CheckpointError
-
-from .deploy.verdict import EXIT_KEEP, judge_runs
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,10 @@ def main(argv: list[str]) -> None:
     """The command: exits with 0 for promote, 3 for keep, and with 2 and one sentence on bad input."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
         arguments = command.parse(Arguments, argv, module="train.promotion", description=__doc__)
+        from rich.console import Console
+
+        from .deploy.verdict import EXIT_KEEP, judge_runs
+
         verdict, _ = judge_runs(
             arguments.old,
             arguments.new,
