@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,14 @@ import tyro
 from .errors import InputError
 
 Arguments = TypeVar("Arguments")
+
+PROGRAM: ContextVar[str] = ContextVar("PROGRAM")
+"""The command as `chimney` names it, such as "chimney train"; not set under `python -m`."""
+
+
+def program(module: str) -> str:
+    """How the user started the command of `module`, to show in sentences and examples."""
+    return PROGRAM.get(f"python -m {module}")
 
 
 def parse(
@@ -29,7 +38,8 @@ def parse(
 
     Raises InputError if a flag is unknown, missing or has a bad value. `--help` prints the help and exits with 0.
     """
-    prog = f"python -m {module}"
+    prog = program(module)
+    description = (description or "").replace(f"python -m {module}", prog)
     options = (tyro.conf.FlagCreatePairsOff,)  # --resume without --no-resume
     stderr = io.StringIO()
     defaults: dict[str, Any] = {} if default is None else {"default": default}
