@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import train.__main__
+from dali_pipes.errors import InputError
 from train.cli import BENCHMARKS, COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
@@ -130,3 +132,67 @@ def test_a_file_of_the_user_does_not_hide_our_packages_from_chimney(hidden: str,
     # A console script has its own folder, not the working folder, at the front of the path.
     script = run("-c", "import sys; del sys.path[0]; from train.cli import main; main()", "train", "--help")
     assert (script.returncode, script.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--relase", "DIR", "--out", "x"], "--release is missing, and --relase DIR is unknown"),
+        (["--out", "x"], "--release is missing"),
+        (["--release", "x", "--out", "x", "--batchsize", "3"], "--batchsize, 3; similar: --batch-size"),
+        (["--release", "x", "--out", "x", "--epochs", "abc"], "--epochs takes a number, found 'abc'"),
+    ],
+)
+def test_a_wrong_flag_gives_a_short_sentence_with_similar_flags(argv: list[str], sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        train.__main__.parse(argv)
+    assert str(error.value).endswith(f"{sentence}; see python -m train --help")
+    assert len(str(error.value)) < 110
+
+
+def test_the_names_of_other_trainers_mean_our_flags() -> None:
+    theirs = [
+        "--data-dir",
+        "D",
+        "--out",
+        "x",
+        "--model",
+        "convnext_atto",
+        "--lr",
+        "0.5",
+        "--precision=fp32",
+        "--workers",
+        "3",
+        "--imgsz",
+        "64",
+    ]
+    ours = [
+        "--release",
+        "D",
+        "--out",
+        "x",
+        "--backbone",
+        "convnext_atto",
+        "--optimizer.learning-rate",
+        "0.5",
+        "--runtime.precision",
+        "fp32",
+        "--data.threads",
+        "3",
+        "--data.size",
+        "64",
+    ]
+    assert train.__main__.parse(theirs) == train.__main__.parse(ours)
+
+
+def test_help_shows_plain_values_and_examples_on_lines_of_their_own(helps: dict[str, Any]) -> None:
+    for module, (_, text) in helps.items():
+        assert "{None}" not in text, module
+    examples = [line for line in helps["train"][1].splitlines() if "-m train --release" in line]
+    assert len(examples) == 2
+
+
+def test_an_optional_value_may_be_given_as_the_word_none() -> None:
+    argv = ["--release", "x", "--out", "x", "--model.layer-scale"]
+    assert train.__main__.parse([*argv, "None"]).config.model.layer_scale is None
+    assert train.__main__.parse([*argv, "0.5"]).config.model.layer_scale == 0.5

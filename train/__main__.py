@@ -1,7 +1,9 @@
 """Train a chimney-height model on a release of AI Hub 71805, and write its report.
 
-python -m train --release DIR --preset reference --out runs/one
-torchrun --nproc-per-node 8 -m train --release DIR --preset reference --out runs/one
+On one device, and on the eight GPUs of a machine:
+
+    python -m train --release DIR --preset reference --out runs/one
+    torchrun --nproc-per-node 8 -m train --release DIR --preset reference --out runs/one
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ import tyro
 
 from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
+from dali_pipes.release.paths import ALIASES as RELEASE_ALIASES
 from dali_pipes.release.paths import ReleasePaths
 from model import BackboneError, CheckpointError
 
-from .recipe.config import Config
+from .recipe.config import ALIASES, Config
 from .recipe.presets import PRESETS, Preset
 from .run.place import LostRank, Place, one_error_per_node
 from .run.signals import Signals, Stopped, ignore_echoes
@@ -53,7 +56,9 @@ def parse(argv: list[str]) -> Arguments:
     named += [argument.partition("=")[2] for argument in argv if argument.startswith("--preset=")]
     preset = PRESETS.get(named[-1] if named else "reference", PRESETS["reference"])
     default = Arguments(paths=ReleasePaths(tyro.MISSING), out=tyro.MISSING, config=preset())
-    return command.parse(Arguments, argv, module="train", description=__doc__, default=default)
+    return command.parse(
+        Arguments, argv, module="train", description=__doc__, default=default, aliases={**ALIASES, **RELEASE_ALIASES}
+    )
 
 
 def run(

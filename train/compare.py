@@ -1,6 +1,6 @@
 """Put any runs side by side: a table, and a figure of their RMSE by epoch.
 
-python -m train.compare runs/one runs/two --out comparison.svg
+    python -m train.compare runs/one runs/two --out comparison.svg
 
 Figures are those that each run wrote into its predictions.csv and metrics.jsonl; that they are of the same samples is
 checked by name, and said where they are not.

@@ -1,6 +1,8 @@
 """Evaluate a checkpoint on a release, and write the report of a run or of a checkpoint.
 
-python -m train.evaluate --checkpoint runs/one/best.pt --release DIR --out DIR
+For example, to repeat the report of a run, or to report it on another release:
+
+    python -m train.evaluate --checkpoint runs/one/best.pt --release DIR --out DIR
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import tyro
 
 from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
-from dali_pipes.release.paths import ReleasePaths
+from dali_pipes.release.paths import ALIASES, ReleasePaths
 from model import BackboneError, CheckpointError
 
 from .recipe.data import default_index_folder
@@ -126,7 +128,9 @@ def _write(out: Path, console: RunConsole, evaluation: Evaluation, **page: Any) 
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
-        evaluate_checkpoint(command.parse(Arguments, argv, module="train.evaluate", description=__doc__))
+        evaluate_checkpoint(
+            command.parse(Arguments, argv, module="train.evaluate", description=__doc__, aliases=ALIASES)
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Export a trained network as one file that runs without this project: uint8 tiles in, calibrated metres out.
 
-python -m train.export --checkpoint best.pt --release DIR --format onnx --out heights.onnx
+    python -m train.export --checkpoint best.pt --release DIR --format onnx --out heights.onnx
 
     torch       a torch.export program (.pt2)           torch.export.load(path).module()
     onnx        an ONNX graph (.onnx)                   onnxruntime.InferenceSession(path)
@@ -27,7 +27,7 @@ from rich.console import Console
 from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
-from dali_pipes.release.paths import ReleasePaths
+from dali_pipes.release.paths import ALIASES, ReleasePaths
 from dali_pipes.samples.splits import VALIDATION
 from model import BackboneError, CheckpointError
 
@@ -115,7 +115,7 @@ def _check(out: Path, kind: Format) -> None:
 def main(argv: list[str]) -> None:
     """The command: on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
-        export(command.parse(Arguments, argv, module="train.export", description=__doc__))
+        export(command.parse(Arguments, argv, module="train.export", description=__doc__, aliases=ALIASES))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Predict the heights of chimneys from tiles and the polylines that are drawn on them.
 
-python -m train.predict --checkpoint best.pt --images DIR --polylines VIA.json --out heights.csv
+    python -m train.predict --checkpoint best.pt --images DIR --polylines VIA.json --out heights.csv
 
 The same in Python:
 

@@ -24,12 +24,23 @@ AsPlainFlag = tyro.conf.arg(prefix_name=False)
 """Marks a field of a part whose flag has no prefix: `--split`, not `--data.split`."""
 
 
+ALIASES = {
+    "--model": "--backbone",
+    "--lr": "--optimizer.learning-rate",
+    "--precision": "--runtime.precision",
+    "--workers": "--data.threads",
+    "--imgsz": "--data.size",
+    "--img-size": "--data.size",
+}
+"""Names of other trainers → our flags."""
+
+
 @dataclass(frozen=True)
 class Data:
     """The samples, and how the network sees them."""
 
     size: int = 224
-    """Side of the letterboxed input image, in pixels."""
+    """Side of the letterboxed input image, in pixels. Also --imgsz and --img-size."""
 
     view: ViewKind = "tile"
     """tile: the network sees the whole tile. crop: a window around the polyline.
@@ -62,7 +73,8 @@ class Data:
     """Largest share of tiles that are unusable, wholly or in part, 0 to 1. With more, training does not start."""
 
     threads: int = 0
-    """Threads of DALI. 0: one per core available to this process, or half of that when training on the CPU."""
+    """Threads of DALI. 0: one per core available to this process, or half of that when training on the CPU.
+    Also --workers."""
 
     cache: Annotated[Literal["auto", "none", "host", "device", "disk"], AsPlainFlag] = "auto"
     """Where to cache letterboxed tiles. host, device: in memory, filled during the first epoch.
@@ -128,7 +140,7 @@ class Optimizer:
     """AdamW, gradient clipping, the learning rate schedule and the loss."""
 
     learning_rate: float = 1e-4
-    """Learning rate of AdamW; with the cosine schedule, its peak."""
+    """Learning rate of AdamW; with the cosine schedule, its peak. Also --lr."""
 
     weight_decay: float = 1e-4
     """Decoupled weight decay of AdamW."""
@@ -166,7 +178,7 @@ class Runtime:
     """How to use the hardware: speed and logging, not the method."""
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Precision of the backbone under autocast.
+    """Precision of the backbone under autocast. Also --precision.
     auto: bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
 
     compile: Annotated[Literal["auto", "on", "off"], AsPlainFlag] = "auto"
@@ -212,7 +224,7 @@ class Config:
     """Seed of the weights, the order of samples, the folds and the held-out scenes."""
 
     backbone: str = "convnext_base"
-    """Any ConvNeXt of timm, such as convnext_atto or convnext_large."""
+    """Any ConvNeXt of timm, such as convnext_atto or convnext_large. Also --model."""
 
     weights: str = "imagenet"
     """Initial weights of the backbone. imagenet: timm downloads them. none: random.
