@@ -115,6 +115,17 @@ def check_out(out: Path) -> None:
         raise InputError(f"--out {out} cannot be written: {error.strerror}; choose another folder") from None
 
 
+def check_out_folder(out: Path) -> None:
+    """Raise InputError if no folder can be made at `out`, or no file in it; commands ask this before their work."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out takes a folder, found a file at {out}")
+    existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror}; choose another folder") from None
+
+
 def at_least(least: int, meaning: str = "", **flags: int) -> None:
     """Raise InputError if a flag is below `least`; the argument batch_size=0 is reported as --batch-size.
 

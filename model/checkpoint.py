@@ -17,14 +17,19 @@ from .errors import CheckpointError as CheckpointError
 Stats = tuple[float, float, float, float]
 
 
+def check_exists(path: Path) -> None:
+    """Raise CheckpointError if there is no file."""
+    if not path.is_file():
+        raise CheckpointError(f"expected a checkpoint at {path}, found no such file")
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU and check its layout.
 
     Raises CheckpointError if it is missing, is no checkpoint, has anything but tensors and plain values, or if its
     statistics are not four finite numbers with positive deviations.
     """
-    if not path.is_file():
-        raise CheckpointError(f"expected a checkpoint at {path}, found no such file")
+    check_exists(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a hostile pickle can raise anything, and torch's message would advise to trust it

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,10 @@ import pytest
 
 import train.__main__
 from dali_pipes.errors import InputError
+from dali_pipes.release.paths import ReleasePaths
 from train.cli import BENCHMARKS, COMMANDS, main
+from train.recipe.presets import demo, fast
+from train.run.place import Place
 
 ROOT = Path(__file__).parent.parent
 ALL = {**COMMANDS, **{f"bench {name}": command for name, command in BENCHMARKS.items()}}
@@ -196,3 +201,83 @@ def test_an_optional_value_may_be_given_as_the_word_none() -> None:
     argv = ["--release", "x", "--out", "x", "--model.layer-scale"]
     assert train.__main__.parse([*argv, "None"]).config.model.layer_scale is None
     assert train.__main__.parse([*argv, "0.5"]).config.model.layer_scale == 0.5
+
+
+def test_a_configuration_in_yaml_or_json_gives_flags_that_the_command_line_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "preset: fast\nrelease: D\nepochs: 7\nbatch-size: 4\nsplit: scene\noptimizer:\n  learning-rate: 1e-3\n"
+        "  ema: 0\nmodel.layer_scale: null\n"
+    )
+    parsed = train.__main__.parse(["--config", str(file), "--epochs", "8"])
+    optimizer = replace(fast().optimizer, learning_rate=1e-3, ema=0.0)
+    data, model = replace(fast().data, split="scene"), replace(fast().model, layer_scale=None)
+    expected = replace(fast(), epochs=8, batch_size=4, data=data, model=model, optimizer=optimizer)
+    assert (parsed.config, str(parsed.paths.release), parsed.preset) == (expected, "D", "fast")
+    (tmp_path / "config.json").write_text(json.dumps(asdict(expected)))
+    assert train.__main__.parse([f"--config={tmp_path / 'config.json'}", "--release=D"]).config == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("epocs: 3\n", r"a.yaml has a wrong setting: .*--epocs=3; similar: --epochs"),
+        ("epochs: many\n", r"a.yaml has a wrong setting: --epochs takes a number, found 'many'"),
+        ("epochs: [1, 2]\n", r"expected one value for epochs, found a list of 2"),
+        ("- 3\n", r"found at .*a.yaml: no names with values"),
+        ("a: [\n", r"found at .*a.yaml: while parsing"),
+        (None, r"found at .*a.yaml: No such file"),
+    ],
+)
+def test_a_wrong_configuration_names_its_file_and_setting(text: str | None, sentence: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        train.__main__.parse(["--config", str(tmp_path / "a.yaml"), "--release", "x"])
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """The files of a run that --resume reads, after `--preset demo --split scene --seed 3 --train-labels L`."""
+    config = replace(demo(), seed=3, data=replace(demo().data, split="scene"))
+    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
+    samples = {**ReleasePaths(Path("/D"), train_labels=Path("/L")).given(), "split": "…", "training": {"samples": 1}}
+    (tmp_path / "samples.json").write_text(json.dumps(samples))
+    return tmp_path
+
+
+@pytest.mark.parametrize("form", ["--resume {}", "--resume={}"])
+def test_resume_with_a_folder_needs_no_other_flag(form: str, run_folder: Path) -> None:
+    resumed = train.__main__.parse(form.format(run_folder).split())
+    assert resumed.config == replace(demo(), seed=3, data=replace(demo().data, split="scene"))
+    assert resumed.paths == ReleasePaths(Path("/D"), train_labels=Path("/L"))
+    assert (resumed.out, resumed.resume) == (run_folder, True)
+
+
+def test_resume_with_a_folder_takes_further_flags(run_folder: Path) -> None:
+    resumed = train.__main__.parse(["--resume", str(run_folder), "--release", "elsewhere", "--epochs", "60"])
+    assert (resumed.config.epochs, resumed.config.seed, resumed.paths.release) == (60, 3, Path("elsewhere"))
+
+
+def test_resume_without_a_run_is_refused(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, sentence in (
+        (["--resume", "nowhere"], "found no config.json in nowhere"),
+        (["--resume", str(run_folder), "--out", "x"], "found --out x as well"),
+        (["--resume", "--release", "x"], "--resume needs the folder of the run"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            train.__main__.main(argv)
+        assert end.value.code == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_without_out_a_run_gets_a_new_folder_of_its_date_and_preset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = train.__main__.default_out("fast", Place())
+    assert re.fullmatch(r"runs/\d{4}-\d\d-\d\d-fast", str(first))
+    first.mkdir(parents=True)
+    assert train.__main__.default_out("fast", Place()) == Path(f"{first}-2")
+    with pytest.raises(InputError, match="name it with --out"):
+        train.__main__.default_out("fast", Place(0, 2, 0, 2))

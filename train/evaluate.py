@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from dali_pipes import command
+from dali_pipes.command import check_out_folder
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.release.paths import ALIASES, ReleasePaths
 from model import BackboneError, CheckpointError
@@ -88,6 +89,7 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     from .machine.choices import choose_device, describe
     from .recipe.data import load_datasets
 
+    check_out_folder(arguments.out)
     device = choose_device(arguments.device)
     trained = load_trained(arguments.checkpoint)
     division = replace(trained.division, by=arguments.split or trained.division.by)

@@ -70,6 +70,6 @@ class ReleasePaths:
         return replace(self, index_cache=self.index_cache or folder)
 
     def given(self) -> dict[str, str]:
-        """Return the paths to the data that were given, by field name, for a record of the run."""
-        paths = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "index_cache"}
+        """Return the absolute paths that were given, by field name, for a record of the run."""
+        paths = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: str(path.absolute()) for name, path in paths.items() if path is not None}
