@@ -153,5 +153,5 @@ def _sentence(box: str) -> str:
 
 
 def _named(part: str) -> list[str]:
-    """The flags that a part of tyro's box lists; their help texts are further indented."""
-    return re.findall(r"^ {5}(--[\w.-]+)", part, re.MULTILINE)
+    """The flags that a part of tyro's box lists, with or without its frame; their help texts are further indented."""
+    return re.findall(r"^ {5,6}(--[\w.-]+)", part, re.MULTILINE)

@@ -153,6 +153,11 @@ def test_a_wrong_flag_gives_a_short_sentence_with_similar_flags(argv: list[str],
         train.__main__.parse(argv)
     assert str(error.value).endswith(f"{sentence}; see python -m train --help")
     assert len(str(error.value)) < 110
+    # tyro draws its frame in another way where the output is no UTF-8 stream, as in the process below.
+    framed = subprocess.run(
+        [sys.executable, "-m", "train", *argv], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert framed.stderr == f"error: {error.value}\n"
 
 
 def test_the_names_of_other_trainers_mean_our_flags() -> None:

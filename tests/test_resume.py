@@ -134,7 +134,7 @@ def test_a_restart_by_torchrun_resumes_the_folder_of_its_own_job_only(
     ends_as(whole, tmp_path / "run")
 
 
-@pytest.mark.parametrize("where", ["engine.run._load_datasets", "engine.run.Training", "__main__.report"])
+@pytest.mark.parametrize("where", ["engine.run._load_datasets", "engine.run.Training", "evaluate.report"])
 def test_a_signal_ends_a_run_at_once_when_there_is_nothing_to_save(
     where: str, whole: Path, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,7 @@ def train(
         default_index_folder(out)
     )
     assert paths.index_cache is not None
-    _check_before_reading(config, place)
+    _check_before_reading(config, place, out)
     with Signals() as signals:
         if is_torchelastic_launched():
             end_with_parent()
@@ -83,8 +83,11 @@ def train(
     return FinishedRun(paths.release, folder, datasets, training, console, tracker)
 
 
-def _check_before_reading(config: Config, place: Place) -> None:
-    """Raise InputError, BackboneError or CheckpointError for what is wrong whatever the data are."""
+def _check_before_reading(config: Config, place: Place, out: Path) -> None:
+    """Raise InputError, BackboneError or CheckpointError for what is wrong whatever the data are.
+
+    A resumed run no longer needs the checkpoint that it started from.
+    """
     ranks, parts = place.world_size, config.runtime.accumulate
     if config.batch_size % (ranks * parts):
         raise InputError(
@@ -92,7 +95,7 @@ def _check_before_reading(config: Config, place: Place) -> None:
             f" × {parts} of --accumulate, found {config.batch_size}"
         )
     check_backbone(config.backbone, config.initial_weights)
-    if config.init_from:
+    if config.init_from and not (out / "last.pt").exists():
         checkpoint.check_exists(checkpoint_of(Path(config.init_from)))
 
 
