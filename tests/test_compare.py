@@ -1,4 +1,4 @@
-"""Runs side by side, and followed from outside."""
+"""Comparison of runs, and the tracker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def a_run(folder: Path, errors: list[float], tile: str = "a_1.jpg") -> Path:
     return folder
 
 
-def test_the_table_has_the_figures_of_each_run(tmp_path: Path) -> None:
+def test_the_table_has_the_scores_of_each_run(tmp_path: Path) -> None:
     runs = [read_run(a_run(tmp_path / "one", [3.0, -4.0])), read_run(a_run(tmp_path / "two", [1.0, 1.0]))]
     console = Console(record=True, width=140)
     console.print(comparison_table(runs))
@@ -36,21 +36,21 @@ def test_the_table_has_the_figures_of_each_run(tmp_path: Path) -> None:
     assert lines[2].split()[:6] == ["two", "convnext_atto", "2", "validation", "2", "1.00"]
 
 
-def test_other_samples_are_marked(tmp_path: Path) -> None:
+def test_groups_with_different_samples_are_marked(tmp_path: Path) -> None:
     runs = [read_run(a_run(tmp_path / "one", [3.0])), read_run(a_run(tmp_path / "two", [3.0], tile="b_1.jpg"))]
     console = Console(record=True, width=140)
     console.print(comparison_table(runs))
     assert console.export_text().count("validation †") == 2
 
 
-def test_nothing_is_explained_where_nothing_is_marked(tmp_path: Path) -> None:
+def test_a_table_without_marks_has_no_caption_for_them(tmp_path: Path) -> None:
     runs = read_runs([a_run(tmp_path / "one", [3.0]), a_run(tmp_path / "two", [4.0])])
     console = Console(record=True, width=140)
     console.print(comparison_table(runs))
     assert "†" not in console.export_text()
 
 
-def test_figures_that_chose_the_epoch_are_marked(tmp_path: Path) -> None:
+def test_groups_that_chose_the_epoch_are_marked(tmp_path: Path) -> None:
     settings = {
         "two": {"data": {"select_on": "development"}},
         "three": {"data": {"select_on": "validation"}},
@@ -60,27 +60,27 @@ def test_figures_that_chose_the_epoch_are_marked(tmp_path: Path) -> None:
         (a_run(tmp_path / name, [3.0]) / "config.json").write_text(json.dumps(config))
     console = Console(record=True, width=140)
     console.print(comparison_table(read_runs([tmp_path / name for name in settings])))
-    said = console.export_text().splitlines()
-    assert ["‡" in line for line in said[1:4]] == [False, True, True], "the reference's habit where nothing is said"
-    assert said[4].startswith("‡ optimistic")
+    lines = console.export_text().splitlines()
+    assert ["‡" in line for line in lines[1:4]] == [False, True, True], "validation by default, as in the reference"
+    assert lines[4].startswith("‡ optimistic")
 
 
-def test_runs_of_one_name_are_told_apart_and_one_run_is_shown_once(tmp_path: Path) -> None:
+def test_runs_with_the_same_name_show_their_paths_and_each_run_is_shown_once(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     folders = [a_run(tmp_path / "a/one", [3.0]), a_run(tmp_path / "b/one", [4.0]), a_run(tmp_path / "two", [5.0])]
     assert [run.name for run in read_runs([*folders, folders[0]])] == [str(folders[0]), str(folders[1]), "two"]
 
 
-def test_a_narrow_terminal_cuts_nothing(tmp_path: Path) -> None:
+def test_a_narrow_terminal_cuts_no_score(tmp_path: Path) -> None:
     console = Console(record=True, width=80)
     console.print(comparison_table(read_runs([a_run(tmp_path / ("a_long_name_" * 6), [3.0, -4.0])])))
-    said = console.export_text()
-    assert "…" not in said
-    assert all(figure in said for figure in ("3.54", "3.50", "-0.50", "2.78"))
+    printed = console.export_text()
+    assert "…" not in printed
+    assert all(figure in printed for figure in ("3.54", "3.50", "-0.50", "2.78"))
 
 
-def test_the_command_draws_a_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_a_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(a_run(tmp_path / name, [3.0])) for name in ("one", "two")]
     train.compare.main([*runs, "--out", str(tmp_path / "comparison.svg")])
     assert "<svg" in (tmp_path / "comparison.svg").read_text()
@@ -96,19 +96,19 @@ def test_the_command_draws_a_figure(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["{tmp}/one", "--out", "{tmp}/no/figure.svg"], "lies in no folder"),
     ],
 )
-def test_bad_input_is_one_sentence(
+def test_bad_input_ends_with_one_error_sentence(
     arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a_run(tmp_path / "one", [3.0])
     with pytest.raises(SystemExit) as exit_status:
         train.compare.main([argument.format(tmp=tmp_path) for argument in arguments])
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert exit_status.value.code == 2
-    assert sentence in said
-    assert said.count("\n") == 1, said
+    assert sentence in error
+    assert error.count("\n") == 1, error
 
 
-def test_without_the_extra_nothing_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_tracker_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.run.tracker.find_spec", lambda name: None)
     tracker = open_tracker(tmp_path)
     assert type(tracker) is Tracker

@@ -1,9 +1,9 @@
-"""Put any runs side by side: a table, and a figure of their RMSE by epoch.
+"""Compare runs in a table, and in a figure of their RMSE by epoch.
 
     python -m train.compare runs/one runs/two --out comparison.svg
 
-Figures are those that each run wrote into its predictions.csv and metrics.jsonl; that they are of the same samples is
-checked by name, and said where they are not.
+The scores are computed from each run's predictions.csv and metrics.jsonl.  Samples are compared by name, and the table
+marks groups that do not have the same samples in all runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OPTIMISTIC = "‡ optimistic: the run's best epoch was chosen on these samples"
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says: `groups`: scores by name of the samples; `samples`: which these are."""
+    """A finished run.  `groups`: group of samples → scores; `samples`: group → tile and polyline of each sample."""
 
     name: str
     config: dict[str, Any]
@@ -47,12 +47,12 @@ class Run:
 
     @property
     def selected_on(self) -> str:
-        """The samples on which its best epoch was chosen; the reference's habit where the settings do not say."""
+        """The group that chose the best epoch; "validation", as in the reference, if the settings do not name one."""
         return str(self.config.get("data", {}).get("select_on", VALIDATION))
 
 
 def read_run(folder: Path) -> Run:
-    """Read a finished run.  Raises InputError if `folder` is none."""
+    """Read a finished run.  Raises InputError if `folder` does not hold one."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
@@ -71,9 +71,9 @@ def read_run(folder: Path) -> Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read finished runs, each once; they are called by their folders' names, by the paths where two share a name.
+    """Read finished runs, each once.  A run is named after its folder, or after its path if two share a name.
 
-    Raises InputError if a folder holds none.
+    Raises InputError if a folder does not hold a finished run.
     """
     distinct = list({folder.resolve(): folder for folder in folders}.values())
     runs = [read_run(folder) for folder in distinct]
@@ -85,8 +85,9 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def comparison_table(runs: list[Run]) -> Table:
-    """One row a run and group of samples; a group that is not of the same samples in all runs is marked with †, and
-    one whose figures are optimistic, since the run's best epoch was chosen on it, with ‡.
+    """One row for each run and group of samples.
+
+    † marks a group that does not have the same samples in all runs, and ‡ a group that chose the run's best epoch.
     """
     groups = {group for run in runs for group in run.samples}
     same = {group for group in groups if len({run.samples.get(group) for run in runs}) == 1}
@@ -96,19 +97,19 @@ def comparison_table(runs: list[Run]) -> Table:
     ]
     table = Table(box=None, pad_edge=False, caption="\n".join(captions) or None, caption_justify="left")
     for name in ("run", "backbone", "epochs", "samples"):
-        table.add_column(name, overflow="fold")  # a narrow terminal breaks names, and cuts no figure
+        table.add_column(name, overflow="fold")  # a narrow terminal may wrap names, but must not cut numbers
     for name in ("n", "RMSE, m", "MAE, m", "bias, m", "NLL"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
-        for group, found in run.groups.items():
-            figures = (f"{x:.2f}" if math.isfinite(x) else "–" for x in (found.rmse, found.mae, found.bias, found.nll))
+        for group, scores in run.groups.items():
+            values = (scores.rmse, scores.mae, scores.bias, scores.nll)
             cells = (
                 run.name,
                 str(run.config.get("backbone", "–")),
                 str(len(run.history)),
                 group + ("" if group in same else " †") + (" ‡" if group == run.selected_on else ""),
             )
-            table.add_row(*map(Text, cells), str(found.n), *figures)
+            table.add_row(*map(Text, cells), str(scores.n), *(f"{x:.2f}" if math.isfinite(x) else "–" for x in values))
     return table
 
 
@@ -120,11 +121,11 @@ class Arguments:
     """Run folders of python -m train."""
 
     out: Path | None = None
-    """A figure of RMSE by epoch, .svg, .png or .pdf; if not given, none is drawn."""
+    """Where to write a figure of RMSE by epoch: a .svg, .png or .pdf file.  Without it, no figure is written."""
 
 
 def compare(arguments: Arguments) -> None:
-    """Compare as the command line says.  Raises InputError on bad input."""
+    """Run the command with `arguments`.  Raises InputError on bad input."""
     from .report.figures import rmse_by_epoch
 
     if not arguments.runs:

@@ -1,5 +1,5 @@
-"""The report: one HTML page about one set of predictions.
+"""The report: one HTML page that shows an evaluation.
 
-In: predictions and scores.  Out: `report.html`.
+In: an `Evaluation` and the history of a run.  Out: `report.html`.
 The only package that imports matplotlib and jinja2.  The engine must not import it.
 """

@@ -1,5 +1,5 @@
-"""What predictions are worth: errors, uncertainty, calibration and pooling.
+"""Scores of predictions: errors, uncertainty, calibration and pooling.
 
-In: heights and predictions as numpy arrays.  Out: scores.
-Pure numpy: it must not import torch, and knows no run, no page and no device.
+In: heights and predictions as numpy arrays.  Out: one `Evaluation`.
+Pure numpy: it must not import torch, and does not know runs, pages or devices.
 """
