@@ -1,1 +1,5 @@
 """Benchmarks: throughput compared with baselines, growth, what options are worth, and the synthetic dataset."""
+
+from dali_pipes.errors import refuse_hidden_packages
+
+refuse_hidden_packages("model", "train")

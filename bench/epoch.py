@@ -28,28 +28,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, cycle, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.measure.baselines import ReferenceDataset, ReferenceStep, data_loader
 from bench.measure.data import unpack, whole_batches
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, alternate, finish, ratio
-from bench.render.release import given_or_rendered
 from bench.step import network
-from dali_pipes import Batch, CacheOptions, Loader, SampleTable
+from dali_pipes import SampleTable
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError
-from train.engine.run import train
-from train.engine.step import Forward, Step
-from train.machine.choices import choose_compilation, choose_device, choose_precision, choose_threads
 from train.recipe.config import Config
 from train.recipe.presets import PRESETS
 from train.run.console import RunConsole
+
+if TYPE_CHECKING:
+    import torch
+
+    from dali_pipes import Batch, Loader
 
 REFERENCE, STREAMED, CACHED = "the reference's way", "ours, streamed", "ours, cached"
 THEIR_STEP, OUR_STEP = "the reference's step alone", "our step alone"
@@ -128,6 +127,8 @@ class Epochs:
 
 def epochs(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any]:
     """Rates, waits, and the time of each epoch above that of its step alone."""
+    from train.machine.choices import choose_device
+
     device = choose_device(arguments.device)
     table = whole_batches(release, arguments.samples, arguments.batch_size)
     works = {**_reference(arguments, table, device, scratch), **_ours(arguments, table, device)}
@@ -140,6 +141,8 @@ def epochs(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any]
 
 
 def _reference(arguments: Arguments, table: SampleTable, device: torch.device, scratch: Path) -> dict[str, Epochs]:
+    from bench.measure.baselines import ReferenceDataset, ReferenceStep, data_loader
+
     unpack(table, scratch)
     stats = table.statistics()
     normalised = replace(
@@ -162,6 +165,12 @@ def _reference(arguments: Arguments, table: SampleTable, device: torch.device, s
 
 
 def _ours(arguments: Arguments, table: SampleTable, device: torch.device) -> dict[str, Epochs]:
+    import torch
+
+    from dali_pipes import Batch, CacheOptions, Loader
+    from train.engine.step import Forward, Step
+    from train.machine.choices import choose_compilation, choose_precision, choose_threads
+
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     forward = Forward(
@@ -216,6 +225,8 @@ def epoch_table(results: Mapping[str, Any]) -> Table:
 
 def to_target(arguments: Arguments, release: Path, scratch: Path) -> list[dict[str, Any]]:
     """Run both presets in turn for each seed → the result of `race` for each seed."""
+
+    from train.engine.run import train
 
     def records(config: Config, folder: Path) -> Sequence[Record]:
         return train(config, release, folder, resume=False, console=RunConsole(Console(quiet=True))).training.history
@@ -292,6 +303,9 @@ def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(BackboneError), tempfile.TemporaryDirectory() as folder:
         arguments = parse(Arguments, argv, module="bench.epoch", description=__doc__)
+        from bench.render.release import given_or_rendered
+        from train.machine.choices import choose_device
+
         scratch = Path(folder)
         (scratch / "loose").mkdir()
         with given_or_rendered(arguments.release, val=100) as release:

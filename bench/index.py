@@ -26,15 +26,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 import tyro
 from numpy.typing import NDArray
 from rich.table import Table
 from simplejpeg import decode_jpeg
 
-from bench.measure.baselines import decode_alone
 from bench.measure.data import label_of, tile_names
 from bench.measure.fresh import in_new_process, memory_of
 from bench.measure.report import grid, report
@@ -46,7 +43,6 @@ from dali_pipes.release.find import open_split
 from dali_pipes.release.members import Members
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.index import open_index
-from train.machine.choices import choose_device
 
 BATCH = 64
 WARM_TILES = 10_000
@@ -114,6 +110,10 @@ def _cold(arguments: Arguments, threads: int) -> tuple[Table, dict[str, Any]]:
 
 
 def _pipeline(jpegs: Jpegs, threads: int) -> Any:
+    import torch
+
+    from bench.measure.baselines import decode_alone
+
     def batch(step: int) -> Jpegs:
         first = step * BATCH % len(jpegs)
         return jpegs[first : first + BATCH]
@@ -126,6 +126,8 @@ def _dali(jpegs: Jpegs) -> None:
 
 
 def _opencv(jpegs: Jpegs) -> None:
+    import cv2
+
     for jpeg in jpegs:
         if cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB) is None:
             raise ValueError
@@ -179,6 +181,8 @@ def _warm(repeats: int) -> tuple[Table, dict[str, Any]]:
 
 
 def _black_jpeg() -> NDArray[np.uint8]:
+    import cv2
+
     return cv2.imencode(".jpg", np.zeros((512, 512, 3), np.uint8))[1]
 
 
@@ -222,6 +226,8 @@ def main(argv: Sequence[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
         arguments = parse(Arguments, argv, module="bench.index", description=__doc__)
+        from train.machine.choices import choose_device
+
         device, threads = choose_device(arguments.device), len(os.sched_getaffinity(0))
         cold, of_cold = _cold(arguments, threads)
         warm, of_warm = _warm(arguments.repeats)

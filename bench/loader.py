@@ -16,22 +16,22 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.table import Table
 
 from bench.measure import fresh
-from bench.measure.baselines import ReferenceDataset, TunedDataset, data_loader, decode_alone
 from bench.measure.data import linked_release, unpack, whole_batches
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, Work, alternate, finish, ratio
-from bench.render.release import given_or_rendered
-from dali_pipes import CacheOptions, Loader, SampleTable
+from dali_pipes import SampleTable
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
-from train.engine.step import Forward
-from train.machine.choices import choose_device
+
+if TYPE_CHECKING:
+    import torch
+
+    from dali_pipes import Loader
 
 REFERENCE, TUNED, DECODE = "reference DataLoader", "tuned DataLoader", "decode alone"
 NORMALISED, GATHER = "ours, cached and normalised", "plain gather and normalise"
@@ -68,6 +68,8 @@ class Arguments:
 
 def measure(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any]:
     """The rates of all loaders, the seconds to the first batch, and memory."""
+    from train.machine.choices import choose_device
+
     device = choose_device(arguments.device)
     loose = scratch / "loose"
     loose.mkdir()
@@ -90,6 +92,9 @@ def measure(arguments: Arguments, release: Path, scratch: Path) -> dict[str, Any
 
 def loaders(table: SampleTable, arguments: Arguments, device: torch.device, loose: Path, disk: Path) -> dict[str, Work]:
     """An epoch of each loader; `loose` has the JPEGs as files, and `disk` is for the cache on disk."""
+
+    from bench.measure.baselines import ReferenceDataset, TunedDataset, data_loader
+    from dali_pipes import CacheOptions, Loader
 
     def ours(cache: str) -> Loader:
         batch_size, size = arguments.batch_size, arguments.size
@@ -134,6 +139,10 @@ def epoch(batches: Iterable[Any], device: torch.device) -> Work:
 
 def normalised(loader: Loader, arguments: Arguments, device: torch.device) -> Work:
     """A cached epoch, normalised as in the training step."""
+    import torch
+
+    from train.engine.step import Forward
+
     forward = Forward(torch.nn.Identity(), device, arguments.batch_size, "fp32")
     return epoch(_Mapped(loader, lambda batch: forward.image(batch.rgb, batch.polyline, batch.padding)), device)
 
@@ -141,6 +150,10 @@ def normalised(loader: Loader, arguments: Arguments, device: torch.device) -> Wo
 def gather(samples: int, arguments: Arguments, device: torch.device) -> Work:
     """Rows of an (N, S, S, 5) uint8 tensor in random order, normalised as in the training step."""
     # Noise, because zeros would be one page of memory, mapped many times and always in the cache of the processor.
+    import torch
+
+    from train.engine.step import Forward
+
     tiles = torch.randint(0, 256, (samples, arguments.size, arguments.size, 5), dtype=torch.uint8, device=device)
     forward = Forward(torch.nn.Identity(), device, arguments.batch_size, "fp32")
     order = torch.randperm(samples, device=device).split(arguments.batch_size)
@@ -153,6 +166,9 @@ def gather(samples: int, arguments: Arguments, device: torch.device) -> Work:
 
 def decoding(table: SampleTable, arguments: Arguments, device: torch.device) -> Work:
     """DALI decodes the same JPEGs with as many threads, and does nothing else."""
+    from bench.measure.baselines import decode_alone
+    from dali_pipes import Loader
+
     source = Loader(table, arguments.batch_size, device=device, shuffle=True, size=arguments.size)
 
     def jpegs(call: int) -> list[Any]:
@@ -214,6 +230,9 @@ def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(), tempfile.TemporaryDirectory() as scratch:
         arguments = parse(Arguments, argv, module="bench.loader", description=__doc__)
+        from bench.render.release import given_or_rendered
+        from train.machine.choices import choose_device
+
         with given_or_rendered(arguments.release) as release:
             results = measure(arguments, release, Path(scratch))
         tables = [

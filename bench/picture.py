@@ -17,19 +17,20 @@ import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from dali_pipes import SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from PIL import Image
 
 WIDTH, HEIGHT = 10.0, 4.6  # inches, at 100 pixels each
 COLOURS = 192
@@ -86,6 +87,8 @@ def typical(run: Path) -> Sample:
 
 def tile_of(release: Path, sample: Sample) -> NDArray[np.uint8]:
     """The sample's tile, (H, W, 3) uint8 RGB. Raises InputError if `release` does not hold it."""
+    from PIL import Image
+
     table = SampleTable.from_release(release, "validation")
     rows = np.flatnonzero(table.tile == sample.tile)
     if not len(rows):
@@ -96,6 +99,9 @@ def tile_of(release: Path, sample: Sample) -> NDArray[np.uint8]:
 
 def draw(sample: Sample, tile: NDArray[np.uint8]) -> Image.Image:
     """The picture: the tile on the left, the heights on the right."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=100, facecolor="white")
     _draw_tile(figure.add_axes((0.012, 0.026, HEIGHT * 0.948 / WIDTH, 0.948)), sample, tile)
     _draw_heights(figure.add_axes((0.50, 0.30, 0.47, 0.26)), sample)

@@ -18,23 +18,18 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.table import Table
-from torch.multiprocessing.spawn import spawn
 
 from bench.measure.data import random_batch
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, alternate, seconds_of
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
-from model import HeightRegressor
-from train.engine.step import Forward, Step
-from train.machine.choices import choose_device, choose_precision
-from train.run.folder import save_checkpoint
-from train.run.ranks import Place, data_parallel, process_group
-from train.run.writer import Snapshot
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,9 @@ class Arguments:
 
 def steps_per_second(arguments: Arguments, ranks: int) -> Rate:
     """The rate of steps on `ranks` processes under DDP, or on one process without it."""
+    import torch
+    from torch.multiprocessing.spawn import spawn
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -78,6 +76,13 @@ def steps_per_second(arguments: Arguments, ranks: int) -> Rate:
 
 
 def _rank(rank: int, ranks: int, arguments: Arguments, port: int, out: str) -> None:
+    import torch
+
+    from model import HeightRegressor
+    from train.engine.step import Forward, Step
+    from train.machine.choices import choose_device, choose_precision
+    from train.run.ranks import Place, data_parallel, process_group
+
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     place = Place(rank, ranks, rank, ranks)
     device = choose_device(place.device(arguments.device))
@@ -116,6 +121,10 @@ def step_table(rates: dict[int, Rate], arguments: Arguments) -> Table:
 
 def saving(arguments: Arguments, device: torch.device) -> dict[str, Any]:
     """The size of the state in MB, and the seconds to copy and to write it."""
+    from model import HeightRegressor
+    from train.run.folder import save_checkpoint
+    from train.run.writer import Snapshot
+
     weights = HeightRegressor(arguments.backbone).to(device).state_dict()
     state: dict[str, Any] = {"stats": (0.0, 1.0, 0.0, 1.0), "model": weights}
     for name in ("average", "first moment", "second moment"):
@@ -142,6 +151,8 @@ def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
         arguments = parse(Arguments, argv, module="bench.ranks", description=__doc__)
+        from train.machine.choices import choose_device
+
         device = choose_device(arguments.device)
         worlds = sorted({1, arguments.ranks}) if arguments.ranks else []
         rates = {ranks: steps_per_second(arguments, ranks) for ranks in worlds}

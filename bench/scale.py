@@ -26,25 +26,25 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from bench.measure.data import repeated
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, Work, alternate
-from bench.render.release import given_or_rendered
-from dali_pipes import SampleTable, Shard
-from dali_pipes.batches.plan import TrainingPlan
-from dali_pipes.batches.source import Source
+from dali_pipes import SampleTable
 from dali_pipes.batches.view import WHOLE_TILE
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
-from train.machine.choices import choose_device
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from dali_pipes.batches.plan import TrainingPlan
+    from dali_pipes.batches.source import Source
 
 PLAN, SOURCE, SORTED = "plan", "source", "sorted epoch"
 FEWEST = 1_000  # samples of the smallest table
@@ -113,6 +113,10 @@ def _powers(first: int, last: int, base: int) -> list[int]:
 
 def _costs(arguments: Arguments, cases: Mapping[int, tuple[SampleTable, int]]) -> dict[str, dict[int, Rate]]:
     """CPU-µs per sample of plan, source and baseline, for each case of a table and a number of ranks."""
+    from dali_pipes import Shard
+    from dali_pipes.batches.plan import TrainingPlan
+    from dali_pipes.batches.source import Source
+
     works: dict[str, Work] = {}
     for case, (table, world) in cases.items():
         # Different seeds, because in one process the ranks would find their epochs in the cache of the plan.
@@ -186,6 +190,8 @@ def spread(by_case: Mapping[int, Rate]) -> float:
 
 def draw(growth: Growth, path: Path) -> None:
     """Draw both tables on log axes with their spread. Raises InputError if `path` cannot be written."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     _draw(left, growth.by_samples, "samples of the release, one rank")
@@ -212,6 +218,9 @@ def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
         arguments = parse(Arguments, argv, module="bench.scale", description=__doc__)
+        from bench.render.release import given_or_rendered
+        from train.machine.choices import choose_device
+
         device = choose_device(arguments.device)
         with given_or_rendered(arguments.release) as release:
             growth = measure(arguments, release)

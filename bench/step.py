@@ -17,22 +17,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
-from bench.measure.baselines import ReferenceStep
 from bench.measure.data import random_batch
 from bench.measure.report import grid, report
 from bench.measure.timing import Rate, Work, alternate, finish, ratio, seconds_of
-from dali_pipes import Batch
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
-from model import BackboneError, HeightRegressor
-from train.engine.step import Forward, Step
-from train.machine.choices import choose_compilation, choose_device, choose_precision
+from model import BackboneError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dali_pipes import Batch
+    from model import HeightRegressor
 
 REFERENCE = "the reference's step"
 PEAKS = {
@@ -106,6 +106,8 @@ class Variant:
 
 def measure(arguments: Arguments, backbone: str, device: torch.device) -> dict[str, Any]:
     """All variants with one backbone: rates, ratios to the reference's step, memory, utilisation, parts of the step."""
+    import torch
+
     batch = random_batch(arguments.batch_size, arguments.size, device)
     steps = dict(variants(arguments, backbone, batch, device))
     rates = alternate({name: step.work for name, step in steps.items()}, arguments.repeats)
@@ -129,6 +131,12 @@ def measure(arguments: Arguments, backbone: str, device: torch.device) -> dict[s
 
 def variants(arguments: Arguments, backbone: str, batch: Batch, device: torch.device) -> Iterator[tuple[str, Variant]]:
     """The variants by name, first the reference's step; each keeps the gains of the one before it."""
+    import torch
+
+    from bench.measure.baselines import ReferenceStep
+    from train.engine.step import Forward
+    from train.machine.choices import choose_compilation, choose_precision
+
     image = Forward(torch.nn.Identity(), device, len(batch), "fp32").image(batch.rgb, batch.polyline, batch.padding)
     inputs = image.contiguous(), batch.length, batch.height
 
@@ -152,6 +160,10 @@ def variants(arguments: Arguments, backbone: str, batch: Batch, device: torch.de
 
 
 def _our_step(backbone: str, batch: Batch, device: torch.device, precision: str, compilation: str, mode: str) -> Parts:
+    import torch
+
+    from train.engine.step import Forward, Step
+
     model = network(backbone, device).to(memory_format=torch.channels_last)
     forward = Forward(model, device, len(batch), precision, compilation=compilation, mode=mode)
     step = Step(forward, torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True), 5.0)
@@ -166,12 +178,18 @@ def _our_step(backbone: str, batch: Batch, device: torch.device, precision: str,
 
 def network(backbone: str, device: torch.device) -> HeightRegressor:
     """A network with random weights and the drop path of the reference."""
+    import torch
+
+    from model import HeightRegressor
+
     torch.manual_seed(0)
     return HeightRegressor(backbone).to(device).train()
 
 
 def ready(build: Callable[[], Parts], arguments: Arguments, device: torch.device) -> Variant:
     """Build a variant and measure its first step, and on a GPU the memory of a second one."""
+    import torch
+
     on_gpu = device.type == "cuda"
     before = torch.cuda.memory_allocated(device) if on_gpu else 0
     parts = build()
@@ -222,6 +240,11 @@ def flops_per_sample(backbone: str, size: int) -> int:
 
     PyTorch's own count of the backward pass treats depthwise convolutions as dense ones.
     """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from model import HeightRegressor
+
     model = HeightRegressor(backbone).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.randn(1, 5, size, size), torch.randn(1, 1))
@@ -264,6 +287,10 @@ def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(BackboneError):
         arguments = parse(Arguments, argv, module="bench.step", description=__doc__)
+        import torch
+
+        from train.machine.choices import choose_device
+
         device = choose_device(arguments.device)
         torch.set_float32_matmul_precision("high")  # for all variants, also the reference's
         torch.backends.cudnn.benchmark = True

@@ -5,16 +5,28 @@ from __future__ import annotations
 import io
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
+from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from .errors import InputError
 
 Arguments = TypeVar("Arguments")
+
+PROGRAM: ContextVar[str] = ContextVar("PROGRAM")
+"""The command as `chimney` names it, such as "chimney train"; not set under `python -m`."""
+
+
+def program(module: str) -> str:
+    """How the user started the command of `module`, to show in sentences and examples."""
+    return PROGRAM.get(f"python -m {module}")
 
 
 def parse(
@@ -24,22 +36,70 @@ def parse(
     module: str,
     description: str | None,
     default: Arguments | None = None,
+    aliases: Mapping[str, str] = {},
 ) -> Arguments:
-    """Parse `argv` into `arguments`, for `python -m module`.
+    """Parse `argv` into `arguments`, for `python -m module`; `aliases`: other names of flags → the flags.
 
     Raises InputError if a flag is unknown, missing or has a bad value. `--help` prints the help and exits with 0.
     """
-    prog = f"python -m {module}"
-    options = (tyro.conf.FlagCreatePairsOff,)  # --resume without --no-resume
+    prog = program(module)
     stderr = io.StringIO()
     defaults: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with redirect_stderr(stderr):
-            return tyro.cli(arguments, args=argv, prog=prog, description=description, config=options, **defaults)
+            return tyro.cli(
+                arguments,
+                args=[_without_alias(argument, aliases) for argument in argv],
+                prog=prog,
+                description=_reflowed(description or "").replace(f"python -m {module}", prog),
+                config=(tyro.conf.FlagCreatePairsOff,),  # --resume without --no-resume
+                registry=_registry(),
+                **defaults,
+            )
     except SystemExit as end:
         if not end.code:
             raise
         raise InputError(f"{_sentence(stderr.getvalue())}; see {prog} --help") from None
+
+
+def _without_alias(argument: str, aliases: Mapping[str, str]) -> str:
+    name, equals, value = argument.partition("=")
+    return f"{aliases.get(name, name)}{equals}{value}"
+
+
+def _reflowed(text: str) -> str:
+    """`text` with each paragraph on one line; indented lines stay as they are. tyro wraps lines, but joins none."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if lines and lines[-1] and line and not line.startswith(" ") and not lines[-1].startswith(" "):
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+    return "\n".join(lines).replace("\n\n ", "\n ")  # tyro begins a new line before each indented one
+
+
+def _registry() -> ConstructorRegistry:
+    """Rules for tyro: an optional value is shown as PATH, not as {None}|PATH; the word None still means no value."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        inner = [member for member in get_args(info.type) if member is not type(None)]
+        if info.type_origin not in (Union, UnionType) or len(inner) != 1:
+            return None
+        spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(inner[0], info.markers))
+        if not isinstance(spec, PrimitiveConstructorSpec):
+            return None
+        given = spec
+        return replace(
+            given,
+            instance_from_str=lambda words: None if words == ["None"] else given.instance_from_str(words),
+            is_instance=lambda value: value is None or given.is_instance(value),
+            str_from_instance=lambda value: ["None"] if value is None else given.str_from_instance(value),
+            choices=given.choices and (*given.choices, "None"),
+        )
+
+    return registry
 
 
 def check_out(out: Path) -> None:
@@ -51,6 +111,17 @@ def check_out(out: Path) -> None:
         raise InputError(f"--out takes a file, found a folder at {out}")
     try:
         tempfile.TemporaryFile(dir=folder).close()  # permission bits do not show a read-only file system
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror}; choose another folder") from None
+
+
+def check_out_folder(out: Path) -> None:
+    """Raise InputError if no folder can be made at `out`, or no file in it; commands ask this before their work."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out takes a folder, found a file at {out}")
+    existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror}; choose another folder") from None
 
@@ -68,11 +139,19 @@ def at_least(least: int, meaning: str = "", **flags: int) -> None:
 
 def _sentence(box: str) -> str:
     """Extract the error from tyro's box, without its frame, its title and its help texts."""
-    lines = [re.sub(r"[─│╭╮╰╯]|-{9,}", "", line).strip() for line in box.splitlines()]
-    lines = [line for line in lines if line][1:]
-    sentence = []
-    for line in lines:
-        if line.startswith(("For full helptext", "Argument helptext", "Perhaps you meant")):
-            break
-        sentence.append(line)
-    return " ".join(sentence).rstrip(".")
+    lines = [re.sub(r"[─│╭╮╰╯]|-{9,}", "", line).rstrip() for line in box.splitlines()]
+    lines = [line for line in lines if line.strip()][1:]
+    error, _, hints = "\n".join(lines).partition("Perhaps you meant")
+    error = re.split("For full helptext|Argument helptext|Arguments similar to", error)[0]
+    missing, _, unknown = error.partition("Unrecognized options:\n")
+    if "Missing from" in missing and (names := _named(missing)):
+        also = f", and {' '.join(unknown.split())} is unknown" if unknown else ""
+        return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing{also}"
+    sentence, flags = " ".join(error.split()).rstrip("."), _named(hints)
+    sentence = re.sub(r"Error parsing (\S+): .* (int|float)\(?.*: ('.*')", r"\1 takes a number, found \3", sentence)
+    return f"{sentence}; similar: {', '.join(flags)}" if flags else sentence
+
+
+def _named(part: str) -> list[str]:
+    """The flags that a part of tyro's box lists, with or without its frame; their help texts are further indented."""
+    return re.findall(r"^ {5,6}(--[\w.-]+)", part, re.MULTILINE)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -46,3 +48,22 @@ def exits_with_one_sentence(*also: type[Exception]) -> Iterator[None]:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def refuse_hidden_packages(*names: str) -> None:
+    """Raise InputError if a file or folder of the user hides one of these packages of this project.
+
+    `python -m` and notebooks look for modules in the working folder first. `train` and `bench` call this before they
+    import anything; under `python -m`, where no command runs yet, the sentence ends the process.
+    """
+    root = Path(__file__).parents[1]
+    with exits_with_one_sentence() if sys.argv[:1] == ["-m"] else nullcontext():
+        for name in names:
+            spec = find_spec(name)
+            places = [spec.origin or "", *(spec.submodule_search_locations or ())] if spec else []
+            foreign = [place for place in places if place and root not in Path(place).parents]
+            if foreign:
+                raise InputError(
+                    f"{foreign[0]} hides the package {name} of this project, because Python looks into the working"
+                    " folder first; use the command chimney instead of python -m, or another working folder"
+                )

@@ -11,22 +11,25 @@ from typing import Any
 
 import timm
 
+from .errors import BackboneError as BackboneError
+
 CHANNELS = 5  # RGB, polyline mask, padding mask
 IMAGENET = "imagenet"
 
 
-class BackboneError(ValueError):
-    """The backbone is unknown, or its weights are missing or do not fit; the message is a sentence for the user."""
+def check_backbone(name: str, weights: str | Path | None) -> None:
+    """Raise BackboneError if timm has no ConvNeXt `name`, or if `weights` is a file that does not exist."""
+    if not name.startswith("convnext") or not timm.is_model(name):
+        raise BackboneError(f"expected a ConvNeXt that timm knows, such as convnext_base, found {name!r}")
+    if weights is not None and weights != IMAGENET and not Path(weights).is_file():
+        raise BackboneError(f"no weights at {weights}; put timm's model.safetensors of {name} there")
 
 
 def create_backbone(name: str, drop_path: float, layer_scale: float | None, weights: str | Path | None) -> Any:
     """A module (B, 5, S, S) float → (B, num_features).  Arguments and errors as of `HeightRegressor`."""
-    if not name.startswith("convnext") or not timm.is_model(name):
-        raise BackboneError(f"expected a ConvNeXt that timm knows, such as convnext_base, found {name!r}")
+    check_backbone(name, weights)
     options: dict[str, Any] = {} if layer_scale is None else {"ls_init_value": layer_scale}
     if weights is not None and weights != IMAGENET:
-        if not Path(weights).is_file():
-            raise BackboneError(f"no weights at {weights}; put timm's model.safetensors of {name} there")
         options["pretrained_cfg_overlay"] = {"file": str(weights)}
     try:
         return timm.create_model(

@@ -12,11 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import CheckpointError as CheckpointError
+
 Stats = tuple[float, float, float, float]
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message is a sentence for the user."""
+def check_exists(path: Path) -> None:
+    """Raise CheckpointError if there is no file."""
+    if not path.is_file():
+        raise CheckpointError(f"expected a checkpoint at {path}, found no such file")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -25,8 +29,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises CheckpointError if it is missing, is no checkpoint, has anything but tensors and plain values, or if its
     statistics are not four finite numbers with positive deviations.
     """
-    if not path.is_file():
-        raise CheckpointError(f"expected a checkpoint at {path}, found no such file")
+    check_exists(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a hostile pickle can raise anything, and torch's message would advise to trust it

@@ -25,7 +25,8 @@ from model import HeightRegressor, Target
 from model.calibration import Calibration
 from tests.test_predict import CALIB, STATS, random_network
 from train.deploy.exported import OUTPUTS, HeightFunction, contract, input_names, random_tiles, real_tiles
-from train.deploy.formats import Format, write_checked
+from train.deploy.formats import write_checked
+from train.deploy.suffixes import Format
 from train.engine.step import Forward
 from train.engine.trained import Trained, load_trained, predict
 from train.run.folder import save_checkpoint

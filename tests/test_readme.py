@@ -187,6 +187,7 @@ def test_the_commands_of_every_page_parse(monkeypatch: pytest.MonkeyPatch) -> No
         raise Parsed
 
     monkeypatch.setattr(tyro, "cli", stop)
+    monkeypatch.setattr(train.__main__, "flags_of_run", lambda run: ["--release=DIR", f"--out={run}", "--resume"])
     commands = list(named_commands())
     assert {page for page, *_ in commands} >= {"README.md", "distributed.md", "prediction-and-export.md"}
     for page, name, arguments in commands:

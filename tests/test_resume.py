@@ -81,7 +81,9 @@ def test_a_run_stopped_between_steps_ends_bit_identical(
     epoch: int, step: int, whole: Path, release: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    with pytest.raises(Stopped, match=r"stopped by SIGTERM; the state is saved in .*last\.pt: add --resume"):
+    with pytest.raises(
+        Stopped, match=r"stopped by SIGTERM; the state is saved in .*last\.pt: --resume .*run continues"
+    ):
         train(STEPPED, release, folder, resume=False, console=Signalling(epoch, step))
     saved = torch.load(folder / "last.pt", weights_only=True)
     assert (saved["epoch"], saved["step"]) == (epoch - 1, step + 1), "it stops at the end of the next step"
@@ -132,7 +134,7 @@ def test_a_restart_by_torchrun_resumes_the_folder_of_its_own_job_only(
     ends_as(whole, tmp_path / "run")
 
 
-@pytest.mark.parametrize("where", ["engine.run._load_datasets", "engine.run.Training", "__main__.report"])
+@pytest.mark.parametrize("where", ["engine.run._load_datasets", "engine.run.Training", "evaluate.report"])
 def test_a_signal_ends_a_run_at_once_when_there_is_nothing_to_save(
     where: str, whole: Path, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from dali_pipes.errors import InputError
 from dali_pipes.release.paths import ReleasePaths
 from model import checkpoint
 from train.__main__ import run
+from train.engine.run import train as train_without_report
 from train.engine.schedule import Schedule, cosine
 from train.machine.choices import choose_compilation, choose_compile_mode, choose_device, choose_precision
 from train.recipe.config import Config, Data, Model, Optimizer, Runtime, differences
@@ -316,12 +317,12 @@ MAINS = {"train": train.__main__.main, "train.evaluate": train.evaluate.main, "d
     [
         (["train", "--release", "nowhere", "--out", "{tmp}/run", "--preset", "demo"], "found none of them at nowhere"),
         ([*DEMO, "--epochs", "0"], "--epochs must lie between 1 and"),
-        ([*DEMO, "--epochs", "many"], "Error parsing --epochs"),
+        ([*DEMO, "--epochs", "many"], "--epochs takes a number, found 'many'"),
         ([*TRAIN, "--select-on", "development"], "add --data.holdout 0.1"),
         ([*DEMO, "--optimizer.ema", "1"], "--optimizer.ema must lie between"),
         ([*DEMO, "--bogus", "3"], "Unrecognized options: --bogus"),
         ([*TRAIN, "--preset", "nonsense"], "see python -m train --help"),
-        (["train", "--release", "{release}"], "Missing from python -m train: --out"),
+        (["train", "--out", "{tmp}/run"], "--release is missing; see python -m train --help"),
         ([*DEMO, "--optimizer.plateau-factor", "2"], "--optimizer.plateau-factor must lie between"),
         (
             [*DEMO, "--runtime.compile-mode", "max-autotune", "--accumulate", "2"],
@@ -438,3 +439,56 @@ def test_compilation_depends_on_the_device_and_the_compiler(monkeypatch: pytest.
         fallback = choose_compilation("on", device)
         assert fallback.value == "off"
         assert "no cc1plus" in fallback.reason
+
+
+def test_a_run_ends_at_its_time_limit_and_resumes_alone_until_it_loses_patience(
+    finished: tuple[Path, str], release: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, index = tmp_path / "run", finished[0].parent / "index-cache"
+    recipe = (
+        f"--release {release} --index-cache {index} --out {folder} --backbone convnext_atto --weights none"
+        " --data.size 32 --device cpu"
+    )
+    never_better = "--lr 0 --epochs 1 --batch-size 16 --time-limit 0.001s"
+    with pytest.raises(SystemExit) as end:
+        train.__main__.main(f"{recipe} {never_better}".split())
+    assert end.value.code == 0
+    sentence = f"stopped by --time-limit; the state is saved in {folder / 'last.pt'}: --resume {folder} continues"
+    assert sentence in capfd.readouterr().err
+    assert checkpoint.load(folder / "last.pt")["epoch"] == 0
+    resumed = train.__main__.parse(f"--resume {folder} --time-limit 0 --epochs 9 --patience 1".split())
+    assert resumed.out is not None
+    assert resumed.paths.index_cache == index
+    console = Quiet()
+    train_without_report(resumed.config, resumed.paths, resumed.out, resume=True, console=console)
+    out = console.text.getvalue()
+    assert "9 epochs instead of 1: the plateau schedule goes on at 0.0e+00" in out
+    assert "ending early: no lower RMSE in 1 epoch" in out
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_cosine_is_not_prolonged_and_the_sentence_says_what_to_do(finished: tuple[Path, str], release: Path) -> None:
+    folder, _ = finished
+    with pytest.raises(InputError, match=r"epochs 9, was 3\).*start a new run with --init-from .*whole and another"):
+        run(replace(SMALL, epochs=9), release, folder, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"init_from": "/nowhere.pt"}, "expected a checkpoint at /nowhere.pt, found no such file"),
+        ({"weights": "/nowhere.safetensors"}, "no weights at /nowhere.safetensors"),
+        ({"backbone": "resnet50"}, "expected a ConvNeXt that timm knows"),
+        ({"runtime": Runtime(accumulate=3)}, "--batch-size counts the samples of a step"),
+    ],
+)
+def test_what_cannot_train_on_any_data_is_refused_before_they_are_read(
+    change: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        run(replace(SMALL, **change), tmp_path / "no release", tmp_path / "run", resume=False)
+
+
+def test_a_folder_in_a_place_that_cannot_be_written_is_refused_before_data_are_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--out /proc/runs/one cannot be written: .*; choose another folder"):
+        run(SMALL, tmp_path / "no release", Path("/proc/runs/one"), resume=False)

@@ -1,34 +1,37 @@
 """Train a chimney-height model on a release of AI Hub 71805, and write its report.
 
-python -m train --release DIR --preset reference --out runs/one
-torchrun --nproc-per-node 8 -m train --release DIR --preset reference --out runs/one
+On one device, and on the eight GPUs of a machine:
+
+    python -m train --release DIR --preset reference --out runs/one
+    torchrun --nproc-per-node 8 -m train --release DIR --preset reference --out runs/one
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import chain, count, pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
-from torch.distributed import is_torchelastic_launched
 
 from dali_pipes import command
-from dali_pipes.errors import exits_with_one_sentence
+from dali_pipes.errors import InputError, exits_with_one_sentence
+from dali_pipes.release.paths import ALIASES as RELEASE_ALIASES
 from dali_pipes.release.paths import ReleasePaths
 from model import BackboneError, CheckpointError
 
-from .deploy.verdict import EXIT_KEEP, judge_runs
-from .engine.run import train
-from .evaluate import report
-from .recipe.config import Config
+from .recipe.config import ALIASES, Config
+from .recipe.flags import flags_of_file, flags_of_run
 from .recipe.presets import PRESETS, Preset
-from .run.console import RunConsole
-from .run.ranks import LostRank, Place, one_error_per_node
+from .run.place import LostRank, Place, one_error_per_node
 from .run.signals import Signals, Stopped, ignore_echoes
+
+if TYPE_CHECKING:
+    from .run.console import RunConsole
 
 
 @dataclass(frozen=True)
@@ -37,33 +40,92 @@ class Arguments:
 
     paths: Annotated[ReleasePaths, tyro.conf.arg(name="")]
 
-    out: Path
-    """Run folder to write: checkpoints, metrics.jsonl, report.html and predictions.csv."""
+    out: Path | None = None
+    """Run folder to write: checkpoints, metrics.jsonl, report.html and predictions.csv.
+    Default: runs/DATE-PRESET."""
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     """The preset gives the defaults."""
+
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """File with settings: the config.json of a run, or YAML with the names of flags.
+    Flags on the command line override it."""
 
     preset: Preset = "reference"
     """The recipe that gives the other flags their defaults."""
 
     resume: bool = False
-    """Continue the run in --out where it stopped, even within an epoch; start it if there is none."""
+    """--resume RUN continues the run in the folder RUN where it stopped, even within an epoch, without other flags.
+    --resume with --out and all other flags does the same, and starts the run if there is none."""
 
 
-def parse(argv: list[str]) -> Arguments:
-    """Read the command line.  --preset is read first, since it gives the other flags their defaults."""
-    named = [b for a, b in pairwise(argv) if a == "--preset"]
-    named += [argument.partition("=")[2] for argument in argv if argument.startswith("--preset=")]
-    preset = PRESETS.get(named[-1] if named else "reference", PRESETS["reference"])
-    default = Arguments(paths=ReleasePaths(tyro.MISSING), out=tyro.MISSING, config=preset())
-    return command.parse(Arguments, argv, module="train", description=__doc__, default=default)
+def parse(argv: Sequence[str]) -> Arguments:
+    """Read the command line, a file of --config and the run of --resume.
+
+    --preset is read first, since it gives the other flags their defaults.  Raises InputError.
+    """
+    argv, run = _without_resumed_run(argv)
+    files = flags_of_run(Path(run)) if run else []
+    for file in _values(argv, "--config"):
+        flags = flags_of_file(Path(file))
+        try:
+            _parse([f"--release={file}", *flags])
+        except InputError as error:
+            raise InputError(f"{file} has a wrong setting: {error}") from None
+        files += flags
+    arguments = _parse([*files, *argv])
+    if run and arguments.out != Path(run):
+        raise InputError(f"--resume {run} names the run folder, found --out {arguments.out} as well; leave out --out")
+    return arguments
+
+
+def _parse(argv: Sequence[str]) -> Arguments:
+    preset = PRESETS.get(next(reversed(_values(argv, "--preset")), "reference"), PRESETS["reference"])
+    default = Arguments(paths=ReleasePaths(tyro.MISSING), config=preset())
+    aliases = {**ALIASES, **RELEASE_ALIASES}
+    return command.parse(Arguments, argv, module="train", description=__doc__, default=default, aliases=aliases)
+
+
+def _values(argv: Sequence[str], flag: str) -> list[str]:
+    """The values of a flag, from `--flag value` and `--flag=value`."""
+    return [
+        value
+        for argument, following in pairwise([*argv, ""])
+        for value in ([following] if argument == flag else [argument.partition("=")[2]])
+        if argument.partition("=")[0] == flag
+    ]
+
+
+def _without_resumed_run(argv: Sequence[str]) -> tuple[list[str], str]:
+    """`argv` without `--resume RUN`, and RUN; `--resume` without a value stays, and RUN is empty."""
+    for i, (argument, following) in enumerate(pairwise([*argv, "-"])):
+        if argument == "--resume" and not following.startswith("-"):
+            return [*argv[:i], *argv[i + 2 :]], following
+        if argument.startswith("--resume="):
+            return [*argv[:i], *argv[i + 1 :]], argument.partition("=")[2]
+    return list(argv), ""
+
+
+def default_out(preset: str, place: Place) -> Path:
+    """runs/DATE-PRESET, with a number if there is such a folder.
+
+    Raises InputError under torchrun, where a restart has to find the folder of the first start.
+    """
+    if place.world_size > 1:
+        raise InputError("under torchrun a restart has to find the run folder; name it with --out")
+    first = Path("runs") / f"{date.today():%Y-%m-%d}-{preset}"
+    others = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    return next(folder for folder in chain([first], others) if not folder.exists())
 
 
 def run(
     config: Config, release: ReleasePaths | Path, out: Path, *, resume: bool, console: RunConsole | None = None
 ) -> None:
     """Train on every rank, then write the report on rank 0.  Arguments and errors are those of `train`."""
-    with Signals():  # also between the two
+    with Signals():  # also between the two, and while torch is imported
+        from .engine.run import train
+        from .evaluate import report
+
         finished = train(config, release, out, resume=resume, console=console)
         if finished.training.place.is_rank_zero:
             report(finished)
@@ -75,10 +137,13 @@ def main(argv: list[str]) -> None:
     with exits_with_one_sentence(BackboneError, CheckpointError, LostRank), one_error_per_node(place):
         arguments = parse(argv)
         try:
-            run(arguments.config, arguments.paths, arguments.out, resume=arguments.resume)
+            if arguments.out is None and arguments.resume:
+                raise InputError("--resume needs the folder of the run; use --resume RUN, or add --out RUN")
+            out = arguments.out or default_out(arguments.preset, place)
+            run(arguments.config, arguments.paths, out, resume=arguments.resume)
             if arguments.config.init_from and place.is_rank_zero:
                 with Signals():
-                    _promote_or_keep(arguments)
+                    _promote_or_keep(arguments, out)
         except Stopped as stopped:
             ignore_echoes()
             if place.is_rank_zero:
@@ -86,12 +151,17 @@ def main(argv: list[str]) -> None:
             raise SystemExit(stopped.status) from None
 
 
-def _promote_or_keep(arguments: Arguments) -> None:
+def _promote_or_keep(arguments: Arguments, out: Path) -> None:
     """Exit with status 3 if the network of --init-from should be kept; see promotion.py."""
+    from rich.console import Console
+    from torch.distributed import is_torchelastic_launched
+
+    from .deploy.verdict import EXIT_KEEP, judge_runs
+
     config = arguments.config
     decided, _ = judge_runs(
         Path(str(config.init_from)),
-        arguments.out,
+        out,
         arguments.paths,
         device=config.device,
         console=Console(),

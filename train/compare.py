@@ -1,6 +1,6 @@
 """Compare runs in a table, and in a figure of their RMSE by epoch.
 
-python -m train.compare runs/one runs/two --out comparison.svg
+    python -m train.compare runs/one runs/two --out comparison.svg
 
 The scores are computed from each run's predictions.csv and metrics.jsonl.  Samples are compared by name, and the table
 marks groups that do not have the same samples in all runs.
@@ -29,7 +29,6 @@ from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
 from dali_pipes.samples.splits import VALIDATION
 
-from .report.figures import rmse_by_epoch
 from .scores.metrics import Scores, score
 
 HINT = "name run folders of python -m train"
@@ -127,6 +126,8 @@ class Arguments:
 
 def compare(arguments: Arguments) -> None:
     """Run the command with `arguments`.  Raises InputError on bad input."""
+    from .report.figures import rmse_by_epoch
+
     if not arguments.runs:
         raise InputError(f"expected at least one run, found none; {HINT}")
     suffix = arguments.out.suffix.lower() if arguments.out is not None else ".svg"

@@ -1,6 +1,8 @@
 """Evaluate a checkpoint on a release, and write the report of a run or of a checkpoint.
 
-python -m train.evaluate --checkpoint runs/one/best.pt --release DIR --out DIR
+For example, to repeat the report of a run, or to report it on another release:
+
+    python -m train.evaluate --checkpoint runs/one/best.pt --release DIR --out DIR
 """
 
 from __future__ import annotations
@@ -8,24 +10,23 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from dali_pipes import command
+from dali_pipes.command import check_out_folder
 from dali_pipes.errors import InputError, exits_with_one_sentence
-from dali_pipes.release.paths import ReleasePaths
+from dali_pipes.release.paths import ALIASES, ReleasePaths
 from model import BackboneError, CheckpointError
 
-from .engine.run import FinishedRun, evaluate_best
-from .engine.trained import calibrate_and_pool, completed, evaluate, forward_of, load_trained
-from .machine.choices import choose_device, describe
-from .recipe.data import default_index_folder, load_datasets
-from .report.figures import rmse_by_epoch
-from .report.page import write_report
+from .recipe.data import default_index_folder
 from .run.console import RunConsole, score_table
 from .scores.evaluation import Evaluation
 from .scores.predictions import write_predictions
+
+if TYPE_CHECKING:
+    from .engine.run import FinishedRun
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class Arguments:
 
 def report(run: FinishedRun) -> None:
     """Evaluate the best epoch of `run`, write report.html and predictions.csv, and print the scores."""
+    from .engine.run import evaluate_best
+    from .report.figures import rmse_by_epoch
+
     training, config = run.training, asdict(run.training.config)
     predictions = evaluate_best(run)
     _write(
@@ -81,6 +85,11 @@ def report(run: FinishedRun) -> None:
 
 def evaluate_checkpoint(arguments: Arguments) -> None:
     """Run the command.  Raises InputError, CheckpointError or BackboneError for bad input."""
+    from .engine.trained import calibrate_and_pool, completed, evaluate, forward_of, load_trained
+    from .machine.choices import choose_device, describe
+    from .recipe.data import load_datasets
+
+    check_out_folder(arguments.out)
     device = choose_device(arguments.device)
     trained = load_trained(arguments.checkpoint)
     division = replace(trained.division, by=arguments.split or trained.division.by)
@@ -110,6 +119,8 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
 
 def _write(out: Path, console: RunConsole, evaluation: Evaluation, **page: Any) -> None:
     """Write the two files and print the scores; `page`: the other arguments of `write_report`."""
+    from .report.page import write_report
+
     write_predictions(out / "predictions.csv", evaluation.predictions)
     write_report(out / "report.html", evaluation, **page)
     console.console.print(score_table(evaluation))
@@ -119,7 +130,9 @@ def _write(out: Path, console: RunConsole, evaluation: Evaluation, **page: Any) 
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
-        evaluate_checkpoint(command.parse(Arguments, argv, module="train.evaluate", description=__doc__))
+        evaluate_checkpoint(
+            command.parse(Arguments, argv, module="train.evaluate", description=__doc__, aliases=ALIASES)
+        )
 
 
 if __name__ == "__main__":

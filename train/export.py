@@ -1,6 +1,6 @@
 """Export a trained network as one file that runs without this project: uint8 tiles in, calibrated metres out.
 
-python -m train.export --checkpoint best.pt --release DIR --format onnx --out heights.onnx
+    python -m train.export --checkpoint best.pt --release DIR --format onnx --out heights.onnx
 
     torch       a torch.export program (.pt2)           torch.export.load(path).module()
     onnx        an ONNX graph (.onnx)                   onnxruntime.InferenceSession(path)
@@ -27,17 +27,12 @@ from rich.console import Console
 from dali_pipes import command
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
-from dali_pipes.release.paths import ReleasePaths
+from dali_pipes.release.paths import ALIASES, ReleasePaths
 from dali_pipes.samples.splits import VALIDATION
 from model import BackboneError, CheckpointError
 
-from .deploy.card import model_card
-from .deploy.exported import real_tiles
-from .deploy.formats import SUFFIXES, Format, check_reference_layout, reference_layout, write_checked
-from .engine.trained import calibrate_and_pool, completed, evaluate, forward_of, load_trained
-from .machine.choices import choose_device
-from .recipe.data import default_index_folder, load_datasets
-from .run.folder import save_checkpoint
+from .deploy.suffixes import SUFFIXES, Format
+from .recipe.data import default_index_folder
 from .scores.evaluation import Evaluation
 
 REAL_TILES = 8
@@ -70,6 +65,14 @@ def export(arguments: Arguments) -> None:
     """Write the file and its card. Raises InputError, CheckpointError or BackboneError on bad input."""
     out, kind = arguments.out, arguments.format
     _check(out, kind)
+    from .deploy.card import model_card
+    from .deploy.exported import real_tiles
+    from .deploy.formats import check_reference_layout, reference_layout, write_checked
+    from .engine.trained import calibrate_and_pool, completed, evaluate, forward_of, load_trained
+    from .machine.choices import choose_device
+    from .recipe.data import load_datasets
+    from .run.folder import save_checkpoint
+
     device = choose_device(arguments.device)
     loaded, console = load_trained(arguments.checkpoint), Console()
     if kind == "reference":
@@ -112,7 +115,7 @@ def _check(out: Path, kind: Format) -> None:
 def main(argv: list[str]) -> None:
     """The command: on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
-        export(command.parse(Arguments, argv, module="train.export", description=__doc__))
+        export(command.parse(Arguments, argv, module="train.export", description=__doc__, aliases=ALIASES))
 
 
 if __name__ == "__main__":

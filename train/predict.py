@@ -1,6 +1,6 @@
 """Predict the heights of chimneys from tiles and the polylines that are drawn on them.
 
-python -m train.predict --checkpoint best.pt --images DIR --polylines VIA.json --out heights.csv
+    python -m train.predict --checkpoint best.pt --images DIR --polylines VIA.json --out heights.csv
 
 The same in Python:
 
@@ -15,6 +15,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -24,11 +25,23 @@ from dali_pipes.units import count
 from model import BackboneError, CheckpointError
 from model.calibration import Calibration
 
-from .deploy.height_model import HeightModel, Pooling, load
 from .deploy.predicted_heights import check_suffix
+from .scores.pooling import Pooling
 from .scores.uncertainty import LEVEL
 
+if TYPE_CHECKING:
+    from .deploy.height_model import HeightModel, load
+
 __all__ = ["HeightModel", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch, which takes seconds, only for the names that Python code imports from here, not for `--help`."""
+    if name in __all__:
+        from .deploy import height_model
+
+        return getattr(height_model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,8 @@ class Arguments:
 
 def predict(arguments: Arguments) -> None:
     """Predict and write the file. Raises InputError, CheckpointError or BackboneError on bad input."""
+    from .deploy.height_model import load
+
     check_suffix(arguments.out)
     command.check_out(arguments.out)
     console = Console()

@@ -1,6 +1,6 @@
 """Should the newly trained network replace the old one?
 
-python -m train.promotion --old runs/one --new runs/two --release DIR
+    python -m train.promotion --old runs/one --new runs/two --release DIR
 
 `python -m train --release DIR --init-from runs/one --out runs/two` runs the same check at its end. Both networks and
 the closed form are measured on the same validation samples, of the new release and, if it can still be read, of the
@@ -24,14 +24,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from dali_pipes import command
 from dali_pipes.errors import exits_with_one_sentence
-from dali_pipes.release.paths import ReleasePaths
+from dali_pipes.release.paths import ALIASES, ReleasePaths
 from model import BackboneError, CheckpointError
-
-from .deploy.verdict import EXIT_KEEP, judge_runs
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,11 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """The command: exits with 0 for promote, 3 for keep, and with 2 and one sentence on bad input."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
-        arguments = command.parse(Arguments, argv, module="train.promotion", description=__doc__)
+        arguments = command.parse(Arguments, argv, module="train.promotion", description=__doc__, aliases=ALIASES)
+        from rich.console import Console
+
+        from .deploy.verdict import EXIT_KEEP, judge_runs
+
         verdict, _ = judge_runs(
             arguments.old,
             arguments.new,

@@ -24,13 +24,11 @@ from pathlib import Path
 from typing import Literal
 
 from bench.ablate.recipes import OURS, REFERENCE, configuration, recipes
-from bench.ablate.runs import Run, results_of
-from bench.ablate.tables import draw, tables_of
+from bench.ablate.runs import Run
 from bench.measure.report import as_markdown, as_plain, report
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
-from train.machine.choices import choose_device
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,10 @@ def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
         arguments = parse(Arguments, argv, module="bench.ablate", description=__doc__)
+        from bench.ablate.runs import results_of
+        from bench.ablate.tables import draw, tables_of
+        from train.machine.choices import choose_device
+
         results = results_of(planned(arguments), arguments.release, arguments.out)
         tables = tables_of(results)
         if arguments.markdown:

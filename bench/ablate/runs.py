@@ -19,7 +19,6 @@ from dali_pipes import SampleTable
 from dali_pipes.files import write_text
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import VALIDATION
-from train.engine.run import evaluate_best, train
 from train.recipe.config import MAY_CHANGE, Config, flattened
 from train.run.console import RunConsole
 from train.scores.evaluation import Evaluation, Part
@@ -85,6 +84,8 @@ def digest_of(release: Path) -> str:
 
 def result_of(run: Run, release: Path, folder: Path) -> dict[str, Any]:
     """Train in `folder`, evaluate the best epoch, and return the result."""
+    from train.engine.run import evaluate_best, train
+
     began = time.process_time()
     paths = ReleasePaths(release, index_cache=folder.parent / "index-cache")  # all runs use the same tiles
     finished = train(run.config, paths, folder, resume=True, console=RunConsole(Console(quiet=True)))

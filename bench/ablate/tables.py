@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from bench.ablate.recipes import OURS, REFERENCE, recipes
@@ -134,6 +132,9 @@ def _epochs_to(mine: BySeed, reference: BySeed) -> str:
 
 def draw(results: Sequence[Result], path: Path) -> None:
     """Draw the validation RMSE on unseen scenes: a row per recipe, a dot per run, a bar for the mean."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     rows = list(by_recipe(results, "scene").items())
     figure = Figure(figsize=(7, 0.8 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()

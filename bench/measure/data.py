@@ -7,12 +7,17 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from dali_pipes import Batch, SampleTable
+from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dali_pipes import Batch
 
 
 def whole_batches(release: Path, samples: int, batch_size: int) -> SampleTable:
@@ -37,6 +42,10 @@ def unpack(table: SampleTable, folder: Path) -> None:
 
 def random_batch(count: int, size: int, device: torch.device) -> Batch:
     """`count` samples of noise at `size` × `size` pixels, on the device."""
+    import torch
+
+    from dali_pipes import Batch
+
     random = torch.Generator().manual_seed(0)
 
     def pixels(channels: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.measure.data import repeated
-from dali_pipes import Loader, SampleTable
+from dali_pipes import SampleTable
 
 THIS_CODE = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}  # even if another copy is installed
 
@@ -87,6 +87,8 @@ def resident(
 
 
 def _stream(release: Path, device: str, batch_size: int, batches: int, times: int) -> dict[str, int]:
+    from dali_pipes import Loader
+
     table = SampleTable.from_release(release)
     before = memory_of("RssAnon")
     table = repeated(table, times * len(table))

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from bench.measure.timing import Rate
-from train.machine.choices import describe
+
+if TYPE_CHECKING:
+    import torch
 
 WIDTH = 140  # columns where the output is no terminal
 
@@ -30,6 +31,8 @@ def grid(title: str, *columns: str, first: str = "") -> Table:
 
 def report(tables: Sequence[Table], results: Mapping[str, Any], device: torch.device) -> None:
     """Print the tables, the hardware, and as the last line everything as one JSON object."""
+    from train.machine.choices import describe
+
     machine = describe(device)
     console = Console()
     if not console.is_terminal:

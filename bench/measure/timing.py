@@ -10,10 +10,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 from rich.progress import track
+
+if TYPE_CHECKING:
+    import torch
 
 Work = Callable[[], int]
 """Does some work, waits for the device, and returns the number of samples."""
@@ -73,5 +76,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 def finish(device: torch.device) -> None:
     """Wait until the device has finished its work."""
+    import torch
+
     if device.type == "cuda":
         torch.cuda.synchronize(device)

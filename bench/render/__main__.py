@@ -23,7 +23,6 @@ from typing import Annotated
 
 import tyro
 
-from bench.render.release import render_release
 from dali_pipes.command import parse
 from dali_pipes.errors import exits_with_one_sentence
 
@@ -51,7 +50,10 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
-        render_release(**vars(parse(Arguments, argv, module="bench.render", description=__doc__)))
+        arguments = parse(Arguments, argv, module="bench.render", description=__doc__)
+        from bench.render.release import render_release
+
+        render_release(**vars(arguments))
 
 
 if __name__ == "__main__":

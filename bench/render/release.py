@@ -20,7 +20,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
-import cv2
 import numpy as np
 from rich.console import Console
 from rich.progress import track
@@ -135,6 +134,8 @@ def plan(train: int, val: int, scenes: int, seed: int, disjoint: bool) -> dict[s
 
 def _rendered(tiles: list[Tile], workers: int | None) -> Generator[tuple[bytes, bytes], None, None]:
     """JPEG and label of each tile in order, with a progress bar on a terminal."""
+    import cv2
+
     console = Console(stderr=True)
     quiet = not console.is_terminal
     if workers is None:

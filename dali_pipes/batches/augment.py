@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from .transfer import to_device
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GREY = 128.0  # the centre of contrast, as in DALI's brightness_contrast
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's increment
@@ -86,6 +86,10 @@ def reorient(frames: Sequence[Tensor], draws: Draws) -> list[Tensor]:
     The views of a sample are channels, so they rotate together.  The host sorts the samples by orientation and copies
     the order to the device once; then each orientation is applied to its samples, and nothing waits.
     """
+    import torch
+
+    from .transfer import to_device
+
     orientation = 4 * draws.transpose + 2 * draws.hflip + draws.vflip
     if not orientation.any():
         return list(frames)
@@ -113,6 +117,10 @@ def jitter(rgb: Tensor, padding: Tensor, draws: Draws) -> Tensor:
     All V views of a sample change alike, and each keeps its own padding.  A grey level x becomes
     brightness · (contrast · (x - 128) + 128), rounded and clamped to 0 … 255.
     """
+    import torch
+
+    from .transfer import to_device
+
     if (draws.brightness == 1).all() and (draws.contrast == 1).all():
         return rgb
     scale = draws.brightness * draws.contrast

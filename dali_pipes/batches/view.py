@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from ..geometry import Letterbox, letterbox, window
 from ..samples.table import SampleTable
-from .masks import polyline_frame
 
 ViewKind = Literal["tile", "crop", "both"]
 
@@ -97,6 +96,8 @@ class Frames:
 
     def polyline(self, row: int) -> NDArray[np.uint8]:
         """The polyline mask of `row`, (S, S, V)."""
+        from .masks import polyline_frame
+
         points, height, width = self.table.polyline[row], int(self.table.height_px[row]), int(self.table.width[row])
         masks = [polyline_frame(points, height, width, cut, self.size) for cut in self.window[row].tolist()]
         return masks[0][..., None] if len(masks) == 1 else np.stack(masks, axis=-1)

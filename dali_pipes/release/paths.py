@@ -18,6 +18,8 @@ Split = Literal["train", "validation"]
 Role = Literal["images", "labels"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 ROLES: tuple[Role, ...] = ("images", "labels")
+ALIASES = {"--data": "--release", "--data-dir": "--release"}
+"""Other names of flags, under which users of other trainers look for them."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,12 @@ class ReleasePaths:
     """The release to read. Raises InputError if a path for both splits is given along with one for a single split."""
 
     release: Path
-    """The release in any form: ZIPs, parts of ZIPs, tars or folders below a folder; or a single tar or ZIP."""
+    """The release in any form: ZIPs, parts of ZIPs, tars or folders below a folder; or a single tar or ZIP.
+    --data and --data-dir mean the same."""
 
     images: Path | None = None
-    """The images of both splits, if the release lacks them or has them twice: a ZIP, one of its parts, a folder of
-    JPEGs, or anything that --release takes."""
+    """The images of both splits, if the release lacks them or has them twice.
+    A ZIP, one of its parts, a folder of JPEGs, or anything that --release takes."""
 
     labels: Path | None = None
     """The labels of both splits; same forms as --images."""
@@ -47,8 +50,8 @@ class ReleasePaths:
     """The labels of the validation split alone; same forms as --images."""
 
     index_cache: Path | None = None
-    """Folder for the checked sample tables and the lists of what was skipped, shared by runs. Default: the folder
-    index-cache next to the output; `python -m dali_pipes` keeps none unless this is given."""
+    """Folder for the checked sample tables and the lists of what was skipped, shared by runs.
+    Default: the folder index-cache next to the output; an inspection keeps none unless this is given."""
 
     def __post_init__(self) -> None:
         for split, role in product(SPLITS, ROLES):
@@ -67,6 +70,6 @@ class ReleasePaths:
         return replace(self, index_cache=self.index_cache or folder)
 
     def given(self) -> dict[str, str]:
-        """Return the paths to the data that were given, by field name, for a record of the run."""
-        paths = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "index_cache"}
+        """Return the absolute paths that were given, by field name, for a record of the run."""
+        paths = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: str(path.absolute()) for name, path in paths.items() if path is not None}

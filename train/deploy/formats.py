@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,8 @@ from dali_pipes.files import replacing
 
 from ..engine.trained import Trained
 from .exported import OUTPUTS, HeightFunction, contract, input_names, random_tiles
+from .suffixes import Format
 
-Format = Literal["torch", "onnx", "aoti", "reference"]
-SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx", "aoti": ".pt2", "reference": ".pth"}
 TOLERANCE = 0.01  # metres: what the labels are rounded to
 
 Tensors = tuple[Tensor, ...]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,13 +18,13 @@ from dali_pipes.samples.polylines import read_polylines, table_of
 from ..engine.step import Forward
 from ..engine.trained import Trained, calibrate_and_pool, forward_of, load_trained, predict
 from ..machine.choices import choose_device
+from ..scores.pooling import Pooling
 from ..scores.predictions import Predictions
 from ..scores.uncertainty import LEVEL, Forecast
 from .predicted_heights import Float64, PredictedHeights
 
 ImageSource = str | Path | Sequence[str | Path]
 PolylineSource = str | Path | Mapping[str, Sequence[ArrayLike]]
-Pooling = Literal["none", "scene"]
 
 
 class HeightModel:

@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 
 from dali_pipes import Batch
 from dali_pipes.errors import InputError
+from dali_pipes.units import count
 
 from ..run.console import RunConsole, StepStatus
-from ..run.folder import CheckpointTimer, RunFolder
+from ..run.folder import CheckpointTimer, Deadline, RunFolder
 from ..run.ranks import Agreement, all_gather, barrier, leave_group, shorten_timeout
-from ..run.signals import Signals, Stopped
+from ..run.signals import TIME_LIMIT, Signals, Stopped
 from ..run.tracker import Tracker
 from ..run.writer import CheckpointWriter, Snapshot
 from ..scores.metrics import score
@@ -40,10 +41,11 @@ class Loop:
         writer: CheckpointWriter,
         console: RunConsole,
         tracker: Tracker,
+        deadline: Deadline,
     ) -> None:
         self.training, self.folder, self.signals, self.console = training, folder, signals, console
         self.config, self.tracker = training.config, tracker
-        self._agreement, self._writer = Agreement(), writer
+        self._agreement, self._writer, self._deadline = Agreement(), writer, deadline
         self._snapshots = [Snapshot(), Snapshot()]  # one may be written while the other is filled
         self._timer = CheckpointTimer(self.config.runtime.checkpoint_every)
 
@@ -52,7 +54,7 @@ class Loop:
         training = self.training
         gc.collect()
         gc.freeze()  # without it, each full collection walks over all imported modules: 0.6 s within a step
-        while training.progress.epoch < self.config.epochs:
+        while training.progress.epoch < self.config.epochs and not self._lost_patience():
             record = {**self._train_epoch(), **self._select()}
             is_best = training.end_epoch(record)
             self._save(best=is_best)
@@ -64,6 +66,14 @@ class Loop:
         received = max(all_gather(self.signals.received))
         if received:
             self._stop(received)
+
+    def _lost_patience(self) -> bool:
+        """Whether the last `--patience` epochs brought no lower RMSE."""
+        patience, stale = self.config.patience, self.training.progress.epochs_since_best
+        if patience and stale >= patience:
+            self.console.note(f"ending early: no lower RMSE in {count(stale, 'epoch')}, and --patience is {patience}")
+            return True
+        return False
 
     def _train_epoch(self) -> dict[str, Any]:
         """Train the remaining steps of the epoch; returns the first half of its record."""
@@ -128,13 +138,14 @@ class Loop:
         # A checkpoint that was just started may be written before the next step ends: --checkpoint-every 1 needs it.
         ready = self._timer.due_after_next_step and (saved or not self._writer.busy)
         requests_save = may_save and ready and self.training.place.is_rank_zero
-        self._agreement.request(self.signals.received or (SAVE if requests_save else 0))
+        time_is_up = TIME_LIMIT if self._deadline.is_over else 0
+        self._agreement.request(self.signals.received or time_is_up or (SAVE if requests_save else 0))
 
     def _stop(self, number: int) -> NoReturn:
         self._writer.wait()
         barrier()  # when one rank ends, torchrun ends the others, even while they write
         leave_group()
-        raise Stopped(number, f"the state is saved in {self.folder.last}")
+        raise Stopped(number, f"the state is saved in {self.folder.last}", f"--resume {self.folder.path} continues")
 
     def _save(self, best: bool = False, wait: bool = True) -> bool:
         """Copy the state now and write it during the next steps; returns whether this rank does.

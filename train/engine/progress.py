@@ -47,6 +47,12 @@ class Progress:
         self.seconds = self.waited = 0.0
         return is_best
 
+    @property
+    def epochs_since_best(self) -> int:
+        """Completed epochs since the one of the lowest RMSE."""
+        errors = [record["rmse"] for record in self.history]
+        return len(errors) - 1 - errors.index(min(errors)) if errors else 0
+
     def seconds_left(self, steps: int, epochs: int) -> float:
         """An estimate for the rest of `epochs` with `steps` each, from the last epoch or, in the first, its steps."""
         if self.history:

@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from torch.distributed import is_torchelastic_launched
 
+from dali_pipes.errors import InputError
 from dali_pipes.release.paths import ReleasePaths
+from dali_pipes.samples.splits import DEVELOPMENT
+from dali_pipes.units import count
 from model import checkpoint
+from model.backbone import check_backbone
 
 from ..machine.choices import choose_device
 from ..recipe.config import Config
 from ..recipe.data import Datasets, default_index_folder, load_datasets
 from ..run.console import RunConsole
-from ..run.folder import RunFolder, checkpoint_of, save_checkpoint
+from ..run.folder import Deadline, RunFolder, checkpoint_of, save_checkpoint
 from ..run.ranks import Place, from_rank_zero, is_restart, local_rank_zero_first, mark_started, process_group
 from ..run.signals import Signals, end_with_parent
 from ..run.tracker import Tracker, open_tracker
@@ -47,6 +52,7 @@ def train(
     Under torchrun every rank calls this; only rank 0 writes files and prints.  Raises InputError, BackboneError or
     CheckpointError with a sentence for the user, and Stopped after a signal.
     """
+    deadline = Deadline(config.runtime.time_limit)
     place = Place.from_environment()
     console = console or RunConsole(Console(quiet=not place.is_rank_zero))
     device = choose_device(place.device(config.device))
@@ -54,6 +60,7 @@ def train(
         default_index_folder(out)
     )
     assert paths.index_cache is not None
+    _check_before_reading(config, place, out)
     with Signals() as signals:
         if is_torchelastic_launched():
             end_with_parent()
@@ -63,6 +70,7 @@ def train(
             mark_started()
             with local_rank_zero_first(place):
                 datasets = _load_datasets(config, paths, console)
+            _warn_of_few_scenes(datasets, console)
             with console:
                 training = Training(config, device, datasets, console, paths.index_cache, place)
                 _restore(training, folder, console)
@@ -71,8 +79,35 @@ def train(
                     folder.create(training.environment, samples, training.history)
                 tracker = open_tracker(out) if place.is_rank_zero else Tracker()
                 with signals.remembered(), CheckpointWriter() as writer:
-                    Loop(training, folder, signals, writer, console, tracker).fit()
+                    Loop(training, folder, signals, writer, console, tracker, deadline).fit()
     return FinishedRun(paths.release, folder, datasets, training, console, tracker)
+
+
+def _check_before_reading(config: Config, place: Place, out: Path) -> None:
+    """Raise InputError, BackboneError or CheckpointError for what is wrong whatever the data are.
+
+    A resumed run no longer needs the checkpoint that it started from.
+    """
+    ranks, parts = place.world_size, config.runtime.accumulate
+    if config.batch_size % (ranks * parts):
+        raise InputError(
+            f"--batch-size counts the samples of a step over all ranks: expected a multiple of {ranks} ranks"
+            f" × {parts} of --accumulate, found {config.batch_size}"
+        )
+    check_backbone(config.backbone, config.initial_weights)
+    if config.init_from and not (out / "last.pt").exists():
+        checkpoint.check_exists(checkpoint_of(Path(config.init_from)))
+
+
+def _warn_of_few_scenes(datasets: Datasets, console: RunConsole) -> None:
+    """Say before training that the held-out scenes will not suffice for a calibration."""
+    development = datasets.evaluated.get(DEVELOPMENT)
+    scenes = 0 if development is None else len(np.unique(development.scene))
+    if 0 < scenes < MIN_SCENES_TO_CALIBRATE:
+        console.note(
+            f"only {count(scenes, 'scene')} are held out: the run will not be calibrated, which needs"
+            f" {MIN_SCENES_TO_CALIBRATE}; raise --data.holdout"
+        )
 
 
 def _load_datasets(config: Config, paths: ReleasePaths, console: RunConsole) -> Datasets:
@@ -95,6 +130,9 @@ def _restore(training: Training, folder: RunFolder, console: RunConsole) -> None
             folder.repair_best(state)
         for record in training.history:
             console.log_epoch(record)
+        if (before := state["config"]["epochs"]) < config.epochs:
+            rate = training.schedule.learning_rate
+            console.note(f"{config.epochs} epochs instead of {before}: the plateau schedule goes on at {rate:.1e}")
         where = f"after epoch {training.progress.epoch} of {config.epochs}, step {training.progress.step}"
         console.note(f"resuming {folder.path} {where}")
     elif config.init_from:

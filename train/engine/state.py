@@ -59,7 +59,6 @@ class Training:
     ) -> None:
         self.config, self.device, self.place = config, device, place
         self._parts = config.runtime.accumulate
-        self._check_batch_size()
         training = datasets.training
         self.statistics = from_rank_zero(training.statistics)
         self.fingerprint = _same_on_all_ranks(fingerprint(datasets))
@@ -101,14 +100,6 @@ class Training:
 
     # --- Building.
 
-    def _check_batch_size(self) -> None:
-        ranks, batch_size = self.place.world_size, self.config.batch_size
-        if batch_size % (ranks * self._parts):
-            raise InputError(
-                f"--batch-size counts the samples of a step over all ranks: expected a multiple of {ranks} ranks"
-                f" × {self._parts} of --accumulate, found {batch_size}"
-            )
-
     def _build_network(self) -> HeightRegressor:
         config = self.config
         torch.manual_seed(config.seed)
@@ -118,7 +109,7 @@ class Training:
             config.backbone,
             drop_path=config.model.drop_path,
             layer_scale=config.model.layer_scale,
-            weights=None if config.weights == "none" or config.init_from else config.weights,
+            weights=config.initial_weights,
         )
         model.to(self.device).to(memory_format=torch.channels_last)
         if self.place.rank:  # each rank drops other paths; rank 0 the same as a single process

@@ -11,11 +11,12 @@ import subprocess
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dali_pipes.capacity import free_memory
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 DALI = "nvidia-dali-cuda"  # its wheels: nvidia-dali-cuda120, nvidia-dali-cuda130
@@ -50,6 +51,8 @@ class Fact(NamedTuple):
 
 def look() -> Machine:
     """Read this machine."""
+    import torch
+
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return Machine(
         gpus=tuple(torch.cuda.get_device_name(i) for i in range(gpus)),
@@ -102,6 +105,8 @@ def as_json(machine: Machine) -> dict[str, Any]:
 
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether `device` multiplies bf16 natively: GPUs from sm_80 on, CPUs with AVX512-BF16 or AMX."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -24,12 +24,23 @@ AsPlainFlag = tyro.conf.arg(prefix_name=False)
 """Marks a field of a part whose flag has no prefix: `--split`, not `--data.split`."""
 
 
+ALIASES = {
+    "--model": "--backbone",
+    "--lr": "--optimizer.learning-rate",
+    "--precision": "--runtime.precision",
+    "--workers": "--data.threads",
+    "--imgsz": "--data.size",
+    "--img-size": "--data.size",
+}
+"""Names of other trainers → our flags."""
+
+
 @dataclass(frozen=True)
 class Data:
     """The samples, and how the network sees them."""
 
     size: int = 224
-    """Side of the letterboxed input image, in pixels."""
+    """Side of the letterboxed input image, in pixels. Also --imgsz and --img-size."""
 
     view: ViewKind = "tile"
     """tile: the network sees the whole tile. crop: a window around the polyline.
@@ -62,7 +73,8 @@ class Data:
     """Largest share of tiles that are unusable, wholly or in part, 0 to 1. With more, training does not start."""
 
     threads: int = 0
-    """Threads of DALI. 0: one per core available to this process, or half of that when training on the CPU."""
+    """Threads of DALI. 0: one per core available to this process, or half of that when training on the CPU.
+    Also --workers."""
 
     cache: Annotated[Literal["auto", "none", "host", "device", "disk"], AsPlainFlag] = "auto"
     """Where to cache letterboxed tiles. host, device: in memory, filled during the first epoch.
@@ -128,7 +140,7 @@ class Optimizer:
     """AdamW, gradient clipping, the learning rate schedule and the loss."""
 
     learning_rate: float = 1e-4
-    """Learning rate of AdamW; with the cosine schedule, its peak."""
+    """Learning rate of AdamW; with the cosine schedule, its peak. Also --lr."""
 
     weight_decay: float = 1e-4
     """Decoupled weight decay of AdamW."""
@@ -166,7 +178,7 @@ class Runtime:
     """How to use the hardware: speed and logging, not the method."""
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Precision of the backbone under autocast.
+    """Precision of the backbone under autocast. Also --precision.
     auto: bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
 
     compile: Annotated[Literal["auto", "on", "off"], AsPlainFlag] = "auto"
@@ -188,6 +200,10 @@ class Runtime:
     """How often to save last.pt within an epoch: 500 for every 500 steps, 10m for every 10 minutes, 0 for never.
     It is always saved after each epoch."""
 
+    time_limit: Annotated[str, AsPlainFlag] = "0"
+    """Time after which the run saves its state and ends with exit status 0, to be resumed later: 55m, 3h or 90s.
+    0: no limit. It is checked between steps; leave some minutes for the last save."""
+
     keep: Annotated[int, AsPlainFlag] = 1
     """Number of last epochs to keep as epoch-0001.pt and so on. Copy one to last.pt to go back to it."""
 
@@ -202,6 +218,9 @@ class Config:
     epochs: int = 40
     """Passes over the training samples."""
 
+    patience: int = 0
+    """Epochs without a lower RMSE after which training ends early, and the report is written. 0: never."""
+
     batch_size: int = 16
     """Samples per step over all ranks, so the recipe does not depend on their number."""
 
@@ -212,7 +231,7 @@ class Config:
     """Seed of the weights, the order of samples, the folds and the held-out scenes."""
 
     backbone: str = "convnext_base"
-    """Any ConvNeXt of timm, such as convnext_atto or convnext_large."""
+    """Any ConvNeXt of timm, such as convnext_atto or convnext_large. Also --model."""
 
     weights: str = "imagenet"
     """Initial weights of the backbone. imagenet: timm downloads them. none: random.
@@ -230,6 +249,7 @@ class Config:
     def __post_init__(self) -> None:
         _check(
             ("--epochs", self.epochs, 1, 1e6),
+            ("--patience", self.patience, 0, 1e6),
             ("--batch-size", self.batch_size, 1, 1e6),
             ("--seed", self.seed, 0, 2**63),
             ("--model.drop-path", self.model.drop_path, 0, 1),
@@ -250,12 +270,19 @@ class Config:
         every = self.runtime.checkpoint_every
         if not re.fullmatch(r"\d{1,9}|\d{1,6}(\.\d{1,3})?m", every):
             raise InputError(f"--checkpoint-every takes steps like 500 or minutes like 10m, found {every!r}")
+        if not re.fullmatch(r"0|\d{1,6}(\.\d{1,3})?[smh]", self.runtime.time_limit):
+            raise InputError(f"--time-limit takes a time like 90s, 55m or 3h, found {self.runtime.time_limit!r}")
         if self.runtime.compile_mode == "max-autotune" and self.runtime.accumulate > 1:
             raise InputError(
                 "--runtime.compile-mode max-autotune replays CUDA graphs, and a replay may overwrite the gradients that"
                 f" --accumulate {self.runtime.accumulate} adds up; use max-autotune-no-cudagraphs"
             )
         self.division()  # raises InputError for a fold that does not exist
+
+    @property
+    def initial_weights(self) -> str | None:
+        """The pretrained weights of the backbone: "imagenet", a file, or None."""
+        return None if self.weights == "none" or self.init_from else self.weights
 
     def division(self) -> Division:
         """How to divide the release into training and validation samples."""
@@ -269,11 +296,11 @@ def _check(*bounds: tuple[str, float, float, float]) -> None:
 
 
 MAY_CHANGE = (
-    *("device", "data.threads", "data.cache", "data.max_bad"),
+    *("patience", "device", "data.threads", "data.cache", "data.max_bad"),
     *("runtime.compile", "runtime.compile_mode", "runtime.log_every"),
-    *("runtime.accumulate", "runtime.checkpoint_every", "runtime.keep"),
+    *("runtime.accumulate", "runtime.checkpoint_every", "runtime.time_limit", "runtime.keep"),
 )
-"""Settings that a resumed run may change: they affect the speed, not the result."""
+"""Settings that a resumed run may change: they affect the speed and the end of a run, not its steps."""
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

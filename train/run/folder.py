@@ -15,6 +15,7 @@ after it; a run that was stopped between the two writes it on resuming.  Every f
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -26,6 +27,7 @@ from typing import Any
 
 import torch
 
+from dali_pipes.command import check_out_folder
 from dali_pipes.errors import InputError
 from dali_pipes.files import write_text, write_whole
 from model import checkpoint
@@ -45,13 +47,18 @@ class RunFolder:
         self.path = path
         self.best, self.last = path / "best.pt", path / "last.pt"
         self._config = config
-        if path.exists() and not path.is_dir():
-            raise InputError(f"--out takes a folder, found a file at {path}")
+        check_out_folder(path)
         settings = path / "config.json"
         if not resume and (settings.exists() or self.last.exists()):
             raise InputError(f"{path} already holds a run; add --resume to continue it, or choose another --out")
         if self.last.exists() or settings.exists():
             changed = differences(config, _read_settings(settings))
+            if changed and all(change.startswith("epochs ") for change in changed):
+                raise InputError(
+                    f"the cosine schedule of {path} ends with its last epoch ({changed[0]}), and another number of"
+                    f" epochs would change the learning rate of every step; to train on from its weights, start a new"
+                    f" run with --init-from {path} and another --out"
+                )
             if changed:
                 raise InputError(
                     f"{path} holds a run with another configuration ({'; '.join(changed)});"
@@ -178,6 +185,19 @@ class CheckpointTimer:
         if self._steps is not None:
             return self._steps > 0 and self._steps_since >= self._steps - 1
         return time.monotonic() - self._since >= 60 * (self._minutes or 0)
+
+
+class Deadline:
+    """When a run has to end.  `limit`: "90s", "55m", "3h", or "0" for never, as `--time-limit`; counted from now."""
+
+    def __init__(self, limit: str) -> None:
+        seconds = float(limit[:-1]) * {"s": 1, "m": 60, "h": 3600}[limit[-1]] if limit != "0" else math.inf
+        self._end = time.monotonic() + seconds
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self._end
 
 
 def _cause(error: BaseException) -> str:

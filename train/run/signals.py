@@ -23,20 +23,24 @@ from types import FrameType
 from typing import Any
 
 EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 75, signal.SIGINT: 130}
+TIME_LIMIT = 3
+"""Stands for --time-limit among the numbers of signals; no handler is installed for it.  A signal of schedulers, which
+is larger, has precedence."""
 ECHO = 2.0
 SAVED = "the last checkpoint is intact"
 PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 
 
 class Stopped(BaseException):
-    """A run was stopped by a signal; the message is a sentence for the user.
+    """A run was stopped by a signal or by --time-limit; the message is a sentence for the user.
 
     Like KeyboardInterrupt it is no Exception, so that code that handles errors does not catch it.
     """
 
-    def __init__(self, number: int, state: str) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; {state}: add --resume to continue")
-        self.status = EXIT_STATUS[signal.Signals(number)]
+    def __init__(self, number: int, state: str, advice: str = "add --resume to continue") -> None:
+        reason = "--time-limit" if number == TIME_LIMIT else signal.Signals(number).name
+        super().__init__(f"stopped by {reason}; {state}: {advice}")
+        self.status = 0 if number == TIME_LIMIT else EXIT_STATUS[signal.Signals(number)]
 
 
 class Signals:

@@ -34,12 +34,13 @@ v = ln(1 + (sigma/mu)²), s = ln(mu/length) − v/2.  No metadata are used, and 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Float64 = NDArray[np.float64]
+Pooling = Literal["none", "scene"]
 
 LOWEST = 1.0  # metres; a lower predicted height is raised to it, because 0 and below have no logarithm
 SHARES = np.linspace(0, 0.999, 1000)  # the grid of the fit; its step is far below the error of a fitted share
