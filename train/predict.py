@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dali_pipes import command
+from dali_pipes.console import say
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.units import count
 from model import BackboneError, CheckpointError
@@ -66,9 +67,9 @@ def predict(arguments: Arguments) -> None:
     heights = model.predict(arguments.images, arguments.polylines, pool=arguments.pool, console=console)
     heights.write(arguments.out)
     summary = f"{len(heights)} heights on {len(set(heights.table.tile.tolist()))} tiles: {arguments.out}"
-    console.print(summary, highlight=False, markup=False, soft_wrap=True)
+    say(console, summary)
     if caveat := _caveat(model.trained.calibration, pooled=arguments.pool == "scene"):
-        console.print(caveat, highlight=False, soft_wrap=True)
+        say(console, caveat)
 
 
 def _caveat(calibration: Calibration | None, *, pooled: bool) -> str:

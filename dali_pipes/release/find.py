@@ -32,7 +32,7 @@ from .parts import PART, join_parts
 from .paths import ROLES, ReleasePaths, Role, Split
 
 _UNREAD = (  # endings of files that are named after a role and cannot be read, what they are, and what helps
-    (r"\.t?gz|\.(tar\.|t)(bz2?|xz|zst|z)", "a compressed tar", "decompress it to a .tar"),
+    (r"(\.tar)?\.(gz|bz2|xz|zst|z)|\.t(gz|bz2?|xz)", "a compressed tar", "decompress it to a .tar"),
     (r"\.(7z|rar|alz|egg)", "an archive of another kind", "unpack it into a folder of that name"),
     (
         r"\.\w+\.(crdownload|part|partial|download|opdownload|tmp|aria2)",

@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.progress import Progress
 from simplejpeg import decode_jpeg
 
+from ..console import say
 from ..errors import InputError
 from ..files import alone, write_text
 from ..release.find import open_split
@@ -66,6 +67,8 @@ def open_index(
     written.
     """
     jpegs, texts = open_split(paths, split)
+    for note in filter(None, (jpegs.note, texts.note)):
+        say(console or Console(stderr=True), note)
     build = partial(_build, texts, jpegs, split, console or Console(stderr=True), threads or _cores())
     cache = paths.index_cache
     if cache is None:
