@@ -41,10 +41,10 @@ def exits_with_one_sentence(*also: type[Exception]) -> Iterator[None]:
         raise SystemExit(130) from None
     except OSError as error:  # a full disk, a folder where a file should be, no permission
         where = error.filename or ("the output" if isinstance(error, BrokenPipeError) else "a file")
-        print(printable(f"error: cannot read or write {where}: {error.strerror or error}"), file=sys.stderr)
+        print(f"error: cannot read or write {printable(str(where))}: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:
         if not isinstance(error, (InputError, *also)):
             raise
-        print(printable(f"error: {error}"), file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None

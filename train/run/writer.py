@@ -69,7 +69,7 @@ class CheckpointWriter:
         if error is None:
             self.check()
         elif self._error and self._error is not error:  # neither error caused the other, so the user sees both
-            print(printable(f"error: {self._error}"), file=sys.stderr)
+            print(f"error: {printable(str(self._error))}", file=sys.stderr)
 
     @property
     def busy(self) -> bool:
