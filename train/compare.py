@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dali_pipes import command
-from dali_pipes.console import cell, say
+from dali_pipes.console import cell, printable, say
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
 from dali_pipes.samples.splits import VALIDATION
@@ -139,7 +139,8 @@ def compare(arguments: Arguments) -> None:
     console.print(comparison_table(runs))
     if arguments.out is not None:
         image = io.BytesIO()
-        rmse_by_epoch({run.name: run.history for run in runs}).savefig(image, format=suffix[1:], dpi=150)
+        histories = {printable(run.name).replace("$", r"\$"): run.history for run in runs}  # $ begins a formula
+        rmse_by_epoch(histories).savefig(image, format=suffix[1:], dpi=150)
         write_whole(arguments.out, lambda file: file.write(image.getvalue()))
         say(console, f"figure: {arguments.out}")
 

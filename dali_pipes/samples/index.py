@@ -47,6 +47,7 @@ from .labels import LeftOut, usable_header
 from .table import SampleTable
 from .via import Reason
 
+DAMAGE = (Reason.DAMAGED, Reason.NOT_A_JPEG, Reason.TRUNCATED, Reason.UNDECODABLE)  # another download may help
 PART = 32  # images per task: starting a task costs a twentieth of a decode
 
 
@@ -105,10 +106,12 @@ def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path |
     reasons = "; ".join(
         f"{count} because {reason.value}" for reason, count in Counter(item.reason for item in left_out).most_common()
     )
+    is_damaged = any(item.reason in DAMAGE for item in left_out)
+    advice = "download the damaged archives again" if is_damaged else "correct them"
     listed = f", all listed in {listing}" if listing else ""
     raise InputError(
         f"{len(bad)} of the {tiles} {split} tiles cannot be used in whole, more than --max-bad {max_bad:g} allows:"
-        f" {reasons}{listed}; download the damaged archives again, or raise --max-bad"
+        f" {reasons}{listed}; {advice}, or raise --max-bad"
     )
 
 
