@@ -139,6 +139,10 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "LINE parts": each(lambda stem, files: {f"{stem.replace('_KS_LINE', '_LINE')}.zip.part0": zipped(files)}),
     "tars of ZIPs of other names": each(lambda stem, files: {f"{stem}.tar": tarred({"files.zip": zipped(files)})}),
     "browser copies": each(lambda stem, files: {f"{stem} (1).zip": zipped(files)}),
+    "copies of Windows": each(lambda stem, files: {f"{stem} - 복사본 (2).zip": zipped(files)}),
+    "copies of macOS": each(lambda stem, files: below(f"{stem} 2", files)),
+    "folders named like ZIPs": each(lambda stem, files: below(f"{stem}.zip", files)),
+    "ZIPs with two suffixes": each(lambda stem, files: {f"{stem}.zip.zip": zipped(files)}),
     "names in lower case": each(lambda stem, files: {f"{stem.lower()}.ZIP": zipped(files)}),
     "a linked folder": linked,
     "leading slashes": each(lambda stem, files: {f"{stem}.zip": zipped(below("", files))}),
@@ -192,6 +196,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a 7z": (
         each(lambda stem, files: {f"{stem}.7z": b"7z"}, "TS_KS"),
         r"found .*TS_KS\.7z, which is an archive of another kind; unpack it",
+    ),
+    "a volume": (
+        each(lambda stem, files: {f"{stem}.zip.001": zipped(files)}, "TS_KS"),
+        r"TS_KS\.zip\.001, which is a copy or one volume of a ZIP; give the whole ZIP a name in \.zip",
     ),
     "an unfinished download": (
         each(lambda stem, files: {f"{stem}.zip.crdownload": b"PK"}, "TS_KS"),
@@ -306,8 +314,12 @@ def test_images_to_predict_may_be_whatever_training_takes(tmp_path: Path) -> Non
         assert {name: images.read(i).tobytes() for i, name in enumerate(images.names)} == files, form
 
 
-def test_two_different_images_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_images_that_are_ambiguous_or_not_there_are_refused(tmp_path: Path) -> None:
     write(tmp_path, {"a.zip": zipped({"x.jpg": b"1"}), "b.zip": zipped({"x.jpg": b"2"})})
+    for name, found in (("c.tar.gz", "a compressed tar; decompress it"), ("c.png", "none; name the folder")):
+        write(tmp_path, {name: b"x"})
+        with pytest.raises(InputError, match=rf"expected \.jpg files in .*{name}, found {found}"):
+            open_images([tmp_path / name])
     with pytest.raises(InputError, match=r"two different ones named x\.jpg, in .*a\.zip and .*b\.zip"):
         open_images([tmp_path / "a.zip", tmp_path / "b.zip"])
 

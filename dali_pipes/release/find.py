@@ -33,6 +33,7 @@ from .paths import ROLES, ReleasePaths, Role, Split
 
 _UNREAD = (  # endings of files that are named after a role and cannot be read, what they are, and what helps
     (r"(\.tar)?\.(gz|bz2|xz|zst|z)|\.t(gz|bz2?|xz)", "a compressed tar", "decompress it to a .tar"),
+    (r"\.zip\.[0-9]{1,3}|\.z[0-9]{2}", "a copy or one volume of a ZIP", "give the whole ZIP a name in .zip"),
     (r"\.(7z|rar|alz|egg)", "an archive of another kind", "unpack it into a folder of that name"),
     (
         r"\.\w+\.(crdownload|part|partial|download|opdownload|tmp|aria2)",
@@ -76,9 +77,11 @@ def open_images(given: Sequence[Path]) -> Members:
         elif path.suffix.lower() == ".zip" and path.is_file():
             archives += [_open_zip(ByteRange.of_file(path), "images")]
         else:
-            candidates = list(_any_candidates(_list_given(path), "images"))
+            _, kind, advice = _unread(path.name)
+            is_read = path.is_dir() or path.suffix.lower() == ".tar" or PART.fullmatch(path.name)
+            candidates = list(_any_candidates(_list_given(path), "images")) if is_read else []
             if not candidates:
-                raise InputError(f"expected .jpg files in {path}, found none; name the folder or archive that has them")
+                raise InputError(f"expected .jpg files in {path}, found {kind or 'none'}; {advice}")
             loose += candidates[0].loose
             archives += [candidate.open() for candidate in candidates if not candidate.loose]
     archives = [members for members in archives if _fits(members.names, "images")]
@@ -217,13 +220,12 @@ def _missing(listing: Listing, split: Split, role: Role) -> InputError:
     """Return the error of a role that is not in a listing; it names what has the role's name and cannot be read."""
     stem, flag, suffix = STEMS[split, role], f"--{split}-{role}", SUFFIXES[role][0]
     for file in listing.files:
-        for endings, kind, advice in _UNREAD:
-            ending = re.search(f"({endings})$", file.path, re.IGNORECASE)
-            if ending and match(file.path[: ending.start()], split, role):
-                return InputError(
-                    f"expected {stem}.zip, its parts, a .tar or a folder below {listing.release}, found {file.where},"
-                    f" which is {kind}; {advice}, or name the {role} with {flag}"
-                )
+        place, kind, advice = _unread(file.path)
+        if kind and match(place, split, role):
+            return InputError(
+                f"expected {stem}.zip, its parts, a .tar or a folder below {listing.release}, found {file.where},"
+                f" which is {kind}; {advice}, or name the {role} with {flag}"
+            )
     others = [file for file in listing.files if match(os.path.dirname(file.path), split, role)]
     if others:
         return _other_kind([file.path for file in others], _place_of(os.path.dirname(others[0].path), others[0]), role)
@@ -235,6 +237,15 @@ def _missing(listing: Listing, split: Split, role: Role) -> InputError:
         f"no {stem}.zip below {listing.release}, nor its parts or a folder {stem} of {suffix} files, among"
         f" {len(listing.files)} files{unvisited}; download it from AI Hub 71805, or name it with {flag}"
     )
+
+
+def _unread(path: str) -> tuple[str, str, str]:
+    """Return the place of an archive that cannot be read here, its kind, and what helps; the kind is "" if it can."""
+    for endings, kind, advice in _UNREAD:
+        ending = re.search(f"({endings})$", path, re.IGNORECASE)
+        if ending:
+            return path[: ending.start()], kind, advice
+    return path, "", "name the folder or archive that has them"
 
 
 def _other_kind(names: Sequence[str], where: str, role: Role) -> InputError:
