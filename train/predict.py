@@ -40,7 +40,7 @@ class Arguments:
     """A run folder, its best.pt or last.pt, or a .pth in the reference's layout."""
 
     images: tuple[Path, ...]
-    """A folder of JPEGs at any depth, a ZIP or tar of them, or the files; of any size, without metadata."""
+    """JPEGs of any size, without metadata: files, folders at any depth, ZIPs, parts of a ZIP, or AI Hub's tar."""
 
     polylines: Path
     """VIA's JSON or CSV, or a CSV with the columns tile and polyline ("x y;x y" in pixels, base first)."""

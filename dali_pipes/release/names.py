@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 
-SUFFIXES = {"images": (".jpg", ".jpeg"), "labels": (".json",)}
+SUFFIXES = {"images": (".jpg", ".jpeg", ".jpe", ".jfif"), "labels": (".json",)}
 """How the names of loose files end, by role."""
 
 _LEFT_BY_SYSTEMS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"})
