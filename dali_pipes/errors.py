@@ -12,6 +12,8 @@ from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
+from .console import printable
+
 
 class InputError(ValueError):
     """The data, flags or files of the user are wrong.
@@ -40,13 +42,13 @@ def exits_with_one_sentence(*also: type[Exception]) -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:  # a full disk, a folder where a file should be, no permission
-        where = f" {error.filename}" if error.filename else ""
-        print(f"error: cannot read or write{where}: {error.strerror or error}", file=sys.stderr)
+        where = error.filename or ("the output" if isinstance(error, BrokenPipeError) else "a file")
+        print(f"error: cannot read or write {printable(str(where))}: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:
         if not isinstance(error, (InputError, *also)):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

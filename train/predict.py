@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from dali_pipes import command
+from dali_pipes.console import say
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.units import count
 from model import BackboneError, CheckpointError
@@ -52,7 +53,7 @@ class Arguments:
     """A run folder, its best.pt or last.pt, or a .pth in the reference's layout."""
 
     images: tuple[Path, ...]
-    """A folder of JPEGs at any depth, a ZIP or tar of them, or the files; of any size, without metadata."""
+    """JPEGs of any size, without metadata: files, folders at any depth, ZIPs, parts of a ZIP, or AI Hub's tar."""
 
     polylines: Path
     """VIA's JSON or CSV, or a CSV with the columns tile and polyline ("x y;x y" in pixels, base first)."""
@@ -81,9 +82,9 @@ def predict(arguments: Arguments) -> None:
     heights = model.predict(arguments.images, arguments.polylines, pool=arguments.pool, console=console)
     heights.write(arguments.out)
     summary = f"{len(heights)} heights on {len(set(heights.table.tile.tolist()))} tiles: {arguments.out}"
-    console.print(summary, highlight=False, markup=False, soft_wrap=True)
+    say(console, summary)
     if caveat := _caveat(model.trained.calibration, pooled=arguments.pool == "scene"):
-        console.print(caveat, highlight=False, soft_wrap=True)
+        say(console, caveat)
 
 
 def _caveat(calibration: Calibration | None, *, pooled: bool) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, UnreadableMember
 from . import zip_members
 from .byte_range import ByteRange, Segment
+from .names import file_name, is_foreign
 
 LARGEST_MEMBER = 1 << 26  # bytes; a tile has 70 kB, and a false header must not make us allocate more
 
@@ -29,6 +30,8 @@ class Archive:
     Raises InputError if the file is no readable ZIP, or if none of its members can be read.
     """
 
+    note = ""
+
     def __init__(self, source: ByteRange | Path, below: str = "") -> None:
         self._bytes = source if isinstance(source, ByteRange) else ByteRange.of_file(Path(source))
         self._below = below
@@ -38,13 +41,14 @@ class Archive:
         self.where = self._bytes.where + (f": {self._below}" if self._below else "")
         members, offset = zip_members.directory(self._bytes)
         self._directory_offset = offset
-        kept = _by_name([_checked_size(m) for m in members if m.path.startswith(self._below)], _same_bytes)
+        ours = [m for m in members if m.path.startswith(self._below) and not is_foreign(m.path)]
+        kept = _by_name(map(_checked_size, ours), _same_bytes)
         self.names = list(kept)
         self._members = list(kept.values())
         if self._members and all(member.fault for member in self._members):
             raise InputError(
                 f"expected stored or deflated members in {self.where}, found none that can be read; of the first,"
-                f" {self.names[0]!r}, {self._members[0].fault}; download the archive again, or repack it"
+                f" {self.names[0]!r}, {self._members[0].fault}; {_cure(self._members[0].fault)}"
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -91,7 +95,20 @@ class Archive:
         return digest.hexdigest()
 
     def _unreadable(self, index: int, how: str) -> UnreadableMember:
-        return UnreadableMember(f"{self.where} is damaged at member {self.names[index]!r}: {how}; download it again")
+        return UnreadableMember(f"{self.where} is damaged at member {self.names[index]!r}: {how}; {_cure(how)}")
+
+
+_CURES = {
+    "encrypted": "pack the files again without a password",
+    "compressed by": "pack the files again, stored or deflated",
+    "MiB allowed": "it is too large for a tile or a label; leave it out",
+    "there twice": "keep the right one of them",
+}
+"""Words of a fault that another download would not change, and what helps."""
+
+
+def _cure(fault: str) -> str:
+    return next((cure for words, cure in _CURES.items() if words in fault), "download it again")
 
 
 class LooseFile(NamedTuple):
@@ -109,6 +126,8 @@ class LooseFile(NamedTuple):
 
 class Folder:
     """The files of a folder at any depth, on disk or in a tar. A file is opened when it is read."""
+
+    note = ""
 
     def __init__(self, files: Iterable[LooseFile], where: str) -> None:
         self.where = where
@@ -145,9 +164,7 @@ class Folder:
         except OSError as error:
             fault = str(error.strerror)
         if fault:
-            raise UnreadableMember(
-                f"{self.where} is damaged at member {self.names[index]!r}: {fault}; download it again"
-            )
+            raise UnreadableMember(f"{self.where} is damaged at member {self.names[index]!r}: {fault}; {_cure(fault)}")
         return np.frombuffer(data, np.uint8)
 
     def fingerprint(self) -> str:
@@ -169,8 +186,8 @@ def _by_name(members: Iterable[_Member], same: Callable[[_Member, _Member], bool
     Members with the same name and different bytes are ambiguous: one of them is kept, with a fault.
     """
     kept: dict[str, _Member] = {}
-    for member in sorted(members, key=lambda member: (_basename(member.path), member.path)):
-        name = _basename(member.path)
+    for member in sorted(members, key=lambda member: (file_name(member.path), member.path)):
+        name = file_name(member.path)
         first = kept.setdefault(name, member)
         if first is not member and not same(first, member):
             kept[name] = first._replace(fault=f"its name is there twice, as {first.path!r} and {member.path!r}")
@@ -197,7 +214,3 @@ def _inflate(data: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     if len(inflated) != size:
         raise ValueError(f"{size} bytes were recorded, found {'more' if len(inflated) > size else len(inflated)}")
     return np.frombuffer(inflated, np.uint8)
-
-
-def _basename(path: str) -> str:
-    return path.rsplit("/", 1)[-1]

@@ -29,7 +29,7 @@ from . import via
 from .labels import Check, LeftOut, check_headers, check_images, read_labels
 from .via import Reason
 
-FORMAT = 2  # of a saved table; raise it when the same release would give another table
+FORMAT = 3  # of a saved table; raise it when the same release would give another table
 
 
 class Statistics(NamedTuple):
@@ -109,7 +109,8 @@ class SampleTable:
             kept = kept & ~faulty
         if not kept.any():
             common = Counter(item.reason for item in left_out).most_common(1)
-            because = f"; most often because {common[0][0].value}" if common else ""
+            example = next((item.file for item in left_out if common[0][0] is item.reason), "")
+            because = f"; most often because {common[0][0].value}, such as for {example}" if common else ""
             raise InputError(f"expected polylines with heights in {where}, found none that can be used{because}")
         numbers = np.frombuffer(rows.numbers).reshape(-1, 4)[kept]
         most = int(np.frombuffer(rows.points_of, np.int64)[kept].max())

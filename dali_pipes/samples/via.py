@@ -44,6 +44,7 @@ class Reason(str, Enum):
     TOO_LARGE = "the JPEG has more than 16 million pixels"
     UNDECODABLE = "the JPEG's data are corrupt"
     OUTSIDE = "the polyline leaves the image"
+    SHARED = "the tile is also in validation"
     OTHER_SIZE = "the image is not of the size that its label states"
 
 

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dali_pipes.console import cell, say
 from dali_pipes.units import duration
 
 from ..scores.evaluation import Evaluation
@@ -59,7 +60,7 @@ class RunConsole:
 
     def note(self, text: str) -> None:
         """Print one line, such as a choice and its reason."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, text)
 
     def log_step(self, now: StepStatus) -> None:
         """Show a log step."""
@@ -135,10 +136,10 @@ def score_table(evaluation: Evaluation) -> Table:
     for name in ("samples", "scenes seen", "RMSE", "MAE", "bias", "NLL"):
         table.add_column(name, justify="right", no_wrap=True)
     for part in evaluation.parts:
-        table.add_row(Text(part.title, style="bold"))
+        table.add_row(cell(part.title), style="bold")
         for row in part.rows.values():
             cells = (str(row.scores.n), row.seen, *row.figures)
-            table.add_row(Text(f"  {row.title}"), *cells, style="bold cyan" if row.predictor == NETWORK else None)
+            table.add_row(cell(f"  {row.title}"), *cells, style="bold cyan" if row.predictor == NETWORK else None)
     return table
 
 
