@@ -127,16 +127,16 @@ LABELS: dict[str, tuple[Any, Reason]] = {
 }
 ROTATED, CUT, NO_JPEG = Reason.ROTATED, Reason.TRUNCATED, Reason.NOT_A_JPEG
 JPEGS: dict[str, tuple[bytes, Reason]] = {
-    "empty": (b"", NO_JPEG),
-    "a PNG": (cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes(), NO_JPEG),
-    "a page of HTML": (b"<html>", NO_JPEG),
+    "empty": (b"", Reason.EMPTY),
+    "a PNG": (cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes(), Reason.PNG),
+    "a page of HTML": (b"<html>", Reason.WEB_PAGE),
     "headers alone": (GOOD[: GOOD.index(b"\xff\xda")], CUT),
     "cut in half": (GOOD[: len(GOOD) // 2], CUT),
-    "cut in its headers": (GOOD[:100], NO_JPEG),
+    "cut in its headers": (GOOD[:100], CUT),
     "its end overwritten": (GOOD[:-2] + b"ab", CUT),
     "bit flip in its first marker": (b"\xff\xd9" + GOOD[2:], NO_JPEG),
     "a segment of no length": (GOOD[:4] + b"\0\0" + GOOD[6:], NO_JPEG),
-    "a segment beyond the end": (GOOD[:4] + b"\xff\xff" + GOOD[6:], NO_JPEG),
+    "a segment beyond the end": (GOOD[:4] + b"\xff\xff" + GOOD[6:], CUT),
     "no width": (patched_frame(7, b"\0\0"), NO_JPEG),
     "no height": (patched_frame(5, b"\0\0"), NO_JPEG),
     "a megabyte of fill bytes": (b"\xff\xd8" + b"\xff" * (1 << 20) + GOOD[2:], NO_JPEG),

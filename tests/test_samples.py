@@ -15,7 +15,7 @@ import pytest
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
 from dali_pipes.geometry import closed_form_height, polyline_length_px
-from dali_pipes.samples.jpeg import read_header
+from dali_pipes.samples.jpeg import JpegHeader, read_header
 from dali_pipes.samples.via import Reason, parse
 from tests.conftest import jpeg, via_label
 
@@ -88,9 +88,9 @@ CMYK = GOOD[:2] + GOOD[2:].replace(
         (GOOD, via_label("bad_1.jpg", [[(5, -1), (9, 5)]]), Reason.OUTSIDE),
         *[(GOOD, via_label("bad_1.jpg", [LINE], height=height), Reason.BAD_HEIGHT) for height in BAD_HEIGHTS],
         (None, via_label("bad_1.jpg", [LINE]), Reason.NO_IMAGE),
-        (b"", via_label("bad_1.jpg", [LINE]), Reason.NOT_A_JPEG),
-        (b"\x89PNG\r\n", via_label("bad_1.jpg", [LINE]), Reason.NOT_A_JPEG),
-        (GOOD[:30], via_label("bad_1.jpg", [LINE]), Reason.NOT_A_JPEG),
+        (b"", via_label("bad_1.jpg", [LINE]), Reason.EMPTY),
+        (b"\x89PNG\r\n", via_label("bad_1.jpg", [LINE]), Reason.PNG),
+        (GOOD[:30], via_label("bad_1.jpg", [LINE]), Reason.TRUNCATED),
         (GOOD[:-9], via_label("bad_1.jpg", [LINE]), Reason.TRUNCATED),
         (with_exif(GOOD, 6), via_label("bad_1.jpg", [LINE]), Reason.ROTATED),
         (CMYK, via_label("bad_1.jpg", [LINE]), Reason.COLOURS),
@@ -142,9 +142,10 @@ def test_whole_scenes_are_held_out_by_seed(release: Path) -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (512, 512), (37, 1001)])
 def test_a_jpegs_header_is_read(height: int, width: int) -> None:
     header = read_header(jpeg(height, width))
-    assert header == (height, width, 3, 1, True)
+    assert isinstance(header, JpegHeader)
+    assert header[:5] == (height, width, 3, 1, True)
     rotated = read_header(with_exif(jpeg(height, width), 8))
-    assert rotated is not None
+    assert isinstance(rotated, JpegHeader)
     assert rotated.orientation == 8
 
 

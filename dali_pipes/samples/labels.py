@@ -16,11 +16,8 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..release.members import Members
 from . import via
-from .jpeg import JpegHeader, read_header
+from .jpeg import JpegHeader, usable_header
 from .via import Reason
-
-MOST_PIXELS = 1 << 24  # of an image; a tile has 2¹⁸, and a false header must not make us allocate more
-
 
 Check = Callable[[Members, Sequence[int]], Iterable[JpegHeader | Reason]]
 """Checks images by number → for each in order its header, or the reason why it cannot be used."""
@@ -115,22 +112,6 @@ def check_images(
         else:
             size[i], usable[i] = (checked.width, checked.height), True
     return size[inverse], usable[inverse]
-
-
-def usable_header(data: NDArray[np.uint8]) -> JpegHeader | Reason:
-    """Return the header of the JPEG `data` (n,) uint8, or the reason why the image cannot be used."""
-    jpeg = read_header(data.data)
-    if jpeg is None:
-        return Reason.NOT_A_JPEG
-    if not jpeg.complete:
-        return Reason.TRUNCATED
-    if jpeg.orientation != 1:
-        return Reason.ROTATED
-    if jpeg.components not in (1, 3):
-        return Reason.COLOURS
-    if jpeg.height * jpeg.width > MOST_PIXELS:
-        return Reason.TOO_LARGE
-    return jpeg
 
 
 def check_headers(images: Members, wanted: Sequence[int]) -> Iterable[JpegHeader | Reason]:

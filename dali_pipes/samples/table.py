@@ -29,7 +29,7 @@ from . import via
 from .labels import Check, LeftOut, check_headers, check_images, read_labels
 from .via import Reason
 
-FORMAT = 2  # of a saved table; raise it when the same release would give another table
+FORMAT = 3  # of a saved table; raise it when the same release would give another table
 
 
 class Statistics(NamedTuple):

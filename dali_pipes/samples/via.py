@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 LARGEST_LABEL = 1 << 22  # bytes; a label has about 900, and parsed JSON takes up to 40 times its text
 LONGEST_FILENAME = 255  # characters; every row of the table is as wide as the longest name
 TALLEST = 10_000  # metres; one larger height would dominate every mean
+MOST_PIXELS = 1 << 26  # of an image, such as 8192 × 8192; a false header must not make us allocate more
 MOST_POINTS = 64  # a chimney has two; every row of the table is as wide as the longest polyline
 
 
@@ -38,10 +39,22 @@ class Reason(str, Enum):
     NO_LABEL = "the image has no label"
     NO_IMAGE = "the image is missing"
     NOT_A_JPEG = "the image is not a JPEG"
+    EMPTY = "the image file is empty"
+    PNG = "the image is a PNG, not a JPEG"
+    GIF = "the image is a GIF, not a JPEG"
+    TIFF = "the image is a TIFF, not a JPEG"
+    WEBP = "the image is a WebP, not a JPEG"
+    HEIC = "the image is a HEIC or AVIF, not a JPEG"
+    JPEG_2000 = "the image is a JPEG 2000, not a JPEG"
+    BMP = "the image is a BMP, not a JPEG"
+    WEB_PAGE = "the image file holds a web page, not a JPEG"
     TRUNCATED = "the JPEG is cut short"
     ROTATED = "the JPEG's EXIF orientation is not upright"
     COLOURS = "the JPEG has neither one nor three components"
-    TOO_LARGE = "the JPEG has more than 16 million pixels"
+    TWELVE_BITS = "the JPEG has 12 bits per sample, not 8"
+    ARITHMETIC = "the JPEG uses arithmetic coding"
+    RARE_CODING = "the JPEG is lossless or hierarchical"
+    TOO_LARGE = f"the JPEG has more than {MOST_PIXELS:,} pixels"
     UNDECODABLE = "the JPEG's data are corrupt"
     OUTSIDE = "the polyline leaves the image"
     OTHER_SIZE = "the image is not of the size that its label states"
