@@ -136,7 +136,14 @@ def pax(record: bytes) -> bytearray:
 Kind = Callable[[], "bytes | bytearray"]
 REFUSED: dict[str, tuple[Kind, str]] = {
     "an empty file": (lambda: b"", "its 0 bytes do not end with a central directory"),
-    "a page of HTML": (lambda: b"<html>please log in</html>", "do not end with a central directory"),
+    "a page of HTML": (lambda: b"<html>please log in</html>", "found a web page; log in"),
+    "a RAR archive": (lambda: b"Rar!\x1a\x07\x01\x00" + bytes(99), "found a RAR archive; unpack it into a folder"),
+    "a tar with another name": (tarred, r"found a tar; give it a name in \.tar"),
+    "a line behind the ZIP": (lambda: both() + b"\n", "found 1 more bytes; copy the ZIP without them, by `head -c"),
+    "parts joined in a wrong order": (
+        lambda: (d := both())[:999] + d[-500:] + d[999:-500],
+        r"its parts were joined in a wrong order, .*by number: `cat \$\(ls -v TS_KS\.zip\.part\*\) > TS_KS\.zip`",
+    ),
     "cut in the middle": (lambda: both()[:3000], "do not end with a central directory"),
     "cut in its last record": (lambda: both()[:-1], "do not end with a central directory"),
     "bit flip in the last record's magic": (lambda: flipped(both(), -21), "do not end with a central directory"),

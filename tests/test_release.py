@@ -112,13 +112,15 @@ def test_parts_that_overlap_are_named(release: Path, tmp_path: Path) -> None:
     ):
         open_split(ReleasePaths(top), "train")
     (first.parent / "TS_KS.zip.part1000").rename(top / "TS_KS.zip.part0")
-    with pytest.raises(InputError, match="remove the wrong one"):
+    with pytest.raises(InputError, match="keep the parts of one download only"):
         open_split(ReleasePaths(top), "train")
 
 
 def test_two_candidates_for_one_role_are_both_named(release: Path, tmp_path: Path) -> None:
     shutil.copytree(release, tmp_path / "a")
     one_tar(release, tmp_path)
+    (tmp_path / "a" / "TS_KS.zip").unlink()
+    shutil.copy(release / "VS_KS.zip", tmp_path / "a" / "TS_KS.zip")
     with pytest.raises(
         InputError, match=r"one TS_KS below .*a/TS_KS\.zip and .*download\.tar.*TS_KS\.zip\.part0.*--train-images"
     ):
@@ -158,7 +160,7 @@ def test_overrides_need_no_role_in_their_names(release: Path, tmp_path: Path) ->
         open_split(ReleasePaths(release, images=tmp_path / "nothing"), "train")
 
 
-def test_links_to_folders_are_not_followed(release: Path, tmp_path: Path) -> None:
+def test_links_in_a_circle_are_not_followed(release: Path, tmp_path: Path) -> None:
     folder = tmp_path / "release"
     folder.mkdir()
     (folder / "round").symlink_to(folder)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, UnreadableMember
 from . import zip_members
 from .byte_range import ByteRange, Segment
+from .names import file_name, is_foreign
 
 LARGEST_MEMBER = 1 << 26  # bytes; a tile has 70 kB, and a false header must not make us allocate more
 
@@ -29,6 +30,8 @@ class Archive:
     Raises InputError if the file is no readable ZIP, or if none of its members can be read.
     """
 
+    note = ""
+
     def __init__(self, source: ByteRange | Path, below: str = "") -> None:
         self._bytes = source if isinstance(source, ByteRange) else ByteRange.of_file(Path(source))
         self._below = below
@@ -38,7 +41,8 @@ class Archive:
         self.where = self._bytes.where + (f": {self._below}" if self._below else "")
         members, offset = zip_members.directory(self._bytes)
         self._directory_offset = offset
-        kept = _by_name([_checked_size(m) for m in members if m.path.startswith(self._below)], _same_bytes)
+        ours = [m for m in members if m.path.startswith(self._below) and not is_foreign(m.path)]
+        kept = _by_name(map(_checked_size, ours), _same_bytes)
         self.names = list(kept)
         self._members = list(kept.values())
         if self._members and all(member.fault for member in self._members):
@@ -110,6 +114,8 @@ class LooseFile(NamedTuple):
 class Folder:
     """The files of a folder at any depth, on disk or in a tar. A file is opened when it is read."""
 
+    note = ""
+
     def __init__(self, files: Iterable[LooseFile], where: str) -> None:
         self.where = where
         kept = _by_name(files, lambda *_: False)
@@ -169,8 +175,8 @@ def _by_name(members: Iterable[_Member], same: Callable[[_Member, _Member], bool
     Members with the same name and different bytes are ambiguous: one of them is kept, with a fault.
     """
     kept: dict[str, _Member] = {}
-    for member in sorted(members, key=lambda member: (_basename(member.path), member.path)):
-        name = _basename(member.path)
+    for member in sorted(members, key=lambda member: (file_name(member.path), member.path)):
+        name = file_name(member.path)
         first = kept.setdefault(name, member)
         if first is not member and not same(first, member):
             kept[name] = first._replace(fault=f"its name is there twice, as {first.path!r} and {member.path!r}")
@@ -197,7 +203,3 @@ def _inflate(data: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     if len(inflated) != size:
         raise ValueError(f"{size} bytes were recorded, found {'more' if len(inflated) > size else len(inflated)}")
     return np.frombuffer(inflated, np.uint8)
-
-
-def _basename(path: str) -> str:
-    return path.rsplit("/", 1)[-1]

@@ -103,6 +103,15 @@ class ByteRange:
                 return np.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), np.uint8)
             i += 1
 
+    def slice(self, start: int, stop: int, where: str) -> ByteRange:
+        """Return bytes `start` to `stop` as a range of its own, such as a ZIP that is stored in this one."""
+        within = []
+        for first, (file, offset, length) in zip(self._starts, self.segments, strict=False):
+            low, high = max(start, first), min(stop, first + length)
+            if low < high:
+                within.append(Segment(file, offset + low - first, high - low))
+        return ByteRange(within, where)
+
     def _read(self, descriptor: int, offset: int, length: int) -> bytes:
         data = b""
         try:

@@ -2,43 +2,50 @@
 
     images, labels = open_split(ReleasePaths(Path("DIR")), "train")
 
-A release of AI Hub 71805 has four archives, known by the stems in `STEMS`. Each may be a ZIP, parts of a ZIP
-(`TS_KS.zip.part0`, `TS_KS.zip.part1073741824`, …, numbered by the part's first byte), or a folder of loose files, at
-any depth below the release. The release, and anything in it, may also be a tar; the release may be a ZIP.
+A release has images and labels of two splits, known by the names in `layouts.py`. Each may be a ZIP, parts of a ZIP
+(`TS_KS.zip.part0`, `TS_KS.zip.part1073741824`, …, numbered by the part's first byte, or just counted), or a folder of
+loose files, at any depth below the release. The release, and anything in it, may also be a tar; the release may be a
+ZIP, and a ZIP may be stored in a ZIP of its name.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import CutShort, InputError
+from . import zip_members
 from .archive import Archive, Folder, LooseFile
-from .byte_range import ByteRange, Segment
-from .listing import ListedFile, Listing, list_file
-from .members import Members
+from .byte_range import ByteRange
+from .layouts import STEMS, Match, is_role, match
+from .listing import ListedFile, Listing, list_file, stored_span
+from .members import Members, Merged
+from .names import SUFFIXES, is_foreign
+from .parts import PART, join_parts
 from .paths import ROLES, ReleasePaths, Role, Split
 
-STEMS: dict[tuple[Split, Role], str] = {
-    ("train", "images"): "TS_KS",
-    ("train", "labels"): "TL_KS_LINE",
-    ("validation", "images"): "VS_KS",
-    ("validation", "labels"): "VL_KS_LINE",
-}
-SUFFIXES: dict[Role, tuple[str, ...]] = {"images": (".jpg", ".jpeg"), "labels": (".json",)}
-"""How the names of loose files end."""
-
-_PART = re.compile(r"(.+\.zip)\.part([0-9]{1,19})", re.IGNORECASE)
+_UNREAD = (  # endings of files that are named after a role and cannot be read, what they are, and what helps
+    (r"\.t?gz|\.(tar\.|t)(bz2?|xz|zst|z)", "a compressed tar", "decompress it to a .tar"),
+    (r"\.(7z|rar|alz|egg)", "an archive of another kind", "unpack it into a folder of that name"),
+    (
+        r"\.\w+\.(crdownload|part|partial|download|opdownload|tmp|aria2)",
+        "an unfinished download",
+        "finish the download",
+    ),
+)
 
 
 def open_split(paths: ReleasePaths, split: Split) -> tuple[Members, Members]:
     """Find and open the (images, labels) of `split`.
 
-    Raises InputError if one of them is missing, is there twice, or cannot be read.
+    Raises InputError if one of them is missing, is there twice, is of another kind, or cannot be read.
     """
     overrides = {role: paths.override(split, role) for role in ROLES}
     listing = _list_release(paths.release) if None in overrides.values() else None
@@ -52,36 +59,47 @@ def open_split(paths: ReleasePaths, split: Split) -> tuple[Members, Members]:
 
 
 def open_images(given: Sequence[Path]) -> Members:
-    """Open JPEGs that belong to no release: files, folders and tars of them at any depth, or one ZIP of them.
+    """Open JPEGs that belong to no release: files, and folders, tars, ZIPs and parts of ZIPs that hold them.
 
-    Raises InputError if there are none.
+    ZIPs within a folder or a tar are opened if it has no loose JPEGs. Raises InputError if there are no JPEGs, or if
+    two different ones in two places have the same name.
     """
-    if len(given) == 1 and given[0].suffix.lower() == ".zip":
-        return Archive(given[0])
-    if len(given) == 1 and _PART.fullmatch(given[0].name):
-        return _open_override(given[0], "train", "images")
-    files: list[ListedFile] = []
+    loose: list[ListedFile] = []
+    archives: list[Members] = []
     for path in given:
-        if path.is_dir() or path.suffix.lower() == ".tar":
-            files += Listing(path).files
-        elif path.is_file():
-            files += list_file(path, path.name)
-        else:
+        if path.is_file() and path.suffix.lower() in SUFFIXES["images"]:
+            loose += list_file(path, path.name)
+        elif not path.exists():
             raise InputError(
                 f"expected images at {path}, found nothing there; give --images a folder, archive or JPEGs"
             )
-    where = ", ".join(str(path) for path in given[:3]) + (", …" if len(given) > 3 else "")
-    jpegs = [file for file in files if file.path.lower().endswith(SUFFIXES["images"])]
-    if not jpegs:
-        raise InputError(f"expected .jpg files in {where}, found none; a ZIP of images must be named itself")
-    return Folder([LooseFile(file.path, file.segment, file.modified) for file in jpegs if file.segment], where)
+        elif path.suffix.lower() == ".zip" and path.is_file():
+            archives += [_open_zip(ByteRange.of_file(path), "images")]
+        else:
+            candidates = list(_any_candidates(_list_given(path), "images"))
+            if not candidates:
+                raise InputError(f"expected .jpg files in {path}, found none; name the folder or archive that has them")
+            loose += candidates[0].loose
+            archives += [candidate.open() for candidate in candidates if not candidate.loose]
+    archives = [members for members in archives if _fits(members.names, "images")]
+    if loose or not archives:
+        where = ", ".join(str(path) for path in given[:3]) + (", …" if len(given) > 3 else "")
+        archives.insert(0, _open_folder(loose, where))
+    return archives[0] if len(archives) == 1 else _merged(archives)
 
 
 def _list_release(path: Path) -> Listing:
     """List a release; a ZIP named TS_KS.zip and so on is one archive of it, whose members are not looked into."""
-    if path.is_file() and path.suffix.lower() == ".zip" and path.stem in STEMS.values():
-        return Listing(path, open_zip=False)
-    return Listing(path)
+    return Listing(path, open_zip=not (path.is_file() and path.suffix.lower() == ".zip" and is_role(path.stem)))
+
+
+def _list_given(path: Path) -> Listing:
+    """List what a flag names; of a part of a ZIP, all parts in its folder."""
+    part = PART.fullmatch(path.name)
+    if part is None or not path.is_file():
+        return _list_release(path)
+    siblings = sorted(each for each in path.parent.iterdir() if each.name.startswith(f"{part[1]}.part"))
+    return Listing(path, [each for each in siblings if each.is_file()])
 
 
 # --- What in a listing may be the images or labels of a split.
@@ -90,48 +108,104 @@ def _list_release(path: Path) -> Listing:
 class _Candidate(NamedTuple):
     where: str
     open: Callable[[], Members]
+    rank: Match = Match(0, False, 0)
+    loose: Sequence[ListedFile] = ()
 
 
 def _open_only(listing: Listing, split: Split, role: Role) -> Members:
-    """Open the only candidate for a role. Raises InputError if there is none, or more than one."""
-    stem, flag = STEMS[split, role], f"--{split}-{role}"
-    found = list(_candidates(listing.files, split, role))
-    if len(found) > 1:
+    """Open the best candidate for a role. Raises InputError if there is none, or if several differ."""
+    candidates = sorted(_candidates(listing.files, split, role), key=lambda candidate: candidate.rank)
+    if not candidates:
+        raise _missing(listing, split, role)
+    best = candidates[0]
+    members = _only([each for each in candidates if each.rank == best.rank], listing.release, split, role)
+    if best.rank.inexact and not members.note:
+        members.note = f"{members.where} is taken for the {split} {role}, because nothing has the name itself"
+    return members
+
+
+def _only(candidates: Sequence[_Candidate], release: Path, split: Split, role: Role) -> Members:
+    """Open the only candidate, or the first of several that hold the same files. Raises InputError if they differ."""
+    first, *others = candidates
+    if not others:
+        return first.open()
+    opened: list[Members] = []
+    with suppress(InputError):
+        opened += [candidate.open() for candidate in candidates]
+    if len(opened) < len(candidates) or any(not _same_files(opened[0], other, role) for other in opened[1:]):
         raise InputError(
-            f"expected one {stem} below {listing.release}, found {found[0].where} and {found[1].where}; remove one,"
-            f" or name the right one with {flag}"
+            f"expected one {STEMS[split, role]} below {release}, found {first.where} and {others[0].where}, which"
+            f" differ; name the right one with --{split}-{role}"
         )
-    if not found:
-        unvisited = f" ({', '.join(listing.unvisited[:3])} not looked into)" if listing.unvisited else ""
-        raise InputError(
-            f"no {stem}.zip below {listing.release}, nor its parts or a folder {stem} of {SUFFIXES[role][0]} files,"
-            f" among {len(listing.files)} files{unvisited}; download it from AI Hub 71805, or name it with {flag}"
-        )
-    return found[0].open()
+    opened[0].note = f"{first.where} and {others[0].where} hold the same files; {first.where} is used"
+    return opened[0]
+
+
+def _same_files(a: Members, b: Members, role: Role) -> bool:
+    """Return whether two sources hold files of the same names and sizes; of labels also the same bytes."""
+    contents = []
+    for members in (a, b):
+        numbers = [i for i, name in enumerate(members.names) if name.lower().endswith(SUFFIXES[role])]
+        contents.append({members.names[i]: (i, members.size(i)) for i in numbers})
+    mine, theirs = contents
+    if {name: size for name, (_, size) in mine.items()} != {name: size for name, (_, size) in theirs.items()}:
+        return False
+    return all(_same_bytes((a, mine[name][0]), (b, theirs[name][0]), read=role == "labels") for name in mine)
+
+
+def _same_bytes(*files: tuple[Members, int], read: bool) -> bool:
+    """Compare checksums of two files, if both are recorded, or if they may be computed by reading."""
+    try:
+        checksums = [members.crc(i) for members, i in files]
+        if None in checksums and read:
+            checksums = [zlib.crc32(members.read(i).data) for members, i in files]
+    except InputError:
+        return False
+    return None in checksums or checksums[0] == checksums[1]
 
 
 def _candidates(files: Iterable[ListedFile], split: Split, role: Role) -> Iterator[_Candidate]:
-    """Yield every ZIP, set of parts and folder of loose files that is named by the stem of the role."""
-    stem = STEMS[split, role]
-    parts: list[tuple[int, ListedFile]] = []
-    folders: dict[str, list[ListedFile]] = {}
+    """Yield every ZIP, set of parts and folder of loose files that matches a name of the role."""
+    parts: dict[Match, list[tuple[int, ListedFile]]] = {}
+    folders: dict[tuple[str, Match], list[ListedFile]] = {}
     for file in files:
-        *above, name = file.path.split("/")
-        part = _PART.fullmatch(name)
-        if _is_zip_of(name, stem):
-            yield _Candidate(file.where, partial(_open_zip, file))
-        elif part and _is_zip_of(part[1], stem):
-            parts.append((int(part[2]), file))
-        elif stem in above and name.lower().endswith(SUFFIXES[role]):
-            folders.setdefault("/".join(above[: above.index(stem) + 1]), []).append(file)
-    if parts:
-        yield _Candidate(parts[0][1].where, partial(_open_parts, parts))
-    for folder, inside in folders.items():
-        yield _Candidate(_place_of(folder, inside[0]), partial(_open_folder, folder, inside))
+        folder, _, name = file.path.rpartition("/")
+        part = PART.fullmatch(name)
+        if part or name.lower().endswith(".zip"):
+            place = f"{folder}/{part[1] if part else name}"[:-4].lstrip("/")
+            rank = match(place, split, role)
+            if rank is None or (rank.depth and is_role(place.rpartition("/")[2])):
+                continue
+            if part:
+                parts.setdefault(rank, []).append((int(part[2]), file))
+            else:
+                yield _Candidate(file.where, partial(_open_listed_zip, file, role), rank)
+        elif name.lower().endswith(SUFFIXES[role]) and (rank := match(folder, split, role, outermost=True)):
+            above = folder.split("/")
+            key = "/".join(above[: len(above) - rank.depth]), rank._replace(depth=0)
+            folders.setdefault(key, []).append(file)
+    for rank, numbered in parts.items():
+        yield _Candidate(numbered[0][1].where, partial(_open_parts, numbered, role), rank)
+    for (folder, rank), inside in folders.items():
+        yield _Candidate(_place_of(folder, inside[0]), partial(_open_role_folder, folder, inside), rank, inside)
 
 
-def _is_zip_of(name: str, stem: str) -> bool:
-    return name[:-4] == stem and name[-4:].lower() == ".zip"
+def _any_candidates(listing: Listing, role: Role) -> Iterator[_Candidate]:
+    """Yield what holds files of the role under any name: all loose files at once, else each ZIP and set of parts."""
+    loose = [file for file in listing.files if file.path.lower().endswith(SUFFIXES[role])]
+    if loose:
+        where = str(listing.release)
+        yield _Candidate(where, partial(_open_folder, loose, where), loose=loose)
+        return
+    parts: dict[str, list[tuple[int, ListedFile]]] = {}
+    for file in listing.files:
+        part = PART.fullmatch(file.path)
+        if part:
+            parts.setdefault(part[1], []).append((int(part[2]), file))
+        elif file.path.lower().endswith(".zip") and file.path != listing.release.name:
+            yield _Candidate(file.where, partial(_open_listed_zip, file, role))
+    for numbered in parts.values():
+        yield _Candidate(numbered[0][1].where, partial(_open_parts, numbered, role))
 
 
 def _place_of(folder: str, file: ListedFile) -> str:
@@ -139,71 +213,120 @@ def _place_of(folder: str, file: ListedFile) -> str:
     return file.where[: len(file.where) - len(file.path) + len(folder)].rstrip(": ")
 
 
+def _missing(listing: Listing, split: Split, role: Role) -> InputError:
+    """Return the error of a role that is not in a listing; it names what has the role's name and cannot be read."""
+    stem, flag, suffix = STEMS[split, role], f"--{split}-{role}", SUFFIXES[role][0]
+    for file in listing.files:
+        for endings, kind, advice in _UNREAD:
+            ending = re.search(f"({endings})$", file.path, re.IGNORECASE)
+            if ending and match(file.path[: ending.start()], split, role):
+                return InputError(
+                    f"expected {stem}.zip, its parts, a .tar or a folder below {listing.release}, found {file.where},"
+                    f" which is {kind}; {advice}, or name the {role} with {flag}"
+                )
+    others = [file for file in listing.files if match(os.path.dirname(file.path), split, role)]
+    if others:
+        return _other_kind([file.path for file in others], _place_of(os.path.dirname(others[0].path), others[0]), role)
+    names = {file.where: os.path.splitext(os.path.basename(file.path)) for file in listing.files}
+    zips = [place for place, (name, end) in names.items() if end.lower() == ".zip" and not is_role(name)]
+    unread = (listing.unvisited + [place for place in zips if place != str(listing.release)])[:3]
+    unvisited = f" ({', '.join(unread)} not looked into)" if unread else ""
+    return InputError(
+        f"no {stem}.zip below {listing.release}, nor its parts or a folder {stem} of {suffix} files, among"
+        f" {len(listing.files)} files{unvisited}; download it from AI Hub 71805, or name it with {flag}"
+    )
+
+
+def _other_kind(names: Sequence[str], where: str, role: Role) -> InputError:
+    """Return the error of a source that has no file of the role's kind."""
+    suffix, example = SUFFIXES[role][0], os.path.basename(next(iter(names), ""))
+    endings = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in names).most_common(2)
+    counts = " and ".join(f"{count} of {ending}" for ending, count in endings)
+    held = f"files of other kinds ({counts}), such as {example}" if names else "no files"
+    return InputError(f"expected {role} in {where}, which are {suffix} files, found {held}; name the {role} themselves")
+
+
 # --- How each form is opened.
 
 
 def _open_override(given: Path, split: Split, role: Role) -> Members:
-    """Open what a flag names as this role; its name need not be the role's stem."""
-    part = _PART.fullmatch(given.name)
-    if part and given.is_file():
-        siblings = [path for path in given.parent.iterdir() if path.name.startswith(f"{part[1]}.part")]
-        numbered = [(_PART.fullmatch(path.name), path) for path in siblings if path.is_file()]
-        return _open_parts([(int(m[2]), next(list_file(path, path.name))) for m, path in numbered if m])
-    listing, stem = _list_release(given), STEMS[split, role]
+    """Open what a flag names as this role; its name need not be the role's."""
+    listing = _list_given(given)
     if any(_candidates(listing.files, split, role)):
         return _open_only(listing, split, role)
-    loose = [file for file in listing.files if file.path.lower().endswith(SUFFIXES[role])]
-    if given.is_dir() and loose:
-        return _open_folder(stem, [file._replace(path=f"{stem}/{file.path}") for file in loose])
-    if given.suffix.lower() == ".zip":
-        return Archive(given)
-    return _open_only(listing, split, role)  # raises, and says what was looked for
+    if given.is_file() and given.suffix.lower() == ".zip":
+        return _open_zip(ByteRange.of_file(given), role)
+    candidates = list(_any_candidates(listing, role))
+    if not candidates:
+        raise _missing(listing, split, role)
+    return _only(candidates, given, split, role)
 
 
-def _open_zip(file: ListedFile) -> Members:
-    return Archive(_bytes_of(file))
-
-
-def _bytes_of(file: ListedFile) -> ByteRange:
-    if file.segment is None:
-        raise InputError(f"{file.where} is deflated or damaged in its ZIP and cannot be read in place; unpack that ZIP")
-    return ByteRange([file.segment], file.where)
-
-
-def _open_parts(parts: list[tuple[int, ListedFile]]) -> Members:
-    """Open the ZIP that is made of parts (first byte, file). Raises InputError where they do not join."""
-    parts = sorted(parts, key=lambda part: part[0])
-    end, previous = 0, ""
-    segments: list[Segment] = []
-    for offset, file in parts:
-        whole = _PART.sub(r"\1", file.where)
-        if offset > end:
-            raise InputError(
-                f"expected a part of {whole} that begins at byte {end}, found {file.where} to be the next: bytes"
-                f" {end} to {offset - 1} are missing; download {os.path.basename(whole)}.part{end} again"
-            )
-        if offset < end:
-            raise InputError(
-                f"expected the next part of {whole} to begin at byte {end}, where {previous} ends, found {file.where}"
-                f" to begin at byte {offset}; remove the wrong one"
-            )
-        segments += _bytes_of(file).segments
-        end, previous = sum(segment.length for segment in segments), file.where
+def _open_zip(source: ByteRange, role: Role) -> Members:
+    """Open a ZIP that has files of the role, or that stores one ZIP that does. Raises InputError if it is neither."""
     try:
-        return Archive(ByteRange(segments, f"{parts[0][1].where} (parts: {len(parts)})"))
+        archive = Archive(source)
+        if _fits(archive.names, role):
+            return archive
     except CutShort:
-        raise InputError(
-            f"expected a central directory at the end of {whole}, found none in the last of its {len(parts)} parts:"
-            f" one that begins at byte {end} is missing, or {previous} is damaged; download"
-            f" {os.path.basename(whole)}.part{end} again"
-        ) from None
+        raise
+    except InputError:  # its members may all be too large, because they are ZIPs
+        archive = None
+    members = [member for member in zip_members.directory(source).members if not is_foreign(member.path)]
+    zips = [member for member in members if member.path.lower().endswith(".zip")]
+    if len(zips) == 1 and (where := f"{source.where}: {zips[0].path}"):
+        return _open_zip(_stored(source, zips[0], where), role)
+    if archive is None:
+        Archive(source)  # raises again
+    raise _other_kind([member.path for member in members], source.where, role)
 
 
-def _open_folder(folder: str, files: list[ListedFile]) -> Members:
-    """Open the loose files of a folder, on disk, in a tar or in a ZIP."""
-    container = files[0].container
-    if container is not None:  # the files may be deflated, so their ZIP reads them
-        return Archive(container, below=folder.partition("/")[2] + "/")
+def _stored(source: ByteRange, member: zip_members.ZipMember, where: str) -> ByteRange:
+    span = stored_span(source, member)
+    if span is None:
+        raise InputError(f"{where} is deflated or damaged in its ZIP and cannot be read in place; unpack that ZIP")
+    return source.slice(*span, where)
+
+
+def _open_listed_zip(file: ListedFile, role: Role) -> Members:
+    return _open_zip(file.bytes(), role)
+
+
+def _open_parts(numbered: Sequence[tuple[int, ListedFile]], role: Role) -> Members:
+    return _open_zip(join_parts(numbered), role)
+
+
+def _fits(names: Iterable[str], role: Role) -> bool:
+    return any(name.lower().endswith(SUFFIXES[role]) for name in names)
+
+
+def _open_role_folder(folder: str, files: Sequence[ListedFile]) -> Members:
+    """Open the loose files below a folder of a listing."""
     below = len(folder) + 1
-    loose = [LooseFile(file.path[below:], file.segment, file.modified) for file in files if file.segment is not None]
-    return Folder(loose, _place_of(folder, files[0]))
+    return _open_folder(files, _place_of(folder, files[0]), below, folder.partition("/")[2] + "/")
+
+
+def _open_folder(files: Sequence[ListedFile], where: str, below: int = 0, inside: str = "") -> Members:
+    """Open loose files, on disk or in a tar, without the first `below` characters of their paths.
+
+    Files in a ZIP may be deflated, so their ZIP reads them, below its folder `inside`.
+    """
+    if files and files[0].container is not None:
+        return Archive(files[0].container, below=inside)
+    return Folder([LooseFile(file.path[below:], file.segment, file.modified) for file in files if file.segment], where)
+
+
+def _merged(sources: Sequence[Members]) -> Members:
+    """Return all files of several sources. Raises InputError if two different ones have the same name."""
+    first: dict[str, tuple[Members, int]] = {}
+    for source in sources:
+        for i, name in enumerate(source.names):
+            other, j = first.setdefault(name, (source, i))
+            if other is source:
+                continue
+            if other.size(j) != source.size(i) or not _same_bytes((other, j), (source, i), read=True):
+                raise InputError(
+                    f"expected images of different names, found two different ones named {name}, in {other.where} and"
+                    f" {source.where}; give --images only one of these places"
+                )
+    return Merged(*sources)

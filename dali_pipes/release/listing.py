@@ -1,18 +1,20 @@
 """All files of a release, on disk and inside its tars or its ZIP, listed in place: nothing is unpacked.
 
-Links to folders are not followed, because they may lead anywhere or in circles.
+A link to a folder is followed, unless it leads to a folder that contains it. Links inside a linked folder are not
+followed, so no walk is endless.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
 from . import tar_members, zip_members
 from .byte_range import ByteRange, Segment
+from .names import is_foreign
 
 
 class ListedFile(NamedTuple):
@@ -29,42 +31,62 @@ class ListedFile(NamedTuple):
     container: ByteRange | None = None
     """The ZIP that holds it, if one does."""
 
+    @property
+    def length(self) -> int:
+        """Its number of bytes; 0 if they cannot be read in place."""
+        return self.segment.length if self.segment else 0
+
+    def bytes(self) -> ByteRange:
+        """Return its bytes. Raises InputError if they cannot be read in place."""
+        if self.segment is None:
+            raise InputError(
+                f"{self.where} is deflated or damaged in its ZIP and cannot be read in place; unpack that ZIP"
+            )
+        return ByteRange([self.segment], self.where)
+
 
 class Listing:
     """The `files` of a release, and what was `unvisited`, with reasons.
 
-    Raises InputError if `release` is no folder, tar or ZIP, or is damaged.
+    `only`: list these files next to `release` instead. Raises InputError if `release` is no folder, tar or ZIP, or is
+    damaged.
     """
 
-    def __init__(self, release: Path, *, open_zip: bool = True) -> None:
+    def __init__(self, release: Path, only: Sequence[Path] = (), *, open_zip: bool = True) -> None:
         self.release = release
         self.unvisited: list[str] = []
-        if release.is_dir():
+        if only:
+            self.files = [file for path in only for file in list_file(path, path.name)]
+        elif release.is_dir():
             self.files = list(self._walk(release))
         elif release.is_file() and release.suffix.lower() in (".tar", ".zip"):
             self.files = list(list_file(release, release.name, open_zip=open_zip))
         else:
             raise InputError(
                 f"expected a release, which is a folder, a .tar or a .zip, found none of them at {release}"
+                + ("; decompress or unpack it first" if release.is_file() else "")
             )
 
     def _walk(self, top: Path) -> Iterator[ListedFile]:
-        folders = [str(top)]
+        folders = [(str(top), True)]
         while folders:
-            folder = folders.pop()
+            folder, follows_links = folders.pop()
             try:
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             except OSError as error:
                 self.unvisited.append(f"{folder} ({error.strerror})")
                 continue
             for entry in entries:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":  # temporary files; macOS metadata
+                if is_foreign(entry.name):
                     continue
                 try:
                     if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
+                        folders.append((entry.path, follows_links))
                     elif entry.is_dir():
-                        self.unvisited.append(f"{entry.path} (a link to a folder)")
+                        if follows_links and not Path(folder).resolve().is_relative_to(Path(entry.path).resolve()):
+                            folders.append((entry.path, False))
+                        else:
+                            self.unvisited.append(f"{entry.path} (a link to a folder)")
                     elif entry.is_file():
                         path = Path(entry.path)
                         yield from list_file(path, path.relative_to(top).as_posix())
@@ -82,21 +104,25 @@ def list_file(path: Path, below: str, *, open_zip: bool = False) -> Iterator[Lis
     stem, suffix = os.path.splitext(below)
     if suffix.lower() == ".tar" and status.st_size:
         for member in tar_members.plain_files(ByteRange.of_file(path)):
+            if is_foreign(member.path):
+                continue
             segment = Segment(path, member.offset, member.length)
             yield ListedFile(f"{stem}/{member.path}", f"{path}: {member.path}", segment, modified)
     elif open_zip and suffix.lower() == ".zip":
         container = ByteRange.of_file(path)
         for inner in zip_members.directory(container).members:
-            stored = _stored_segment(container, inner)
+            if is_foreign(inner.path):
+                continue
+            span = stored_span(container, inner)
+            stored = Segment(path, span[0], span[1] - span[0]) if span else None
             yield ListedFile(f"{stem}/{inner.path}", f"{path}: {inner.path}", stored, modified, container)
 
 
-def _stored_segment(container: ByteRange, member: zip_members.ZipMember) -> Segment | None:
-    """Return where the bytes of a ZIP's member are, if it is stored and sound."""
+def stored_span(container: ByteRange, member: zip_members.ZipMember) -> tuple[int, int] | None:
+    """Return where the bytes of a ZIP's member start and stop in it, if it is stored and sound."""
     if member.fault or member.method != zip_members.STORED:
         return None
     try:
-        start, stop = zip_members.locate(container, member)
+        return zip_members.locate(container, member)
     except ValueError:
         return None
-    return Segment(container.segments[0].file, start, stop - start)

@@ -7,6 +7,8 @@ subclass `Members`, and then has to define only `names` and `read`.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +23,9 @@ class Members(Protocol):
 
     where: str = "memory"
     """The place of the files, as error sentences name it."""
+
+    note: str = ""
+    """A sentence for the user about how the files were found, or ""."""
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of file `index` as (n,) uint8. Raises InputError if it cannot be read."""
@@ -45,3 +50,41 @@ class Members(Protocol):
             digest.update(f"{name}\0{len(data)}\0".encode("utf-8", "backslashreplace"))
             digest.update(data.data)
         return digest.hexdigest()
+
+
+class Merged(Members):
+    """The files of several sources, numbered through in the order of the sources."""
+
+    def __init__(self, *sources: Members) -> None:
+        self.sources = sources
+        self.where = ", ".join(source.where for source in sources)
+        self.names = [name for source in sources for name in source.names]
+        self.first = list(accumulate((len(source.names) for source in sources[:-1]), initial=0))
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Return the bytes of file `index` as (n,) uint8."""
+        source, number = self._source(index)
+        return source.read(number)
+
+    def fault(self, index: int) -> str:
+        """Return why file `index` cannot be read, or ""."""
+        source, number = self._source(index)
+        return source.fault(number)
+
+    def crc(self, index: int) -> int | None:
+        """Return the recorded CRC-32 of file `index`, or None."""
+        source, number = self._source(index)
+        return source.crc(number)
+
+    def size(self, index: int) -> int:
+        """Return the recorded number of bytes of file `index`."""
+        source, number = self._source(index)
+        return source.size(number)
+
+    def fingerprint(self) -> str:
+        """Return the digests of all sources."""
+        return " ".join(source.fingerprint() for source in self.sources)
+
+    def _source(self, index: int) -> tuple[Members, int]:
+        source = bisect_right(self.first, index) - 1
+        return self.sources[source], index - self.first[source]

@@ -9,6 +9,7 @@ own counts, sizes and offsets. It is not faster (8,000 members: 28 ms there, 35 
 
 from __future__ import annotations
 
+import os
 import struct
 from bisect import bisect_right
 from typing import NamedTuple
@@ -26,6 +27,17 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")  # an entry of the central directory
 _LOCAL = struct.Struct("<4s5H3L2H")  # local file header
 _ZIP64_EXTRA = 1
 _SATURATED = 0xFFFFFFFF  # the number is in the ZIP64 extra field
+_CHUNK = 1 << 20  # bytes that are searched at once
+_OTHER_KINDS = (  # where its first bytes are, these bytes in lower case, and what such a file is
+    (0, b"rar!", "a RAR archive; unpack it into a folder, and name the folder"),
+    (0, b"7z\xbc\xaf", "a 7z archive; unpack it into a folder, and name the folder"),
+    (0, b"egga", "an EGG archive; unpack it into a folder, and name the folder"),
+    (0, b"alz\1", "an ALZ archive; unpack it into a folder, and name the folder"),
+    (0, b"\x1f\x8b", "a gzip file; decompress it by gzip -d"),
+    (257, b"ustar", "a tar; give it a name in .tar"),
+    (0, b"<!doctype html", "a web page; log in to AI Hub and download the archive"),
+    (0, b"<html", "a web page; log in to AI Hub and download the archive"),
+)
 
 
 class ZipMember(NamedTuple):
@@ -58,7 +70,7 @@ class Directory(NamedTuple):
 
 def directory(archive: ByteRange) -> Directory:
     """Read the central directory of a ZIP. Raises InputError if there is none, or if it contradicts itself."""
-    end, count, length, position = _end(archive)
+    end, count, length, position = find_end(archive)
     if position + length > end:
         raise _damaged(archive, f"its central directory reaches beyond byte {end}, where its end is recorded")
     shift = end - position - length  # bytes before the ZIP, such as a self-extracting program
@@ -105,7 +117,7 @@ def locate(archive: ByteRange, member: ZipMember) -> tuple[int, int]:
     return first, first + member.stored
 
 
-def _end(archive: ByteRange) -> tuple[int, int, int, int]:
+def find_end(archive: ByteRange) -> tuple[int, int, int, int]:
     """Return where the central directory must end, and its recorded number of entries, length and position."""
     tail_from = max(0, archive.size - _END.size - 0xFFFF)
     tail = archive.read(tail_from, archive.size).tobytes()
@@ -115,7 +127,7 @@ def _end(archive: ByteRange) -> tuple[int, int, int, int]:
         if at + _END.size <= len(tail) and at + _END.size + _END.unpack_from(tail, at)[-1] == len(tail):
             break
     else:
-        raise CutShort(str(_damaged(archive, f"its {archive.size} bytes do not end with a central directory")))
+        raise _without_end(archive)
     _, disk, first_disk, here, count, length, position, _ = _END.unpack_from(tail, at)
     end = tail_from + at
     locator = archive.read(max(0, end - _LOCATOR64.size), end).tobytes()
@@ -130,6 +142,36 @@ def _end(archive: ByteRange) -> tuple[int, int, int, int]:
     if disk or first_disk or here != count:
         raise InputError(f"{archive.where} is one disk of a ZIP split over several; join them with `zip -s 0` first")
     return end, count, length, position
+
+
+def _without_end(archive: ByteRange) -> InputError:
+    """Return the error of a file that does not end with a central directory: the most exact one that fits."""
+    start = archive.read(0, min(archive.size, 262)).tobytes()
+    for at, magic, kind in _OTHER_KINDS:
+        if start[at : at + len(magic)].lower() == magic:
+            return InputError(f"expected a ZIP at {archive.where}, found {kind}")
+    name = os.path.basename(archive.where)
+    for at in range(0, archive.size, _CHUNK):
+        chunk = archive.read(at, min(archive.size, at + _CHUNK + _END.size)).tobytes()
+        found = chunk.find(b"PK\x05\x06")
+        while 0 <= found <= len(chunk) - _END.size:
+            end, record = at + found, _END.unpack_from(chunk, found)
+            _, disk, first_disk, here, count, length, position, comment = record
+            if position + length == end and not disk:
+                stop = end + _END.size + comment
+                return InputError(
+                    f"expected {archive.where} to end with its central directory at byte {stop}, found"
+                    f" {archive.size - stop} more bytes; copy the ZIP without them, by"
+                    f" `head -c {stop} {name} > copy.zip`, and name the copy"
+                )
+            if not disk and not first_disk and here == count > 0 and length >= count * _ENTRY.size:
+                return InputError(
+                    f"expected {archive.where} to end with its central directory, found its end at byte {end} of"
+                    f" {archive.size}: its parts were joined in a wrong order, such as part10 before part2; give the"
+                    f" parts themselves, or join them by number: `cat $(ls -v {name}.part*) > {name}`"
+                )
+            found = chunk.find(b"PK\x05\x06", found + 1)
+    return CutShort(str(_damaged(archive, f"its {archive.size} bytes do not end with a central directory")))
 
 
 def _member(entries: bytes, at: int, shift: int) -> tuple[ZipMember, int]:

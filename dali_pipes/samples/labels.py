@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..release.members import Members
+from ..release.names import NumberOf
 from . import via
 from .jpeg import JpegHeader, usable_header
 from .via import Reason
@@ -59,29 +60,32 @@ def read_labels(labels: Members, images: Members, left_out: list[LeftOut]) -> Ro
     """Read all labels, and add to `left_out` what cannot be used, before the images are checked.
 
     The tile of a label must be certain: a label that names another tile's image, although its own exists, is skipped,
-    and an image that two label files name is added to `doubted`.
+    and an image that two label files name is added to `doubted`. Names are compared as `NumberOf` does.
     """
-    index = {name: i for i, name in enumerate(images.names)}
-    own = {stem_of(name): name for name in images.names}
-    rows, owner = Rows(), dict[str, int]()  # image name → the label file that names it
+    number_of = NumberOf(images.names)
+    rows, owner = Rows(), dict[int | str, int]()  # image number, or its name if there is none → the label file
     for i, name in enumerate(labels.names):
         if not name.lower().endswith(".json"):
             continue
-        owner.setdefault(own.get(stem_of(name), ""), i)
+        own = number_of.of_tile(name)
+        if own is not None:
+            owner.setdefault(own, i)
         for tile in _tiles(labels, i, left_out):
-            image = index.get(tile.filename)
-            if own.get(stem_of(name), tile.filename) != tile.filename:
+            image = number_of(tile.filename)
+            if own not in (None, image):
                 left_out.append(LeftOut(name, -1, Reason.MISNAMED))
                 continue
-            if owner.setdefault(tile.filename, i) != i and image is not None:
+            key = tile.filename if image is None else image
+            if owner.setdefault(key, i) != i and image is not None:
                 rows.doubted.add(image)
-            left_out.extend(LeftOut(tile.filename, *vars(rejected).values()) for rejected in tile.rejected)
+            filename = tile.filename if image is None else images.names[image]
+            left_out.extend(LeftOut(filename, *vars(rejected).values()) for rejected in tile.rejected)
             if tile.regions and image is None:
-                left_out.append(LeftOut(tile.filename, -1, Reason.NO_IMAGE))
+                left_out.append(LeftOut(filename, -1, Reason.NO_IMAGE))
             elif image is not None:
                 for region in tile.regions:
                     rows.append(image, tile, region)
-    left_out += [LeftOut(name, -1, Reason.NO_LABEL) for name in images.names if name not in owner]
+    left_out += [LeftOut(name, -1, Reason.NO_LABEL) for i, name in enumerate(images.names) if i not in owner]
     return rows
 
 
@@ -93,11 +97,6 @@ def _tiles(labels: Members, i: int, left_out: list[LeftOut]) -> list[via.TileLab
     except ValueError:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         left_out.append(LeftOut(labels.names[i], -1, Reason.BROKEN_LABEL))
     return []
-
-
-def stem_of(file: str) -> str:
-    """Return the name of a tile, from its image file or its label file."""
-    return file.rpartition(".")[0] or file
 
 
 def check_images(

@@ -33,6 +33,7 @@ from rich.console import Console
 
 from ..errors import InputError
 from ..release.members import Members
+from ..release.names import NumberOf
 from .index import check_by_decoding
 from .jpeg import JpegHeader
 from .table import SampleTable
@@ -120,16 +121,16 @@ def table_of(polylines: Polylines, images: Members, *, console: Console | None =
     Each image is decoded once, so that a damaged one is named. Raises InputError if an image is missing or damaged, or
     if a polyline is not inside its image.
     """
-    index = {name: i for i, name in enumerate(images.names)}
+    number_of = NumberOf(images.names)
     names = [polylines.images[i]["filename"] for i, _ in polylines.drawn]
-    missing = sorted(set(names) - set(index))
+    missing = sorted({name for name in names if number_of(name) is None})
     if missing:
         raise InputError(
             f"{polylines.where} has polylines of {missing[0]}"
             + (f" and {len(missing) - 1} other images" if len(missing) > 1 else "")
-            + f", found no such image among {len(index)}; name the folder or archive that holds it with --images"
+            + f", found no such image among {len(images.names)}; name the folder or archive that holds it with --images"
         )
-    image = np.array([index[name] for name in names], np.int64)
+    image = np.array([number_of(name) for name in names], np.int64)
     wanted, inverse = np.unique(image, return_inverse=True)
     quiet = console or Console(quiet=True)
     threads = len(os.sched_getaffinity(0))

@@ -14,16 +14,14 @@ height of a chimney from another angle, but not the scale of the scene. This is 
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right
 from dataclasses import dataclass, fields, replace
-from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..release.members import Members
+from ..release.members import Merged
 from .table import SampleTable, scene_of
 
 VALIDATION, DEVELOPMENT = "validation", "development"  # the groups of samples that are not trained on
@@ -109,7 +107,7 @@ def assign_folds(sizes: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.
 def merge(*tables: SampleTable) -> SampleTable:
     """Concatenate tables, and their lists of skipped samples."""
     most = max(table.polyline.shape[1] for table in tables)
-    images = MergedImages(*(table.images for table in tables))
+    images = Merged(*(table.images for table in tables))
     columns: dict[str, Any] = {
         field.name: np.concatenate([getattr(table, field.name) for table in tables])
         for field in fields(SampleTable)
@@ -126,41 +124,3 @@ def merge(*tables: SampleTable) -> SampleTable:
 
 def _more_points(table: SampleTable, most: int) -> tuple[tuple[int, int], ...]:
     return (0, 0), (0, most - table.polyline.shape[1]), (0, 0)
-
-
-class MergedImages(Members):
-    """The images of several sources, numbered through in the order of the sources."""
-
-    def __init__(self, *sources: Members) -> None:
-        self.sources = sources
-        self.where = ", ".join(source.where for source in sources)
-        self.names = [name for source in sources for name in source.names]
-        self.first = list(accumulate((len(source.names) for source in sources[:-1]), initial=0))
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """Return the bytes of image `index` as (n,) uint8."""
-        images, number = self._source(index)
-        return images.read(number)
-
-    def fault(self, index: int) -> str:
-        """Return why image `index` cannot be read, or ""."""
-        images, number = self._source(index)
-        return images.fault(number)
-
-    def crc(self, index: int) -> int | None:
-        """Return the recorded CRC-32 of image `index`, or None."""
-        images, number = self._source(index)
-        return images.crc(number)
-
-    def size(self, index: int) -> int:
-        """Return the recorded number of bytes of image `index`."""
-        images, number = self._source(index)
-        return images.size(number)
-
-    def fingerprint(self) -> str:
-        """Return the digests of all sources."""
-        return " ".join(source.fingerprint() for source in self.sources)
-
-    def _source(self, index: int) -> tuple[Members, int]:
-        source = bisect_right(self.first, index) - 1
-        return self.sources[source], index - self.first[source]
