@@ -44,6 +44,11 @@ _FORMATS = (
 )
 """Formats that people rename to .jpg: the reason, and the bytes at a position, in either case."""
 
+CONVERTIBLE = frozenset(reason for reason, _, _ in _FORMATS if reason is not Reason.WEB_PAGE) | {
+    *(Reason.TWELVE_BITS, Reason.ARITHMETIC, Reason.RARE_CODING, Reason.COLOURS, Reason.ROTATED)
+}
+"""Why images cannot be used that are whole, so that another program can save them in a usable form."""
+
 
 class JpegHeader(NamedTuple):
     """What the headers state.
