@@ -297,10 +297,8 @@ def _from_csv(text: str, source: Path) -> list[dict[str, Any]]:
                 _add_via_row(image, cells)
             else:
                 image["regions"].append(_region(tile, [point.split() for point in cells["polyline"].split(";")]))
-    except InputError:
-        raise
     except (csv.Error, ValueError, RecursionError) as error:
-        raise InputError(f"{source} is damaged at line {rows.line_num}: {error}") from None
+        raise InputError(f"{source} is damaged at line {rows.line_num}: {error}; correct that line") from None
     return list(images.values())
 
 
