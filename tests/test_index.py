@@ -30,7 +30,7 @@ from dali_pipes.errors import InputError
 from dali_pipes.release.members import Members
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.index import check_by_decoding, open_index, refuse_above
-from dali_pipes.samples.jpeg import JpegHeader
+from dali_pipes.samples.jpeg import JpegHeader, pixels_only
 from dali_pipes.samples.labels import LeftOut
 from dali_pipes.samples.via import Reason
 from tests.conftest import jpeg, via_label
@@ -69,9 +69,14 @@ def _dali(data: np.ndarray) -> Any:
     return fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=False)
 
 
+def dali_decoded(data: np.ndarray) -> np.ndarray:
+    return np.array(_dali(data).run()[0].at(0))
+
+
 def dali_decodes(data: bytes) -> tuple[int, ...] | None:
+    """The shape of what DALI decodes when it gets what the loader passes on."""
     try:
-        return tuple(_dali(np.frombuffer(data, np.uint8)).run()[0].at(0).shape)
+        return dali_decoded(pixels_only(np.frombuffer(data, np.uint8))).shape
     except RuntimeError:
         return None
 

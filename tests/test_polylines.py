@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import tarfile
 import unicodedata
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +91,6 @@ def test_the_table_is_that_of_the_release_without_heights(release: Path, tmp_pat
 
 
 def test_images_may_be_files_a_folder_a_zip_or_a_tar(tmp_path: Path) -> None:
-    import tarfile
-    import zipfile
-
     folder = tmp_path / "tiles/deeper"
     folder.mkdir(parents=True)
     for i, tile in enumerate(TILES):
@@ -152,15 +153,19 @@ def test_what_cannot_be_predicted_gives_one_sentence(polylines: Any, sentence: s
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[]", "another kind of JSON"),
+        ("[]", "expected VIA's JSON in .*: expected a JSON object of images"),
         ("tile,polyline", r"or a name in \.csv: Expecting value"),
-        ('{"a": {"filename": "a.jpg", "regions": [null]}}', "expected a region that is a JSON object, found 'None'"),
+        ('{"a": {"filename": "a.jpg", "regions": [null]}}', r"expected polylines in .*, found none; draw them"),
+        ('{"a": {"filename": "a.jpg", "regions": [7]}}', "expected region 0 of a.jpg as a JSON object, found '7'"),
         ('{"a": {"filename": "a.jpg", "regions": "no"}}', "expected its regions as a list, found 'no'"),
         (
             '{"a": {"filename": "a.jpg", "regions": [{"region_attributes": "x"}]}}',
-            "expected region_attributes that",
+            "expected region_attributes of region 0 of a.jpg as a JSON object, found 'x'",
         ),
-        ('{"a": {"filename": "a.jpg", "file_attributes": ["x"]}}', "expected file_attributes that are a JSON object"),
+        (
+            '{"a": {"filename": "a.jpg", "file_attributes": ["x"]}}',
+            "expected file_attributes of a.jpg as",
+        ),
         ('{"a": {"filename": "a.jpg", "size": NaN}}', "expected finite numbers, found NaN"),
         ('{"a": {"filename": "a.jpg", "size": 1e999}}', "expected finite numbers, found 1e999"),
         ('{"a": {"filename": "a.jpg"}, "a": {"filename": "b.jpg"}}', "expected each key and each image once"),
@@ -172,6 +177,123 @@ def test_json_of_another_kind_gives_one_sentence(text: str, sentence: str, tmp_p
     (tmp_path / "via.json").write_text(text)
     with pytest.raises(InputError, match=sentence):
         read_polylines(tmp_path / "via.json")
+
+
+def one_row(size: str = "7", attributes: str = "{}") -> str:
+    """VIA's CSV of one polyline of a_1.jpg, with its columns separated by commas."""
+    text = io.StringIO()
+    shape = {"name": "polyline", "all_points_x": [3, 30], "all_points_y": [40, 8]}
+    csv.writer(text, lineterminator="\n").writerows(
+        [VIA_COLUMNS, ["a_1.jpg", size, attributes, 1, 0, json.dumps(shape), attributes]]
+    )
+    return text.getvalue()
+
+
+PLAIN = "tile,polyline\na_1.jpg,3 40;30 8\n"
+SPREADSHEETS = {
+    "an empty file_size": one_row(""),
+    "a file_size with a fraction": one_row("65231.0"),
+    "a file_size with an exponent": one_row("6.5E+04"),
+    "a file_size that is no number": one_row("64 KB"),
+    "empty attributes": one_row(attributes=""),
+    "rows of commas": one_row() + ",,,,,,\n,,,,,,\n",
+    "rows of spaces and empty rows": one_row() + "\n , , ,,,,\n\n",
+    "CRLF and a BOM": "\ufeff" + one_row().replace("\n", "\r\n"),
+    "CR": one_row().replace("\n", "\r"),
+    "empty columns behind": PLAIN.replace("\n", ",,\n"),
+    "a row that is longer by empty cells": "tile,polyline\na_1.jpg,3 40;30 8,,\n",
+    "semicolons": 'tile;polyline\na_1.jpg;"3 40;30 8"\n',
+    "tabs": PLAIN.replace(",", "\t"),
+    "Excel's own first line": 'sep=;\r\ntile;polyline\r\na_1.jpg;"3 40;30 8"\r\n',
+    "all cells in quotes": '"tile","polyline"\n"a_1.jpg","3 40;30 8"\n',
+    "capitals and other columns": "no,tile,polyline,note\n1,a_1.jpg,3 40;30 8,x\n",
+    "decimals": "tile,polyline\na_1.jpg,3.0 40.0;30.0 8.0\n",
+}
+
+
+@pytest.mark.parametrize("kind", SPREADSHEETS)
+def test_a_csv_is_read_as_a_spreadsheet_leaves_it(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "lines.csv").write_bytes(SPREADSHEETS[kind].encode())
+    assert points(read_polylines(tmp_path / "lines.csv")) == EXPECTED[:1]
+
+
+@pytest.mark.parametrize("line", ["1_0 20;4_0 60", "10 20;40 6_0", "10,5 20;40 60"])
+def test_a_number_that_only_python_reads_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "lines.csv").write_text(f'tile,polyline\na_1.jpg,"{line}"\n')
+    with pytest.raises(InputError, match=r"lines\.csv is damaged at line 2: expected a polyline of \(x, y\) points"):
+        read_polylines(tmp_path / "lines.csv")
+
+
+SHAPE = {"label": "chimney", "points": [[3, 40], [30, 8]], "shape_type": "linestrip"}
+FOREIGN = {
+    "a project of VIA 3": {
+        "project": {"pid": "x"},
+        "config": {},
+        "attribute": {},
+        "file": {},
+        "view": {},
+        "metadata": {},
+    },
+    "in COCO's format": {"images": [{"file_name": "a_1.jpg"}], "annotations": [], "categories": []},
+    "in labelme's format": {"version": "5.0", "flags": {}, "shapes": [SHAPE], "imagePath": "a_1.jpg"},
+    "GeoJSON": {"type": "FeatureCollection", "features": []},
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_labels_of_other_programs_are_named(kind: str, tmp_path: Path, write_split: Callable[..., Path]) -> None:
+    (tmp_path / "lines.json").write_text(json.dumps(FOREIGN[kind]))
+    with pytest.raises(InputError, match=f"labels of VIA 2 in .*lines.json, but the label is .*{kind}.*; write"):
+        read_polylines(tmp_path / "lines.json")
+    release = write_split({"a_1.jpg": (jpeg(64, 96), FOREIGN[kind])})
+    with pytest.raises(InputError, match=f"none that can be used; most often because the label is .*{kind}"):
+        SampleTable.from_release(release)
+
+
+def test_a_null_region_is_skipped_and_the_others_keep_their_numbers(tmp_path: Path) -> None:
+    image = export()["a_1.jpg1"]
+    image["regions"].insert(0, None)
+    (tmp_path / "lines.json").write_text(json.dumps({"a": image}))
+    drawn = read_polylines(tmp_path / "lines.json")
+    assert points(drawn) == EXPECTED[:2]
+    assert [region.index for _, region in drawn.drawn] == [1, 2]
+
+
+def test_the_labels_of_a_release_are_read_in_every_form(tmp_path: Path) -> None:
+    labels = {f"{tile[:-4]}.json": json.dumps(via_label(tile, lines)).encode() for tile, lines in TILES.items()}
+    (tmp_path / "folder/deep").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "VL_KS_LINE.zip", "w") as archive:
+        for name, data in labels.items():
+            (tmp_path / "folder/deep" / name).write_bytes(data)
+            archive.writestr(f"/{name}", data)
+            archive.writestr(f"__MACOSX/._{name}", b"\0")
+    whole = (tmp_path / "VL_KS_LINE.zip").read_bytes()
+    for start, stop in ((0, 200), (200, None)):
+        (tmp_path / f"VL.zip.part{start}").write_bytes(whole[start:stop])
+    with tarfile.open(tmp_path / "loose.tar", "w") as loose, tarfile.open(tmp_path / "VL.tar", "w") as parts:
+        loose.add(tmp_path / "folder", "folder")
+        for part in ("VL.zip.part0", "VL.zip.part200"):
+            parts.add(tmp_path / part, f"download/{part}")
+    files = sorted((tmp_path / "folder/deep").iterdir())
+    one = tmp_path / "folder"
+    for source in (tmp_path / "VL_KS_LINE.zip", one, tmp_path / "loose.tar", tmp_path / "VL.tar", files):
+        assert points(read_polylines(source)) == EXPECTED, source
+    assert points(read_polylines(tmp_path / "VL.zip.part0")) == EXPECTED
+    (tmp_path / "more.csv").write_text("tile,polyline\nc_3.jpg,1 2;3 4\n")
+    both = read_polylines([tmp_path / "more.csv", one])
+    assert points(both) == [("c_3.jpg", [[1, 2], [3, 4]]), *EXPECTED]
+    with pytest.raises(InputError, match=r"more\.csv.* has the image c_3\.jpg twice; merge"):
+        read_polylines([tmp_path / "more.csv"] * 2)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"expected \.json files in .*empty, found none"):
+        read_polylines(tmp_path / "empty")
+
+
+def test_a_broken_label_of_an_archive_is_named(tmp_path: Path) -> None:
+    for name, text in (("a_1.json", json.dumps(export())), ("b_2.json", "{")):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=r"expected VIA's JSON in .*: b_2\.json"):
+        read_polylines(tmp_path)
 
 
 def test_no_polyline_is_skipped(tmp_path: Path) -> None:

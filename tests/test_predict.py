@@ -16,6 +16,7 @@ import torch
 
 import train.predict
 from dali_pipes import Loader
+from dali_pipes.errors import InputError
 from dali_pipes.geometry import letterbox, normalised_length
 from dali_pipes.samples.table import SampleTable
 from model import HeightRegressor
@@ -81,14 +82,14 @@ def test_tiles_of_any_size_are_seen_as_the_reference_sees_them(
 ) -> None:
     data = jpeg(height, width, seed=3)
     (tmp_path / "no_metadata.jpg").write_bytes(data)
-    line = np.array([[3.0, 5.0], [width - 9.0, height - 4.0]])
+    line = np.array([[3.6, 5.5], [width - 9.0, height - 4.1]])
     model = in_fp32(best)
     heights = model.predict([tmp_path / "no_metadata.jpg"], {"no_metadata.jpg": [line]})
 
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     assert image is not None
     mask = np.zeros((height, width), np.uint8)
-    cv2.polylines(mask, [np.rint(line).astype(np.int32)], False, 255, max(1, int(0.004 * min(height, width))))
+    cv2.polylines(mask, [line.astype(int)], False, 255, max(1, int(0.004 * min(height, width))))
     box = letterbox(height, width, 64)
     frame = np.zeros((64, 64, 5), np.uint8)
     frame[..., 4] = 255
@@ -181,13 +182,73 @@ def test_the_via_key_of_a_large_image_is_its_name_and_all_digits_of_its_size(bes
     assert f"K3_2.jpg{size}" in project["_via_img_metadata"]
 
 
-def test_the_geojson_says_that_it_is_in_pixels(best: Path, drawn: Path) -> None:
+def test_the_geojson_has_pixels_where_no_gis_takes_them_for_degrees(best: Path, drawn: Path) -> None:
     document = json.loads(run(best, drawn, "heights.geojson", "--pool", "scene").read_text("utf-8"))
-    assert "pixels" in document["coordinate_system"]
-    first = document["features"][0]
-    assert first["geometry"] == {"type": "LineString", "coordinates": [[10, 60], [80, 20]]}
-    assert first["properties"]["tile"] == "K3_1.jpg"
-    assert first["properties"]["sigma_m"] > 0
+    assert [feature["geometry"] for feature in document["features"]] == [None, None, None]
+    first = document["features"][0]["properties"]
+    assert (first["tile"], first["polyline"]) == ("K3_1.jpg", "10 60;80 20")
+    assert "pixels" in first["polyline_unit"]
+    assert first["sigma_m"] > 0
+
+
+def test_a_project_is_written_back_with_all_that_was_not_predicted(best: Path, drawn: Path) -> None:
+    def choice(kind: str, *options: str) -> dict[str, Any]:
+        return {"type": kind, "description": "", "options": dict.fromkeys(options, ""), "default_options": {}}
+
+    images = json.loads((drawn / "via.json").read_text("utf-8"))
+    images["K3_1.jpg1"]["regions"][1]["region_attributes"] = {"kind": "stack", "flags": {"lit": True}}
+    images["K3_1.jpg1"]["regions"].append(None)
+    images = {"empty.jpg9": {**via_label("empty.jpg", [])["empty.jpg1"], "size": 9}, **images}
+    region = {"kind": choice("dropdown", "stack", "flare"), "flags": choice("checkbox", "lit", "smoke")}
+    project = {
+        "_via_settings": {
+            "ui": {"image_grid": {"img_height": 120}, "image": {"region_label": "kind"}},
+            "core": {"default_filepath": "tiles/"},
+            "project": {"name": "survey"},
+        },
+        "_via_img_metadata": images,
+        "_via_attributes": {"region": region, "file": {"haze": choice("checkbox", "yes")}},
+        "_via_data_format_version": "2.0.9",
+        "_via_image_id_list": ["K3_2.jpg1", "empty.jpg9", "K3_1.jpg1"],
+        "note": ["mine"],
+    }
+    (drawn / "via.json").write_text(json.dumps(project, ensure_ascii=False), "utf-8")
+    written = json.loads(run(best, drawn, "heights.json").read_text("utf-8"))
+
+    def lost(given: Any, now: Any) -> bool:
+        if isinstance(given, dict):
+            return any(key not in now or lost(value, now[key]) for key, value in given.items())
+        return bool(given != now)
+
+    for part in ("_via_settings", "_via_attributes", "_via_data_format_version", "note"):
+        assert not lost(project[part], written[part]), part
+    assert written["_via_settings"]["core"]["buffer_size"] == 18
+    assert written["_via_attributes"]["region"]["predicted_height_m"]["type"] == "text"
+    names = [written["_via_img_metadata"][key]["filename"] for key in written["_via_image_id_list"]]
+    assert names == ["K3_2.jpg", "empty.jpg", "K3_1.jpg"]
+    assert "empty.jpg9" in written["_via_img_metadata"]
+    regions = next(image for image in written["_via_img_metadata"].values() if image["filename"] == "K3_1.jpg")[
+        "regions"
+    ]
+    assert [set(each["region_attributes"]) >= {"kind", "predicted_height_m"} for each in regions] == [
+        False,
+        True,
+        False,
+    ]
+    assert regions[1]["region_attributes"]["flags"] == {"lit": True}
+
+
+def test_a_window_of_a_large_scene_is_predicted_and_a_whole_one_is_refused(best: Path, tmp_path: Path) -> None:
+    scene = np.zeros((8300, 8300), np.uint8)
+    scene[7600:7800, 7000:7300] = 255
+    (tmp_path / "scene.jpg").write_bytes(cv2.imencode(".jpg", scene)[1].tobytes())
+    lines = {"scene.jpg": [[(7010.0, 7650.0), (7200.0, 7700.0)]]}
+    with pytest.raises(InputError, match="more than 67,108,864 pixels; cut it into images of at most 67,108,864"):
+        in_fp32(best).predict(tmp_path, lines)
+    contents = torch.load(best, weights_only=True)
+    contents["about"] |= {"view": "crop", "crop": 256}
+    save_checkpoint(tmp_path / "crop.pt", contents)
+    assert np.isfinite(in_fp32(tmp_path / "crop.pt").predict(tmp_path, lines).mu).all()
 
 
 def test_the_three_lines_of_python_return_records(best: Path, drawn: Path) -> None:

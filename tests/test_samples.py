@@ -15,8 +15,8 @@ import pytest
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
 from dali_pipes.geometry import closed_form_height, polyline_length_px
-from dali_pipes.samples.jpeg import read_header
-from dali_pipes.samples.via import Reason, parse
+from dali_pipes.samples.jpeg import JpegHeader, read_header
+from dali_pipes.samples.via import LARGEST_LABEL, Reason, parse
 from tests.conftest import jpeg, via_label
 
 LINE = [(10, 20), (30, 40)]
@@ -88,9 +88,9 @@ CMYK = GOOD[:2] + GOOD[2:].replace(
         (GOOD, via_label("bad_1.jpg", [[(5, -1), (9, 5)]]), Reason.OUTSIDE),
         *[(GOOD, via_label("bad_1.jpg", [LINE], height=height), Reason.BAD_HEIGHT) for height in BAD_HEIGHTS],
         (None, via_label("bad_1.jpg", [LINE]), Reason.NO_IMAGE),
-        (b"", via_label("bad_1.jpg", [LINE]), Reason.NOT_A_JPEG),
-        (b"\x89PNG\r\n", via_label("bad_1.jpg", [LINE]), Reason.NOT_A_JPEG),
-        (GOOD[:30], via_label("bad_1.jpg", [LINE]), Reason.NOT_A_JPEG),
+        (b"", via_label("bad_1.jpg", [LINE]), Reason.EMPTY),
+        (b"\x89PNG\r\n", via_label("bad_1.jpg", [LINE]), Reason.PNG),
+        (GOOD[:30], via_label("bad_1.jpg", [LINE]), Reason.TRUNCATED),
         (GOOD[:-9], via_label("bad_1.jpg", [LINE]), Reason.TRUNCATED),
         (with_exif(GOOD, 6), via_label("bad_1.jpg", [LINE]), Reason.ROTATED),
         (CMYK, via_label("bad_1.jpg", [LINE]), Reason.COLOURS),
@@ -142,9 +142,10 @@ def test_whole_scenes_are_held_out_by_seed(release: Path) -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (512, 512), (37, 1001)])
 def test_a_jpegs_header_is_read(height: int, width: int) -> None:
     header = read_header(jpeg(height, width))
-    assert header == (height, width, 3, 1, True)
+    assert isinstance(header, JpegHeader)
+    assert header[:5] == (height, width, 3, 1, True)
     rotated = read_header(with_exif(jpeg(height, width), 8))
-    assert rotated is not None
+    assert isinstance(rotated, JpegHeader)
     assert rotated.orientation == 8
 
 
@@ -176,3 +177,55 @@ def test_an_image_of_another_size_than_its_label_records_is_skipped(write_split:
     table = SampleTable.from_release(write_split(tiles))
     assert table.tile.tolist() == ["a_0.jpg", "a_2.jpg"]
     assert table.left_out == (("a_1.jpg", 0, Reason.OTHER_SIZE),)
+
+
+# --- One document for all tiles.
+
+MANY = [f"a_{i}.jpg" for i in range(9)]
+
+
+def one_document(folder: Path, text: str) -> Path:
+    """A release whose label archive has one member."""
+    for archive, members in (("TS_KS", dict.fromkeys(MANY, GOOD)), ("TL_KS_LINE", {"via_project.json": text})):
+        with zipfile.ZipFile(folder / f"{archive}.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            for name, data in members.items():
+                file.writestr(name, data)
+    return folder
+
+
+def entries() -> dict[str, Any]:
+    return {key: image for name in MANY for key, image in via_label(name, [LINE]).items()}
+
+
+def test_one_project_or_export_labels_all_tiles(tmp_path: Path) -> None:
+    project = {"_via_settings": {}, "_via_img_metadata": entries(), "_via_attributes": {}, "_via_image_id_list": []}
+    large = json.dumps(entries(), indent=9000)
+    assert len(large) > LARGEST_LABEL
+    for text in (json.dumps(entries()), json.dumps(project), large):
+        table = SampleTable.from_release(one_document(tmp_path, text))
+        assert (table.tile.tolist(), table.left_out) == (MANY, ())
+
+
+def test_a_document_that_is_larger_than_its_tiles_justify_is_refused(tmp_path: Path) -> None:
+    text = json.dumps(entries()) + " " * len(MANY) * LARGEST_LABEL
+    with pytest.raises(InputError, match="most often because the label has more than 4 MiB per tile"):
+        SampleTable.from_release(one_document(tmp_path, text))
+
+
+def test_a_fault_in_one_document_costs_only_its_tile(tmp_path: Path) -> None:
+    images = entries()
+    images["a_1.jpg1"]["regions"] = [None]
+    images["a_2.jpg1"]["filename"] = 7
+    images["again"] = images["a_3.jpg1"]
+    images["gone"] = {**images["a_4.jpg1"], "filename": "gone_1.jpg"}
+    images["A"] = {**images["a_5.jpg1"], "filename": "A_5.JPG"}
+    table = SampleTable.from_release(one_document(tmp_path, json.dumps(images)))
+    assert table.tile.tolist() == ["a_0.jpg", "a_4.jpg", "a_6.jpg", "a_7.jpg", "a_8.jpg"]
+    assert set(table.left_out) == {
+        ("a_1.jpg", 0, Reason.NOT_A_POLYLINE),
+        ("entry 2 of the label", -1, Reason.BROKEN_LABEL),
+        ("a_2.jpg", -1, Reason.NO_LABEL),
+        ("a_3.jpg", -1, Reason.TWO_LABELS),
+        ("gone_1.jpg", -1, Reason.NO_IMAGE),
+        ("a_5.jpg", 0, Reason.TWO_LABELS),
+    }

@@ -53,13 +53,15 @@ class Arguments:
     """A run folder, its best.pt or last.pt, or a .pth in the reference's layout."""
 
     images: tuple[Path, ...]
-    """JPEGs of any size, without metadata: files, folders at any depth, ZIPs, parts of a ZIP, or AI Hub's tar."""
+    """JPEGs without metadata: files, folders at any depth, ZIPs, parts of a ZIP, or AI Hub's tar. An image may have 67
+    million pixels (8192 × 8192), or 537 million if the network sees a window around the polyline."""
 
-    polylines: Path
-    """VIA's JSON or CSV, or a CSV with the columns tile and polyline ("x y;x y" in pixels, base first)."""
+    polylines: tuple[Path, ...]
+    """VIA's JSON or CSV, or a CSV with the columns tile and polyline ("x y;x y" in pixels, base first); or a folder or
+    archive of VIA's JSON, such as a release's own labels. Several are put together."""
 
     out: Path
-    """heights.csv, heights.json (a VIA project) or heights.geojson (in pixels)."""
+    """heights.csv, heights.json (a VIA project) or heights.geojson (a table, as tiles have no georeference)."""
 
     pool: Pooling = "none"
     """scene: estimate one scale for all polylines of a scene, which share it."""

@@ -16,16 +16,20 @@ from numpy.typing import NDArray
 
 from ..geometry import Letterbox, letterbox
 
+LARGE = 1 << 24  # pixels; the mask of a larger image is only drawn where it is shown
+
 UInt8 = NDArray[np.uint8]
 
 
-def polyline_mask(points: NDArray[np.float64], height: int, width: int) -> UInt8:
-    """Draw the open polyline `points` (P, 2) px on black → (height, width) uint8.
+def polyline_mask(points: NDArray[np.float64], height: int, width: int, window: Sequence[int] | None = None) -> UInt8:
+    """Draw the open polyline `points` (P, 2) px on black → (height, width) uint8, or only its `window`.
 
-    The stroke is `max(1, int(0.004 * min(height, width)))` pixels thick.
+    Like the reference, the vertices are truncated to whole pixels, and the stroke is
+    `max(1, int(0.004 * min(height, width)))` pixels thick.  `window`: top, left, height and width, in pixels.
     """
-    mask = np.zeros((height, width), np.uint8)
-    vertices = np.rint(points).astype(np.int32).reshape(-1, 1, 2)
+    top, left, rows, columns = window or (0, 0, height, width)
+    mask = np.zeros((rows, columns), np.uint8)
+    vertices = points.astype(np.int32).reshape(-1, 1, 2) - np.array([left, top], np.int32)
     cv2.polylines(mask, [vertices], isClosed=False, color=255, thickness=max(1, int(0.004 * min(height, width))))
     return mask
 
@@ -43,7 +47,10 @@ def polyline_frame(points: NDArray[np.float64], height: int, width: int, window:
     """
     top, left, rows, columns = window
     frame = np.zeros((size, size), np.uint8)
-    cut = polyline_mask(points, height, width)[top : top + rows, left : left + columns]
+    if height * width > LARGE:
+        cut = polyline_mask(points, height, width, window)
+    else:
+        cut = polyline_mask(points, height, width)[top : top + rows, left : left + columns]
     letterbox_mask(cut, letterbox(rows, columns, size), out=frame)
     return frame
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..samples.jpeg import pixels_only
 from .plan import Plan
 from .view import Frames
 
@@ -60,7 +61,7 @@ class Source:
         for i, row in enumerate(rows.tolist()):
             polyline[i] = frames.polyline(row)
             resized[:, i] = [box[:2] for box in frames.boxes(row)]
-        jpeg = [images.read(image) for image in frames.table.image[rows].tolist()]
+        jpeg = [pixels_only(images.read(image)) for image in frames.table.image[rows].tolist()]
         window = frames.window[rows].swapaxes(0, 1).astype(np.int32)
         start, shape = (np.ascontiguousarray(part) for part in (window[..., :2], window[..., 2:]))
         return SourceBatch(jpeg, polyline, rows[:, None], start, shape, resized)

@@ -41,6 +41,11 @@ class View:
         """V, the number of frames per sample."""
         return 2 if self.kind == "both" else 1
 
+    @property
+    def windowed(self) -> bool:
+        """Whether only windows are shown, so that no image has to be decoded as a whole."""
+        return self.kind == "crop"
+
     def frames(self, table: SampleTable, size: int) -> Frames:
         """What each sample of `table` shows, in frames of `size` × `size` pixels."""
         height, width = table.height_px, table.width

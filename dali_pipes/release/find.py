@@ -60,35 +60,40 @@ def open_split(paths: ReleasePaths, split: Split) -> tuple[Members, Members]:
 
 
 def open_images(given: Sequence[Path]) -> Members:
-    """Open JPEGs that belong to no release: files, and folders, tars, ZIPs and parts of ZIPs that hold them.
+    """Open JPEGs that belong to no release, as `open_files` does."""
+    return open_files(given, "images", "--images")
 
-    ZIPs within a folder or a tar are opened if it has no loose JPEGs. Raises InputError if there are no JPEGs, or if
-    two different ones in two places have the same name.
+
+def open_files(given: Sequence[Path], role: Role, flag: str) -> Members:
+    """Open the files of a role that belong to no release: files, and folders, tars, ZIPs and parts that hold them.
+
+    ZIPs within a folder or a tar are opened if it has no loose files. Raises InputError, which names `flag`, if there
+    are no files, or if two different ones in two places have the same name.
     """
     loose: list[ListedFile] = []
     archives: list[Members] = []
     for path in given:
-        if path.is_file() and path.suffix.lower() in SUFFIXES["images"]:
+        if path.is_file() and path.suffix.lower() in SUFFIXES[role]:
             loose += list_file(path, path.name)
         elif not path.exists():
             raise InputError(
-                f"expected images at {path}, found nothing there; give --images a folder, archive or JPEGs"
+                f"expected {role} at {path}, found nothing there; give {flag} a folder, an archive or files"
             )
         elif path.suffix.lower() == ".zip" and path.is_file():
-            archives += [_open_zip(ByteRange.of_file(path), "images")]
+            archives += [_open_zip(ByteRange.of_file(path), role)]
         else:
             _, kind, advice = _unread(path.name)
             is_read = path.is_dir() or path.suffix.lower() == ".tar" or PART.fullmatch(path.name)
-            candidates = list(_any_candidates(_list_given(path), "images")) if is_read else []
+            candidates = list(_any_candidates(_list_given(path), role)) if is_read else []
             if not candidates:
-                raise InputError(f"expected .jpg files in {path}, found {kind or 'none'}; {advice}")
+                raise InputError(f"expected {SUFFIXES[role][0]} files in {path}, found {kind or 'none'}; {advice}")
             loose += candidates[0].loose
             archives += [candidate.open() for candidate in candidates if not candidate.loose]
-    archives = [members for members in archives if _fits(members.names, "images")]
+    archives = [members for members in archives if _fits(members.names, role)]
     if loose or not archives:
         where = ", ".join(str(path) for path in given[:3]) + (", …" if len(given) > 3 else "")
         archives.insert(0, _open_folder(loose, where))
-    return archives[0] if len(archives) == 1 else _merged(archives)
+    return archives[0] if len(archives) == 1 else _merged(archives, role, flag)
 
 
 def _list_release(path: Path) -> Listing:
@@ -327,7 +332,7 @@ def _open_folder(files: Sequence[ListedFile], where: str, below: int = 0, inside
     return Folder([LooseFile(file.path[below:], file.segment, file.modified) for file in files if file.segment], where)
 
 
-def _merged(sources: Sequence[Members]) -> Members:
+def _merged(sources: Sequence[Members], role: Role, flag: str) -> Members:
     """Return all files of several sources. Raises InputError if two different ones have the same name."""
     first: dict[str, tuple[Members, int]] = {}
     for source in sources:
@@ -337,7 +342,7 @@ def _merged(sources: Sequence[Members]) -> Members:
                 continue
             if other.size(j) != source.size(i) or not _same_bytes((other, j), (source, i), read=True):
                 raise InputError(
-                    f"expected images of different names, found two different ones named {name}, in {other.where} and"
-                    f" {source.where}; give --images only one of these places"
+                    f"expected {role} of different names, found two different ones named {name}, in {other.where} and"
+                    f" {source.where}; give {flag} only one of these places"
                 )
     return Merged(*sources)

@@ -5,7 +5,8 @@
     refuse_above(0.01, "train", table, listing)
 
 The checksum, the headers and the entropy-coded data of each image are checked here, so that no damaged image reaches a
-batch. The decoder is simplejpeg in strict mode, because no other one names the damaged image: DALI fails for a whole
+batch. What is decoded is what the loader decodes: `pixels_only`, without the segments that may be odd in a sound image.
+The decoder is simplejpeg in strict mode, because no other one names the damaged image: DALI fails for a whole
 batch without naming the sample, and, like OpenCV, accepts a JPEG that ends halfway as an image with a grey half. All
 three use libjpeg-turbo; simplejpeg turns its warning into an error and is as fast (`python -m bench.index`).
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 import os
 import zlib
 from collections import Counter
@@ -42,12 +44,13 @@ from ..files import alone, write_text
 from ..release.find import open_split
 from ..release.members import Members
 from ..release.paths import ReleasePaths, Split
-from .jpeg import JpegHeader
-from .labels import LeftOut, usable_header
+from .jpeg import JpegHeader, pixels_only, usable_header
+from .labels import LeftOut
 from .table import SampleTable
-from .via import Reason
+from .via import MOST_PIXELS, Reason
 
 DAMAGE = (Reason.DAMAGED, Reason.NOT_A_JPEG, Reason.TRUNCATED, Reason.UNDECODABLE)  # another download may help
+LARGE = 1 << 24  # pixels; decoding a larger image would take more than 50 MB per thread
 PART = 32  # images per task: starting a task costs a twentieth of a decode
 
 
@@ -132,49 +135,62 @@ class Verified(Members):
 
 
 def check_by_decoding(
-    images: Members, wanted: Sequence[int], *, title: str, console: Console, threads: int
+    images: Members,
+    wanted: Sequence[int],
+    *,
+    title: str,
+    console: Console,
+    threads: int,
+    most_pixels: int = MOST_PIXELS,
 ) -> Iterator[JpegHeader | Reason]:
     """Decode each image, in `threads` threads: the decoder releases the GIL. A `Check`."""
     parts = [wanted[i : i + PART] for i in range(0, len(wanted), PART)]
     quiet = not console.is_terminal
+    decode = partial(_decode, Verified(images), most_pixels)
     with ThreadPoolExecutor(threads) as executor, Progress(console=console, disable=quiet) as progress:
         task = progress.add_task(title, total=len(wanted))
         try:
-            for checked in executor.map(partial(_decode, Verified(images)), parts):
+            for checked in executor.map(decode, parts):
                 yield from checked
                 progress.advance(task, len(checked))
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(images: Members, part: Sequence[int]) -> list[JpegHeader | Reason]:
+def _decode(images: Members, most_pixels: int, part: Sequence[int]) -> list[JpegHeader | Reason]:
     pixels = np.empty(0, np.uint8)  # one buffer for all: new memory for each image would cost half a decode
     checked: list[JpegHeader | Reason] = []
     for image in part:
-        jpeg, data = _read(images, image)
+        try:
+            data = images.read(image)
+        except InputError:
+            checked.append(Reason.DAMAGED)
+            continue
+        jpeg = usable_header(data, most_pixels)
         if isinstance(jpeg, JpegHeader):
-            if pixels.size < 3 * jpeg.height * jpeg.width:
-                pixels = np.empty(3 * jpeg.height * jpeg.width, np.uint8)
-            if not decodes(data, jpeg, pixels):
-                jpeg = Reason.UNDECODABLE
+            size = 3 * math.prod(_decoded_size(jpeg))
+            pixels = pixels if pixels.size >= size else np.empty(size, np.uint8)
+            jpeg = fault_of(data, jpeg, pixels) or jpeg
         checked.append(jpeg)
     return checked
 
 
-def _read(images: Members, image: int) -> tuple[JpegHeader | Reason, NDArray[np.uint8]]:
-    try:
-        data = images.read(image)
-    except InputError:
-        return Reason.DAMAGED, np.empty(0, np.uint8)
-    return usable_header(data), data
+def _decoded_size(jpeg: JpegHeader) -> tuple[int, int]:
+    """Height and width to decode to: a large image is decoded to an eighth, so that it takes little memory."""
+    divisor = 8 if jpeg.height * jpeg.width > LARGE else 1
+    return -(-jpeg.height // divisor), -(-jpeg.width // divisor)
 
 
-def decodes(data: NDArray[np.uint8], jpeg: JpegHeader, pixels: NDArray[np.uint8]) -> bool:
-    """Return whether the JPEG `data` (n,) uint8 decodes to its last pixel into `pixels`, 3 · height · width bytes."""
+def fault_of(data: NDArray[np.uint8], jpeg: JpegHeader, pixels: NDArray[np.uint8]) -> Reason | None:
+    """Return why the JPEG `data` (n,) uint8 does not decode to its last pixel into the buffer `pixels`, or None."""
+    height, width = _decoded_size(jpeg)
     try:
-        return decode_jpeg(data, "RGB", buffer=pixels, strict=True).shape == (jpeg.height, jpeg.width, 3)
-    except ValueError:  # also if a second header needs a larger buffer than the first
-        return False
+        decoded = decode_jpeg(
+            pixels_only(data), "RGB", min_height=height, min_width=width, min_factor=1, buffer=pixels, strict=True
+        )
+    except ValueError as error:  # also if a second header needs a larger buffer than the first
+        return Reason.TRUNCATED if "Premature end of JPEG file" in str(error) else Reason.UNDECODABLE
+    return None if decoded.shape == (height, width, 3) else Reason.UNDECODABLE
 
 
 def _build(labels: Members, images: Members, split: Split, console: Console, threads: int) -> SampleTable:

@@ -1,55 +1,196 @@
-"""Read size, number of components and EXIF orientation from the headers of a JPEG, without decoding it."""
+"""What a JPEG is: its size, whether it can be used, and its bytes without what no pixel depends on.
+
+The header of a JPEG is a row of segments in front of the first scan. Cameras and editors write much there that no
+pixel depends on: EXIF, ICC profiles, comments, odd versions, even junk between two segments. A strict decoder refuses
+some of it, and DALI's parser refuses other parts. So both get `pixels_only(data)`, in which only the segments that
+decoding needs are left. What comes behind the end of the image is read by no decoder, and stays.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from .via import MOST_PIXELS, Reason
+
+MOST_SCENE_PIXELS = 1 << 29  # of an image of which only windows are decoded
+
+_SCAN, _JFIF, _EXIF, _ADOBE = 0xDA, 0xE0, 0xE1, 0xEE
+_TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})  # Huffman, arithmetic, quantisation, restart interval
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # these three are tables and reserved
-_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-_MOST_MARKERS = 4096  # before the frame; cameras write about twenty, and a hostile file may hold millions
+_HUFFMAN = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive
+_ARITHMETIC = frozenset({0xC9, 0xCA})
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
+_START, _END = 0xD8, 0xD9
+_MOST_MARKERS = 4096  # before the scan; cameras write about twenty, and a hostile file may hold millions
+
+_FORMATS = (
+    (Reason.PNG, 0, b"\x89PNG"),
+    (Reason.GIF, 0, b"GIF8"),
+    (Reason.TIFF, 0, b"II*\0"),
+    (Reason.TIFF, 0, b"MM\0*"),
+    (Reason.TIFF, 0, b"II+\0"),  # BigTIFF
+    (Reason.TIFF, 0, b"MM\0+"),
+    (Reason.WEBP, 8, b"WEBP"),
+    (Reason.HEIC, 4, b"ftyp"),
+    (Reason.JPEG_2000, 4, b"jP  \r\n"),
+    (Reason.JPEG_2000, 0, b"\xff\x4f\xff\x51"),
+    (Reason.BMP, 0, b"BM"),
+    (Reason.WEB_PAGE, 0, b"<html"),
+    (Reason.WEB_PAGE, 0, b"<!doctype"),
+)
+"""Formats that people rename to .jpg: the reason, and the bytes at a position, in either case."""
+
+CONVERTIBLE = frozenset(reason for reason, _, _ in _FORMATS if reason is not Reason.WEB_PAGE) | {
+    *(Reason.TWELVE_BITS, Reason.ARITHMETIC, Reason.RARE_CODING, Reason.COLOURS, Reason.ROTATED)
+}
+"""Why images cannot be used that are whole, so that another program can save them in a usable form."""
 
 
 class JpegHeader(NamedTuple):
-    """Size in pixels, number of colour components, EXIF orientation (1: upright), whether the file is complete."""
+    """What the headers state.
+
+    Size in pixels, number of colour components, EXIF orientation (1: upright), whether the file has its end, bits per
+    sample, and the marker of the frame, which says how it is coded.
+    """
 
     height: int
     width: int
     components: int
     orientation: int
     complete: bool
+    bits: int = 8
+    frame: int = 0xC0
 
 
-def read_header(data: bytes | memoryview) -> JpegHeader | None:
-    """Read the headers of the JPEG in `data`, or return None if it is no JPEG with a frame.
+class _Segment(NamedTuple):
+    marker: int
+    start: int
+    """Of its marker."""
+    stop: int
 
-    `complete`: whether the end-of-image marker is at the end, before any zero bytes. A truncated download has intact
-    headers but no such marker.
+
+class _Cut(ValueError):
+    """The data end inside the header."""
+
+
+def usable_header(data: NDArray[np.uint8], most_pixels: int = MOST_PIXELS) -> JpegHeader | Reason:
+    """Return the header of the JPEG `data` (n,) uint8, or the reason why the image cannot be used."""
+    jpeg = read_header(data.data)
+    if isinstance(jpeg, Reason):
+        return jpeg
+    faults = {
+        Reason.ARITHMETIC: jpeg.frame in _ARITHMETIC,
+        Reason.RARE_CODING: jpeg.frame not in _HUFFMAN | _ARITHMETIC,
+        Reason.TWELVE_BITS: jpeg.bits == 12,
+        Reason.UNDECODABLE: jpeg.bits not in (8, 12),
+        Reason.TRUNCATED: not jpeg.complete,
+        Reason.ROTATED: jpeg.orientation != 1,
+        Reason.COLOURS: jpeg.components not in (1, 3),
+        Reason.TOO_LARGE: jpeg.height * jpeg.width > most_pixels,
+    }
+    return next((reason for reason, faulty in faults.items() if faulty), jpeg)
+
+
+def read_header(data: bytes | memoryview) -> JpegHeader | Reason:
+    """Read the headers of the JPEG in `data`, or return the reason why it is no JPEG with a frame.
+
+    `complete`: whether the end-of-image marker follows the first scan. Bytes behind it, such as a line end, a camera
+    maker's trailer or a second picture, do no harm. A truncated download has intact headers but no such marker.
     """
-    data = memoryview(data)
+    data = bytes(data)
+    frame, orientation, complete = None, 1, False
+    try:
+        for marker, start, stop in _segments(data):
+            body = data[start + 4 : stop]
+            if marker in _START_OF_FRAME and frame is None:
+                if len(body) < 6:
+                    return Reason.NOT_A_JPEG
+                frame = (marker, body)
+            if marker == _EXIF and body[:6] == b"Exif\0\0" and frame is None:
+                orientation = _exif_orientation(body[6:])
+            if marker == _SCAN:  # inside a scan FF is followed by 00 or a restart marker
+                complete = data.find(b"\xff\xd9", stop) >= 0
+    except _Cut:
+        complete = False
+        if frame is None:
+            return Reason.TRUNCATED
+    except ValueError:
+        if frame is None:
+            return _format_of(data)
+    if frame is None:
+        return Reason.NOT_A_JPEG
+    marker, body = frame
+    height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
+    if not (height and width):
+        return Reason.NOT_A_JPEG
+    return JpegHeader(height, width, body[5], orientation, complete, body[0], marker)
+
+
+def pixels_only(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the JPEG `data` (n,) uint8 with only those segments of its header that the pixels depend on.
+
+    These are its tables and its frame, and the two that state the colour space: JFIF, with a version that exists, and
+    Adobe. Without anything else to leave out it is `data` itself, and so is what is no JPEG.
+    """
+    head = data.tobytes()
+    kept, end = [head[:2]], 2
+    unchanged = True
+    try:
+        for marker, start, stop in _segments(head):
+            segment = head[start:stop]
+            is_jfif = marker == _JFIF and segment[4:9] == b"JFIF\0" and len(segment) >= 18
+            is_adobe = marker == _ADOBE and segment[4:9] == b"Adobe" and len(segment) >= 16
+            if not (is_jfif or is_adobe or marker in _TABLES | _START_OF_FRAME or marker == _SCAN):
+                unchanged = False
+                continue
+            if is_jfif and segment[9] not in (1, 2):
+                segment, unchanged = segment[:9] + b"\1\1" + segment[11:], False
+            unchanged = unchanged and start == end
+            kept.append(segment)
+            end = stop
+    except ValueError:
+        return data
+    return data if unchanged else np.frombuffer(b"".join([*kept, head[end:]]), np.uint8)
+
+
+def _segments(data: bytes) -> Iterator[_Segment]:
+    """Yield the segments of a header up to the first scan; junk between two is skipped, as libjpeg does.
+
+    Raises ValueError if `data` is no JPEG, and its subclass `_Cut` if it ends before the first scan.
+    """
     if data[:2] != b"\xff\xd8":
-        return None
-    position, orientation = 2, 1
+        raise ValueError("no start of an image")
+    position = 2
     for _ in range(_MOST_MARKERS):
-        if position + 4 > len(data) or data[position] != 0xFF:
-            return None
+        position = data.find(b"\xff", position)
+        if position < 0 or position + 4 > len(data):
+            raise _Cut
         marker = data[position + 1]
-        if marker == 0xFF or marker in _WITHOUT_LENGTH:  # a fill byte, or a marker without a body
+        if marker == 0xFF or marker == 0 or marker in _WITHOUT_LENGTH:  # a fill byte, junk, or a marker without a body
             position += 1 if marker == 0xFF else 2
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")  # includes these two bytes
-        if length < 2:
-            return None
-        body = data[position + 4 : position + 2 + length]
-        if marker in _START_OF_FRAME:
-            if len(body) < 6:
-                return None
-            height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
-            complete = bytes(data[-64:]).rstrip(b"\0").endswith(b"\xff\xd9")
-            return JpegHeader(height, width, body[5], orientation, complete) if height and width else None
-        if marker == 0xE1 and body[:6] == b"Exif\0\0":
-            orientation = _exif_orientation(bytes(body[6:]))
-        position += 2 + length
-    return None
+        if length < 2 or marker in (_START, _END):
+            raise ValueError("a segment without a length, or two images")
+        stop = position + 2 + length
+        if stop > len(data):
+            raise _Cut
+        yield _Segment(marker, position, stop)
+        if marker == _SCAN:
+            return
+        position = stop
+    raise ValueError("more markers than a JPEG has")
+
+
+def _format_of(data: bytes) -> Reason:
+    if not data:
+        return Reason.EMPTY
+    start = data[:16].lower()
+    return next((reason for reason, at, magic in _FORMATS if start[at:].startswith(magic.lower())), Reason.NOT_A_JPEG)
 
 
 def _exif_orientation(tiff: bytes) -> int:

@@ -17,11 +17,8 @@ from ..errors import InputError
 from ..release.members import Members
 from ..release.names import NumberOf
 from . import via
-from .jpeg import JpegHeader, read_header
+from .jpeg import JpegHeader, usable_header
 from .via import Reason
-
-MOST_PIXELS = 1 << 24  # of an image; a tile has 2¹⁸, and a false header must not make us allocate more
-
 
 Check = Callable[[Members, Sequence[int]], Iterable[JpegHeader | Reason]]
 """Checks images by number → for each in order its header, or the reason why it cannot be used."""
@@ -63,23 +60,25 @@ def read_labels(labels: Members, images: Members, left_out: list[LeftOut]) -> Ro
     """Read all labels, and add to `left_out` what cannot be used, before the images are checked.
 
     The tile of a label must be certain: a label that names another tile's image, although its own exists, is skipped,
-    and an image that two label files name is added to `doubted`. Names are compared as `NumberOf` does.
+    and an image that two label files name is added to `doubted`. Names are compared as `NumberOf` does. The
+    only label file may describe all tiles, so it may have any name, and the bytes of as many labels.
     """
     number_of = NumberOf(images.names)
-    rows, owner = Rows(), dict[int | str, int]()  # image number, or its name if there is none → the label file
-    for i, name in enumerate(labels.names):
-        if not name.lower().endswith(".json"):
-            continue
-        own = number_of.of_tile(name)
+    rows, owner = Rows(), dict[int | str, tuple[int, int]]()  # image, or its name if there is none → file and entry
+    files = [(i, name) for i, name in enumerate(labels.names) if name.lower().endswith(".json")]
+    largest = via.LARGEST_LABEL * max(1, len(images.names) // max(1, len(files)))
+    for i, name in files:
+        tiles = _tiles(labels, i, largest, left_out)
+        own = None if len(files) == 1 < len(tiles) else number_of.of_tile(name)
         if own is not None:
-            owner.setdefault(own, i)
-        for tile in _tiles(labels, i, left_out):
+            owner.setdefault(own, (i, 0))
+        for entry, tile in enumerate(tiles):
             image = number_of(tile.filename)
             if own not in (None, image):
                 left_out.append(LeftOut(name, -1, Reason.MISNAMED))
                 continue
             key = tile.filename if image is None else image
-            if owner.setdefault(key, i) != i and image is not None:
+            if owner.setdefault(key, (i, entry)) != (i, entry) and image is not None:
                 rows.doubted.add(image)
             filename = tile.filename if image is None else images.names[image]
             left_out.extend(LeftOut(filename, *vars(rejected).values()) for rejected in tile.rejected)
@@ -92,11 +91,13 @@ def read_labels(labels: Members, images: Members, left_out: list[LeftOut]) -> Ro
     return rows
 
 
-def _tiles(labels: Members, i: int, left_out: list[LeftOut]) -> list[via.TileLabel]:
+def _tiles(labels: Members, i: int, largest: int, left_out: list[LeftOut]) -> list[via.TileLabel]:
     try:
-        return via.parse(labels.read(i).tobytes())
+        return via.parse(labels.read(i).tobytes(), largest)
     except InputError:
         left_out.append(LeftOut(labels.names[i], -1, Reason.DAMAGED))
+    except via.UnusableLabel as error:
+        left_out.append(LeftOut(labels.names[i], -1, error.reason))
     except ValueError:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         left_out.append(LeftOut(labels.names[i], -1, Reason.BROKEN_LABEL))
     return []
@@ -114,22 +115,6 @@ def check_images(
         else:
             size[i], usable[i] = (checked.width, checked.height), True
     return size[inverse], usable[inverse]
-
-
-def usable_header(data: NDArray[np.uint8]) -> JpegHeader | Reason:
-    """Return the header of the JPEG `data` (n,) uint8, or the reason why the image cannot be used."""
-    jpeg = read_header(data.data)
-    if jpeg is None:
-        return Reason.NOT_A_JPEG
-    if not jpeg.complete:
-        return Reason.TRUNCATED
-    if jpeg.orientation != 1:
-        return Reason.ROTATED
-    if jpeg.components not in (1, 3):
-        return Reason.COLOURS
-    if jpeg.height * jpeg.width > MOST_PIXELS:
-        return Reason.TOO_LARGE
-    return jpeg
 
 
 def check_headers(images: Members, wanted: Sequence[int]) -> Iterable[JpegHeader | Reason]:

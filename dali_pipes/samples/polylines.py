@@ -5,10 +5,13 @@
 
 All forms are converted to VIA's own objects of images, so that they can be written back without loss:
 
-    VIA JSON    an annotation export, or a project with its `_via_img_metadata`
+    VIA JSON    an annotation export, or a project with its `_via_img_metadata`; of one tile or of all
+    archives    VIA JSON in a ZIP, parts of a ZIP, a tar or a folder, such as the labels of a release
     VIA CSV     filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes
     plain CSV   a header with the columns tile and polyline; a polyline is "x y;x y;…" in pixels, base first
     a mapping   {"tile.jpg": [[(x, y), (x, y)], …]}
+
+A CSV may be as a spreadsheet saves it: with a BOM, CRLF, semicolons or tabs, empty rows, and other file sizes.
 
 Users expect a height for every polyline. So what training would skip is an error here that names tile and region, and
 so is what could not be written back as it was read. Regions of other shapes, such as rectangles, are kept as they are
@@ -22,7 +25,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +36,14 @@ from numpy.typing import ArrayLike
 from rich.console import Console
 
 from ..errors import InputError
+from ..release.find import open_files
 from ..release.members import Members
-from ..release.names import NumberOf
+from ..release.names import SUFFIXES, NumberOf
+from ..release.parts import PART
 from .index import check_by_decoding
-from .jpeg import JpegHeader
+from .jpeg import CONVERTIBLE
 from .table import SampleTable
-from .via import Reason, Region, read_tile, without_repeats
+from .via import MOST_PIXELS, Reason, Region, Rejected, UnusableLabel, images_of, read_tile, without_repeats
 
 VIA_COLUMNS = (
     *("filename", "file_size", "file_attributes", "region_count", "region_id"),
@@ -52,19 +58,21 @@ csv.field_size_limit(1 << 24)  # the default is 128 KiB, and a polyline in VIA's
 class Polylines:
     """Polylines by tile.
 
-    `images`: VIA's object of each image (`filename`, `size` in bytes or -1, `regions` as a list, `file_attributes`),
-    in file order; `drawn`: all their polylines, each with the number of its image; `where`: their source, as error
-    sentences name it.
+    `images`: VIA's object of each image (`filename`, `size` in bytes or -1, `regions` as a list that may hold null,
+    `file_attributes`), in file order; `drawn`: all their polylines, each with the number of its image; `where`: their
+    source, as error sentences name it; `project`: the VIA project that they come from, if they come from one alone.
     """
 
     images: list[dict[str, Any]]
     drawn: list[tuple[int, Region]]
     where: str
+    project: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, images: Sequence[Any], where: str) -> Polylines:
+    def of(cls, images: Iterable[Any], where: str, project: dict[str, Any] | None = None) -> Polylines:
         """Check VIA's objects. Raises InputError if one is invalid, or if a polyline cannot be predicted."""
-        kept, drawn = [], []
+        kept: list[dict[str, Any]] = []
+        drawn: list[tuple[int, Region]] = []
         for i, image in enumerate(images):
             try:
                 tile = read_tile(image, heights=False)
@@ -72,54 +80,96 @@ class Polylines:
             except ValueError as error:
                 raise InputError(f"{where} is not VIA's: {error}; export the annotations from VIA again") from None
             for rejected in tile.rejected:
-                reason = rejected.reason.value
-                if rejected.reason is Reason.NO_REGIONS:
-                    continue
-                if rejected.reason is Reason.NOT_A_POLYLINE:
-                    if kept[-1]["regions"][rejected.index]["shape_attributes"].get("name") != "polyline":
-                        continue  # such as a rectangle
-                    reason = "its points are not pairs of finite numbers"
-                raise InputError(
-                    f"{where}: region {rejected.index} of {tile.filename} cannot be predicted, because {reason};"
-                    " correct or remove it"
-                )
+                if reason := _obstacle(rejected, kept[-1]["regions"]):
+                    raise InputError(
+                        f"{where}: region {rejected.index} of {tile.filename} cannot be predicted, because {reason};"
+                        " correct or remove it"
+                    )
             drawn += [(i, region) for region in tile.regions]
-        names = [image["filename"] for image in kept]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{where} has the image {twice} twice; merge its regions into one")
+        names = Counter(image["filename"] for image in kept)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise InputError(f"{where} has the image {twice[0]} twice; merge its regions into one")
         if not drawn:
             raise InputError(f"expected polylines in {where}, found none; draw them from base to top")
-        return cls(kept, drawn, where)
+        return cls(kept, drawn, where, project)
 
 
-def read_polylines(source: Path | Mapping[str, Sequence[ArrayLike]]) -> Polylines:
-    """Read any of the forms above; polylines in a mapping are (P, 2) px. Raises InputError if it is none of them."""
+def _obstacle(rejected: Rejected, regions: Sequence[Any]) -> str:
+    """Return why a region that was rejected is an error, or "" if nobody expects a height for it."""
+    if rejected.reason is Reason.NO_REGIONS:
+        return ""
+    if rejected.reason is Reason.NOT_A_POLYLINE:
+        region = regions[rejected.index]
+        is_polyline = region is not None and region["shape_attributes"].get("name") == "polyline"
+        return "its points are not pairs of finite numbers" if is_polyline else ""  # such as null or a rectangle
+    return rejected.reason.value
+
+
+def read_polylines(source: Path | Sequence[Path] | Mapping[str, Sequence[ArrayLike]]) -> Polylines:
+    """Read any of the forms above, or several files of them; polylines in a mapping are (P, 2) px.
+
+    Raises InputError if it is none of them.
+    """
     if isinstance(source, Mapping):
         return Polylines.of([_image(tile, lines) for tile, lines in source.items()], "the polylines")
+    paths = [source] if isinstance(source, Path) else list(source)
+    where = ", ".join(str(path) for path in paths[:3]) + (", …" if len(paths) > 3 else "")
+    images, project = [], None
+    archives: list[Path] = []
+    for path in paths:
+        if path.is_dir() or path.suffix.lower() in (".zip", ".tar") or PART.fullmatch(path.name):
+            archives.append(path)
+        elif path.suffix.lower() == ".csv":
+            images += _from_csv(_text(_bytes(path), str(path)), path)
+        else:
+            document = _document(_bytes(path), str(path))
+            images += images_of(document)
+            project = document if len(paths) == 1 and "_via_img_metadata" in document else None
+    if archives:
+        labels = open_files(archives, "labels", "--polylines")
+        numbers = {name: i for i, name in enumerate(labels.names) if name.lower().endswith(SUFFIXES["labels"])}
+        for name, i in numbers.items():
+            images += images_of(_document(labels.read(i).tobytes(), f"{labels.where}: {name}"))
+    return Polylines.of(images, where, project)
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        text = source.read_text("utf-8-sig")
+        return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{source} cannot be read: {error.strerror}; give --polylines a VIA JSON or a CSV") from None
+        raise InputError(f"{path} cannot be read: {error.strerror}; give --polylines a VIA JSON or a CSV") from None
+
+
+def _text(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"expected UTF-8 text in {source}, found other bytes; save it as UTF-8") from None
-    if source.suffix.lower() == ".csv":
-        return Polylines.of(_from_csv(text, source), str(source))
+        raise InputError(f"expected UTF-8 text in {where}, found other bytes; save it as UTF-8") from None
+
+
+def _document(data: bytes, where: str) -> Any:
+    """Parse VIA's JSON. Raises InputError if it is another kind of file."""
+    text = _text(data, where)
     try:
         document = _from_json(text)
+        images_of(document)
+    except UnusableLabel as error:
+        raise InputError(
+            f"expected labels of VIA 2 in {where}, but {error}; write its polylines to a CSV with the columns tile and"
+            " polyline, or draw them in VIA 2"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"expected VIA's JSON in {source}, or a name in .csv: {error}; export it again") from None
-    document = document.get("_via_img_metadata", document) if isinstance(document, dict) else None
-    if not isinstance(document, dict):
-        raise InputError(f"expected VIA's JSON object of images in {source}, found another kind of JSON")
-    return Polylines.of(list(document.values()), str(source))
+        raise InputError(f"expected VIA's JSON in {where}, or a name in .csv: {error}; export it again") from None
+    return document
 
 
-def table_of(polylines: Polylines, images: Members, *, console: Console | None = None) -> SampleTable:
+def table_of(
+    polylines: Polylines, images: Members, *, console: Console | None = None, most_pixels: int = MOST_PIXELS
+) -> SampleTable:
     """Return a table with one row per polyline, in the order of `polylines.drawn`; `height` is NaN.
 
-    Each image is decoded once, so that a damaged one is named. Raises InputError if an image is missing or damaged, or
-    if a polyline is not inside its image.
+    Each image is decoded once, so that a damaged one is named. Raises InputError if an image is missing, is damaged, or
+    has more than `most_pixels`, or if a polyline is not inside its image.
     """
     number_of = NumberOf(images.names)
     names = [polylines.images[i]["filename"] for i, _ in polylines.drawn]
@@ -132,16 +182,7 @@ def table_of(polylines: Polylines, images: Members, *, console: Console | None =
         )
     image = np.array([number_of(name) for name in names], np.int64)
     wanted, inverse = np.unique(image, return_inverse=True)
-    quiet = console or Console(quiet=True)
-    threads = len(os.sched_getaffinity(0))
-    size = np.empty((len(wanted), 2), np.int64)
-    checked = check_by_decoding(images, wanted.tolist(), title="checking tiles", console=quiet, threads=threads)
-    for i, jpeg in enumerate(checked):
-        if not isinstance(jpeg, JpegHeader):
-            if jpeg is Reason.DAMAGED:
-                images.read(int(wanted[i]))  # raises with a more exact reason, such as two files of one name
-            raise InputError(f"{images.names[wanted[i]]} cannot be predicted: {jpeg.value}; replace the file")
-        size[i] = jpeg.width, jpeg.height
+    size = np.array(_sizes(images, wanted.tolist(), console or Console(quiet=True), most_pixels), np.int64)
     points = max(len(region.points) for _, region in polylines.drawn)
     polyline = np.stack(
         [np.pad(region.points, ((0, points - len(region.points)), (0, 0)), "edge") for _, region in polylines.drawn]
@@ -157,8 +198,29 @@ def table_of(polylines: Polylines, images: Members, *, console: Console | None =
     return SampleTable.without_heights(image, polyline, size[inverse], images)
 
 
+def _sizes(images: Members, wanted: Sequence[int], console: Console, most_pixels: int) -> list[tuple[int, int]]:
+    """Return width and height of each image. Raises InputError if one cannot be used."""
+    threads = len(os.sched_getaffinity(0))
+    checked = check_by_decoding(
+        images, wanted, title="checking tiles", console=console, threads=threads, most_pixels=most_pixels
+    )
+    sizes = []
+    for i, jpeg in zip(wanted, checked, strict=True):
+        if isinstance(jpeg, Reason):
+            if jpeg is Reason.DAMAGED:
+                images.read(i)  # raises with a more exact reason, such as two files of one name
+            advice = "replace the file"
+            if jpeg is Reason.TOO_LARGE:
+                advice = f"cut it into images of at most {most_pixels:,} pixels"
+            elif jpeg in CONVERTIBLE:
+                advice = "save it as a JPEG of 8 bits per sample, upright and in RGB"
+            raise InputError(f"{images.names[i]} cannot be predicted: {jpeg.value}; {advice}")
+        sizes.append((jpeg.width, jpeg.height))
+    return sizes
+
+
 def _normalised(image: Mapping[str, Any]) -> dict[str, Any]:
-    """Return VIA's object of an image with `regions` as a list of objects, and `size` in bytes, -1 if unknown.
+    """Return VIA's object of an image with `regions` as a list of objects or null, and `size` in bytes, -1 if unknown.
 
     Raises ValueError if a part has another type, because it could not be written back.
     """
@@ -166,22 +228,23 @@ def _normalised(image: Mapping[str, Any]) -> dict[str, Any]:
     regions = list(regions.values()) if isinstance(regions, dict) else regions  # VIA 1 writes an object
     if not isinstance(regions, list):
         raise ValueError(f"expected its regions as a list, found {str(regions)[:80]!r}")
-    try:
-        size = int(image.get("size") or -1)
-    except (TypeError, ValueError):
-        size = -1
-    regions = [_object(region, "a region", ("shape_attributes", "region_attributes")) for region in regions]
-    return {**_object(image, "an image", ("file_attributes",)), "size": size, "regions": regions}
+    size = _size(image.get("size"))
+    parts = ("shape_attributes", "region_attributes")
+    regions = [
+        None if region is None else _object(region, f"region {i} of {image['filename']}", parts)
+        for i, region in enumerate(regions)
+    ]
+    return {**_object(image, str(image["filename"]), ("file_attributes",)), "size": size, "regions": regions}
 
 
 def _object(value: Any, name: str, parts: Sequence[str]) -> dict[str, Any]:
     """Copy a JSON object; its `parts` must be objects too, and become empty ones if they are null or absent."""
     if not isinstance(value, dict):
-        raise ValueError(f"expected {name} that is a JSON object, found {str(value)[:80]!r}")
+        raise ValueError(f"expected {name} as a JSON object, found {str(value)[:80]!r}")
     inner_objects = {part: value.get(part) or {} for part in parts}
     for part, inner in inner_objects.items():
         if not isinstance(inner, dict):
-            raise ValueError(f"expected {part} that are a JSON object, found {str(inner)[:80]!r}")
+            raise ValueError(f"expected {part} of {name} as a JSON object, found {str(inner)[:80]!r}")
     return {**value, **inner_objects}
 
 
@@ -191,7 +254,7 @@ def _image(tile: str, lines: Sequence[ArrayLike]) -> dict[str, Any]:
 
 def _region(tile: str, line: ArrayLike) -> dict[str, Any]:
     try:
-        points = np.asarray(line, np.float64)
+        points = np.empty(0) if "_" in str(line) else np.asarray(line, np.float64)  # numpy reads "1_0" as 10
     except (TypeError, ValueError):
         points = np.empty(0)
     if points.ndim != 2 or points.shape[1] != 2:
@@ -206,43 +269,71 @@ def _region(tile: str, line: ArrayLike) -> dict[str, Any]:
     }
 
 
+def _size(value: Any) -> int:
+    """Return a file's size in bytes, or -1 if it is unknown: nothing depends on it, and spreadsheets change it."""
+    try:
+        return int(float(value)) or -1
+    except (TypeError, ValueError, OverflowError):
+        return -1
+
+
 def _from_csv(text: str, source: Path) -> list[dict[str, Any]]:
     """Read VIA's objects of images from a CSV, in the order in which it first names them."""
-    rows = csv.DictReader(io.StringIO(text), strict=True)
-    columns = [name.lstrip("#").strip() for name in rows.fieldnames or ()]
-    rows.fieldnames = columns
+    rows, columns = _csv_rows(text, source)
     is_via = set(VIA_COLUMNS) <= set(columns)
-    if not is_via and not set(PLAIN_COLUMNS) <= set(columns):
-        raise InputError(
-            f"expected VIA's CSV or one with the columns tile and polyline in {source}, found the columns"
-            f" {', '.join(columns)[:200] or 'none'}"
-        )
     images: dict[str, dict[str, Any]] = {}
     try:
         for row in rows:
-            if None in row or None in row.values():
-                raise ValueError(f"expected {len(columns)} fields, as the first line names them, found another number")
-            tile = row["filename" if is_via else "tile"]
+            cells = dict(zip(columns, row, strict=False))
+            if not any(cell.strip() for cell in row):  # a row of commas
+                continue
+            if len(row) < len(columns) or any(row[len(columns) :]):
+                raise ValueError(f"expected {len(columns)} fields, as the first line names them, found {len(row)}")
+            tile = cells["filename" if is_via else "tile"].strip()
             if not tile:
                 raise ValueError("expected the name of an image, found none")
             image = images.setdefault(tile, _image(tile, []))
             if is_via:
-                _add_via_row(image, row)
+                _add_via_row(image, cells)
             else:
-                image["regions"].append(_region(tile, [point.split() for point in row["polyline"].split(";")]))
-    except InputError:
-        raise
+                image["regions"].append(_region(tile, [point.split() for point in cells["polyline"].split(";")]))
     except (csv.Error, ValueError, RecursionError) as error:
-        raise InputError(f"{source} is damaged at line {rows.line_num}: {error}") from None
+        raise InputError(f"{source} is damaged at line {rows.line_num}: {error}; correct that line") from None
     return list(images.values())
 
 
+def _csv_rows(text: str, source: Path) -> tuple[Any, list[str]]:
+    """Return a reader of the rows below the names of the columns, and these names.
+
+    Fields are separated by commas, or as spreadsheets in other languages write them, by semicolons or tabs. Raises
+    InputError if no separator gives the columns of a form.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if text[:4].lower() == "sep=":  # Excel's own first line
+        text = text.partition("\n")[2]
+    readers = [csv.reader(io.StringIO(text), delimiter=delimiter, strict=True) for delimiter in ",;\t"]
+    names: list[list[str]] = []
+    for rows in readers:
+        try:
+            columns = [name.lstrip("#").strip() for name in next(rows, [])]
+        except csv.Error:
+            columns = []
+        if set(VIA_COLUMNS) <= set(columns) or set(PLAIN_COLUMNS) <= set(columns):
+            return rows, columns
+        names.append(columns)
+    most = max(names, key=len)
+    raise InputError(
+        f"expected VIA's CSV or one with the columns tile and polyline in {source}, found the columns"
+        f" {', '.join(most)[:200] or 'none'}"
+    )
+
+
 def _add_via_row(image: dict[str, Any], row: Mapping[str, str]) -> None:
-    image["size"] = int(row["file_size"])
-    image["file_attributes"] = _from_json(row["file_attributes"])
-    shape = _from_json(row["region_shape_attributes"])
+    image["size"] = _size(row["file_size"])
+    image["file_attributes"] = _from_json(row["file_attributes"] or "{}")
+    shape = _from_json(row["region_shape_attributes"] or "{}")
     if shape:  # VIA writes a row without a shape for an image without regions
-        attributes = _from_json(row["region_attributes"])
+        attributes = _from_json(row["region_attributes"] or "{}")
         image["regions"].append({"shape_attributes": shape, "region_attributes": attributes})
 
 

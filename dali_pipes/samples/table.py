@@ -108,7 +108,9 @@ class SampleTable:
             left_out += [LeftOut(images.names[image[row]], rows.region[row], reason) for row in bad]
             kept = kept & ~faulty
         if not kept.any():
-            common = Counter(item.reason for item in left_out).most_common(1)
+            reasons = [item.reason for item in left_out]
+            causes = [reason for reason in reasons if reason is not Reason.NO_LABEL] or reasons  # it is a consequence
+            common = Counter(causes).most_common(1)
             example = next((item.file for item in left_out if common[0][0] is item.reason), "")
             because = f"; most often because {common[0][0].value}, such as for {example}" if common else ""
             raise InputError(f"expected polylines with heights in {where}, found none that can be used{because}")

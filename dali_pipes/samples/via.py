@@ -1,8 +1,8 @@
 """Parse a VIA label file into polylines, or into the reasons why they cannot be used.
 
-A label file is JSON of the VGG Image Annotator: an object of images, each with `regions` and `file_attributes`. All
-values are text, except `size` and the coordinates. A region that cannot be used becomes a `Rejected` with a `Reason`;
-it never raises.
+A label file is JSON of the VGG Image Annotator 2: an object of images, each with `regions` and `file_attributes`. It
+describes one tile, or all of them. All values are text, except `size` and the coordinates. A region that cannot be used
+becomes a `Rejected` with a `Reason`; it never raises.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST_LABEL = 1 << 22  # bytes; a label has about 900, and parsed JSON takes up to 40 times its text
+LARGEST_LABEL = 1 << 22  # bytes per tile; a label has about 900, and parsed JSON takes up to 40 times its text
 LONGEST_FILENAME = 255  # characters; every row of the table is as wide as the longest name
 TALLEST = 10_000  # metres; one larger height would dominate every mean
+MOST_PIXELS = 1 << 26  # of an image, such as 8192 × 8192; a false header must not make us allocate more
 MOST_POINTS = 64  # a chimney has two; every row of the table is as wide as the longest polyline
 
 
@@ -26,6 +27,11 @@ class Reason(str, Enum):
     """Why a label, a tile or one of its regions is skipped."""
 
     BROKEN_LABEL = "the label is not VIA JSON"
+    LARGE_LABEL = f"the label has more than {LARGEST_LABEL >> 20} MiB per tile"
+    VIA_3 = "the label is a project of VIA 3, not of VIA 2"
+    COCO = "the label is in COCO's format, not VIA's"
+    LABELME = "the label is in labelme's format, not VIA's"
+    GEOJSON = "the label is GeoJSON, not VIA's JSON"
     NO_REGIONS = "the tile has no regions"
     NOT_A_POLYLINE = "the region is not a polyline"
     TOO_FEW_POINTS = "the polyline has fewer than two points"
@@ -38,10 +44,22 @@ class Reason(str, Enum):
     NO_LABEL = "the image has no label"
     NO_IMAGE = "the image is missing"
     NOT_A_JPEG = "the image is not a JPEG"
+    EMPTY = "the image file is empty"
+    PNG = "the image is a PNG, not a JPEG"
+    GIF = "the image is a GIF, not a JPEG"
+    TIFF = "the image is a TIFF, not a JPEG"
+    WEBP = "the image is a WebP, not a JPEG"
+    HEIC = "the image is a HEIC or AVIF, not a JPEG"
+    JPEG_2000 = "the image is a JPEG 2000, not a JPEG"
+    BMP = "the image is a BMP, not a JPEG"
+    WEB_PAGE = "the image file holds a web page, not a JPEG"
     TRUNCATED = "the JPEG is cut short"
     ROTATED = "the JPEG's EXIF orientation is not upright"
     COLOURS = "the JPEG has neither one nor three components"
-    TOO_LARGE = "the JPEG has more than 16 million pixels"
+    TWELVE_BITS = "the JPEG has 12 bits per sample, not 8"
+    ARITHMETIC = "the JPEG uses arithmetic coding"
+    RARE_CODING = "the JPEG is lossless or hierarchical"
+    TOO_LARGE = f"the JPEG has more than {MOST_PIXELS:,} pixels"
     UNDECODABLE = "the JPEG's data are corrupt"
     OUTSIDE = "the polyline leaves the image"
     SHARED = "the tile is also in validation"
@@ -82,22 +100,69 @@ class TileLabel:
     rejected: tuple[Rejected, ...]
 
 
-def parse(data: bytes) -> list[TileLabel]:
+class UnusableLabel(ValueError):
+    """A label file that is too large or of another program, which `reason` says."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+_FORMATS = (
+    (Reason.VIA_3, {"project", "view", "metadata"}),
+    (Reason.COCO, {"images", "annotations"}),
+    (Reason.LABELME, {"shapes", "imagePath"}),
+    (Reason.GEOJSON, {"type", "features"}),
+    (Reason.GEOJSON, {"type", "geometry"}),
+)
+"""Formats that are no VIA 2, and keys that only they have at the top."""
+
+
+def parse(data: bytes, largest: int = LARGEST_LABEL) -> list[TileLabel]:
     """Parse the UTF-8 bytes of one label file (a BOM is allowed) into its images.
 
-    Raises ValueError if it is not a JSON object of VIA images, or if a key or an image occurs twice.
+    The file may be an annotation export or a project. Of several images, one that cannot be read has no regions, and
+    is rejected as a whole, and so is one that occurs twice. Raises UnusableLabel if the file has more than `largest`
+    bytes or is another program's, and ValueError if it is not a JSON object of VIA images, or if a key occurs twice.
     """
-    if len(data) > LARGEST_LABEL:
-        raise ValueError(f"expected a label below {LARGEST_LABEL} bytes, found {len(data)}")
+    if len(data) > largest:
+        raise UnusableLabel(Reason.LARGE_LABEL)
     try:  # integers as floats: Python may take minutes to parse a very long integer
         document = json.loads(data.decode("utf-8-sig"), parse_int=float, object_pairs_hook=without_repeats)
     except RecursionError:
         raise ValueError("expected some levels of JSON, found them nested without end") from None
+    images = images_of(document)
+    if len(images) == 1:
+        return [read_tile(images[0])]
+    tiles: dict[str, TileLabel] = {}
+    for i, image in enumerate(images):
+        try:
+            tile = read_tile(image)
+        except ValueError:
+            tile = _rejected(f"entry {i} of the label", Reason.BROKEN_LABEL)
+        tiles[tile.filename] = _rejected(tile.filename, Reason.TWO_LABELS) if tile.filename in tiles else tile
+    return list(tiles.values())
+
+
+def images_of(document: Any) -> list[Any]:
+    """Return VIA's objects of images in a parsed annotation export or project.
+
+    Raises UnusableLabel or ValueError if it is neither.
+    """
     if not isinstance(document, dict):
         raise ValueError("expected a JSON object of images")
-    tiles = [read_tile(image) for image in document.values()]
-    without_repeats([(tile.filename, tile) for tile in tiles])
-    return tiles
+    for reason, keys in _FORMATS:
+        if keys <= document.keys():
+            raise UnusableLabel(reason)
+    images = document.get("_via_img_metadata", document)
+    if not isinstance(images, dict):
+        raise ValueError("expected a JSON object of images in _via_img_metadata")
+    return list(images.values())
+
+
+def _rejected(filename: str, reason: Reason) -> TileLabel:
+    unknown = math.nan
+    return TileLabel(filename, unknown, unknown, unknown, unknown, unknown, (), (Rejected(-1, reason),))
 
 
 def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from rich.progress import Progress
 
 from dali_pipes import Loader
 from dali_pipes.release.find import open_images
+from dali_pipes.samples.jpeg import MOST_SCENE_PIXELS
 from dali_pipes.samples.polylines import read_polylines, table_of
+from dali_pipes.samples.via import MOST_PIXELS
 
 from ..engine.step import Forward
 from ..engine.trained import Trained, calibrate_and_pool, forward_of, load_trained, predict
@@ -24,7 +26,9 @@ from ..scores.uncertainty import LEVEL, Forecast
 from .predicted_heights import Float64, PredictedHeights
 
 ImageSource = str | Path | Sequence[str | Path]
-PolylineSource = str | Path | Mapping[str, Sequence[ArrayLike]]
+PolylineSource = ImageSource | Mapping[str, Sequence[ArrayLike]]
+
+BATCH_PIXELS = 1 << 28  # of the images of a batch, which lie in memory together; 64 images of 2048 × 2048
 
 
 class HeightModel:
@@ -48,8 +52,8 @@ class HeightModel:
         """Predict the height of each polyline from its image, which goes through the same DALI graph as in training.
 
         `images`: JPEGs of any size, without metadata: files, folders, ZIPs, parts of a ZIP, or AI Hub's tar.
-        `polylines`: VIA's JSON or CSV, a CSV with the columns tile and polyline, or {"tile.jpg": [[(x, y), (x, y)], …]}
-        in pixels, base first.
+        `polylines`: VIA's JSON or CSV, a CSV with the columns tile and polyline, a folder or archive of VIA's JSON,
+        several of these, or {"tile.jpg": [[(x, y), (x, y)], …]} in pixels, base first.
         `pool`: "scene" estimates one scale for all polylines of a scene; a tile's scene is its name up to the last
         underscore.
         `console`: shows the progress; by default nothing is shown.
@@ -57,12 +61,13 @@ class HeightModel:
         Raises InputError if an image is missing or broken, or a polyline cannot be used.
         """
         console = console or Console(quiet=True)
-        paths = [Path(images)] if isinstance(images, (str, Path)) else [Path(path) for path in images]
-        drawn = read_polylines(Path(polylines) if isinstance(polylines, (str, Path)) else polylines)
-        table = table_of(drawn, open_images(paths), console=console)
+        drawn = read_polylines(polylines if isinstance(polylines, Mapping) else _paths(polylines))
+        most_pixels = MOST_SCENE_PIXELS if self.trained.view.windowed else MOST_PIXELS
+        table = table_of(drawn, open_images(_paths(images)), console=console, most_pixels=most_pixels)
+        largest = int((table.width * table.height_px).max())
         loader = Loader(
             table,
-            self.forward.batch_size,
+            max(1, min(self.forward.batch_size, BATCH_PIXELS // largest)),
             device=self.forward.device,
             size=self.trained.size,
             view=self.trained.view,
@@ -76,6 +81,10 @@ class HeightModel:
         raw = Predictions("requested", "The polylines to predict.", table, raw_mu, raw_sigma, unseen)
         forecasts = list(calibrate_and_pool(self.trained, [raw], pool)[0].forecasts().values())  # most refined last
         return PredictedHeights(drawn, table, *_columns(forecasts[-1]), *_columns(forecasts[0]))
+
+
+def _paths(given: ImageSource) -> list[Path]:
+    return [Path(given)] if isinstance(given, (str, Path)) else [Path(path) for path in given]
 
 
 def _columns(forecast: Forecast) -> tuple[Float64, Float64, Float64, Float64]:

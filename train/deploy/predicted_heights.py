@@ -2,9 +2,13 @@
 
     .csv       one row for each polyline; the columns tile and polyline make it valid input for another prediction
     .json      a project of the VGG Image Annotator 2, with the prediction in the attributes of each region
-    .geojson   one LineString for each polyline, in PIXELS of the tile, y downwards: tiles have no georeference
+    .geojson   one feature without a geometry for each polyline, whose pixels are among its properties
 
-A file is written whole or not at all.
+Tiles have no georeference, and every GIS takes the coordinates of a GeoJSON for degrees: RFC 7946 allows nothing else.
+A feature without a geometry is valid, opens as a row of a table, and cannot be shown at a wrong place on the globe.
+
+A project that was given is written back with all its settings, attributes and images. A file is written whole or not
+at all.
 """
 
 from __future__ import annotations
@@ -33,7 +37,32 @@ COLUMNS = (
     *("raw_height_m", "raw_sigma_m", "raw_low_m", "raw_high_m"),
 )
 PREFIX = "predicted_"  # in VIA's region attributes, which may also hold a true height
-PIXELS = "pixels of the tile, x to the right, y downwards; the tiles have no georeference"
+PIXELS = "pixels of the tile, x to the right, y downwards"
+SETTINGS = {
+    "ui": {
+        "annotation_editor_height": 25,
+        "annotation_editor_fontsize": 0.8,
+        "leftsidebar_width": 18,
+        "image_grid": {
+            "img_height": 80,
+            "rshape_fill": "none",
+            "rshape_fill_opacity": 0.3,
+            "rshape_stroke": "yellow",
+            "rshape_stroke_width": 2,
+            "show_region_shape": True,
+            "show_image_policy": "all",
+        },
+        "image": {
+            "region_label": PREFIX + COLUMNS[0],
+            "region_color": "__via_default_region_color__",
+            "region_label_font": "10px Sans",
+            "on_image_annotation_editor_placement": "NEAR_REGION",
+        },
+    },
+    "core": {"buffer_size": 18, "filepath": {}, "default_filepath": ""},
+    "project": {"name": "heights"},
+}
+"""The settings of a new VIA project."""
 
 
 @dataclass(frozen=True)
@@ -93,29 +122,28 @@ class PredictedHeights:
         return text.getvalue()
 
     def _via(self) -> str:
-        images = [
-            {**image, "regions": [dict(region) for region in image["regions"]]} for image in self.polylines.images
-        ]
+        regions = [[region and dict(region) for region in image["regions"]] for image in self.polylines.images]
         for (i, region), numbers in zip(self.polylines.drawn, self._numbers(), strict=True):
-            annotated = images[i]["regions"][region.index]
+            annotated = regions[i][region.index]
             predicted = {PREFIX + name: "" if value is None else f"{value:.2f}" for name, value in numbers.items()}
             annotated["region_attributes"] = {**annotated["region_attributes"], **predicted}
-        for (i, _), image in zip(self.polylines.drawn, self.table.image.tolist(), strict=True):
-            # VIA identifies an image by its name and its size in bytes.
-            images[i]["size"] = len(self.table.images.read(image))
-        return json.dumps(_via_project(images), ensure_ascii=False, allow_nan=False)
+        size = {i: len(self.table.images.read(image)) for i, image in self._images().items()}
+        images = [
+            {**image, "size": size.get(i, image["size"]), "regions": [region for region in regions[i] if region]}
+            for i, image in enumerate(self.polylines.images)
+        ]
+        return json.dumps(_via_project(images, self.polylines.project or {}), ensure_ascii=False, allow_nan=False)
+
+    def _images(self) -> dict[int, int]:
+        """The number of each image with a polyline in `polylines` → its number in `table.images`."""
+        return dict(zip([i for i, _ in self.polylines.drawn], self.table.image.tolist(), strict=True))
 
     def _geojson(self) -> str:
         features = [
-            {
-                "type": "Feature",
-                "geometry": {"type": "LineString", "coordinates": region.points.tolist()},
-                "properties": {key: value for key, value in record.items() if key != "polyline"},
-            }
-            for record, (_, region) in zip(self.records(), self.polylines.drawn, strict=True)
+            {"type": "Feature", "geometry": None, "properties": {**record, "polyline_unit": PIXELS}}
+            for record in self.records()
         ]
-        document = {"type": "FeatureCollection", "coordinate_system": PIXELS, "features": features}
-        return json.dumps(document, ensure_ascii=False, allow_nan=False)
+        return json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False, allow_nan=False)
 
 
 def check_suffix(path: Path) -> None:
@@ -124,54 +152,37 @@ def check_suffix(path: Path) -> None:
         raise InputError(f"--out takes a file that ends in .csv, .json or .geojson, found {path}")
 
 
-def _via_project(images: list[dict[str, Any]]) -> dict[str, Any]:
-    """A project file of VIA 2.0.10; its "Load Project" requires each of these keys."""
-    metadata = {
-        f"{image['filename']}{image['size']}": {
-            "filename": image["filename"],
-            "size": image["size"],
-            "regions": [
-                {name: region[name] for name in ("shape_attributes", "region_attributes")}
-                for region in image["regions"]
-            ],
-            "file_attributes": image["file_attributes"],
-        }
-        for image in images
-    }
-    regions = {
-        name for image in metadata.values() for region in image["regions"] for name in region["region_attributes"]
-    }
-    files = {name for image in metadata.values() for name in image["file_attributes"]}
-    return {
-        "_via_settings": {
-            "ui": {
-                "annotation_editor_height": 25,
-                "annotation_editor_fontsize": 0.8,
-                "leftsidebar_width": 18,
-                "image_grid": {
-                    "img_height": 80,
-                    "rshape_fill": "none",
-                    "rshape_fill_opacity": 0.3,
-                    "rshape_stroke": "yellow",
-                    "rshape_stroke_width": 2,
-                    "show_region_shape": True,
-                    "show_image_policy": "all",
-                },
-                "image": {
-                    "region_label": PREFIX + COLUMNS[0],
-                    "region_color": "__via_default_region_color__",
-                    "region_label_font": "10px Sans",
-                    "on_image_annotation_editor_placement": "NEAR_REGION",
-                },
-            },
-            "core": {"buffer_size": 18, "filepath": {}, "default_filepath": ""},
-            "project": {"name": "heights"},
-        },
-        "_via_img_metadata": metadata,
+def _via_project(images: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
+    """A project file of VIA 2.0.10 with `images`; its "Load Project" requires each of these keys.
+
+    What the `given` project has is kept, in its order. VIA identifies an image by its name and its size in bytes.
+    """
+    keys = [f"{image['filename']}{image['size']}" for image in images]
+    metadata = dict(zip(keys, images, strict=True))
+    renamed = dict(zip(given.get("_via_img_metadata", {}), keys, strict=False))
+    order = given.get("_via_image_id_list")
+    listed = [renamed[key] for key in order if key in renamed] if isinstance(order, list) else []
+    regions = {name for image in images for region in image["regions"] for name in region["region_attributes"]}
+    files = {name for image in images for name in image["file_attributes"]}
+    project = {
+        "_via_settings": SETTINGS,
         "_via_attributes": {"region": _as_text(regions), "file": _as_text(files)},
         "_via_data_format_version": "2.0.10",
-        "_via_image_id_list": list(metadata),
     }
+    return {
+        **_completed(given, project),
+        "_via_img_metadata": metadata,
+        "_via_image_id_list": list(dict.fromkeys([*listed, *keys])),
+    }
+
+
+def _completed(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return `given` with what it lacks of `defaults`, at any depth of objects."""
+    completed = {**given, **{key: value for key, value in defaults.items() if key not in given}}
+    for key, value in defaults.items():
+        if isinstance(value, dict) and isinstance(given.get(key), dict):
+            completed[key] = _completed(given[key], value)
+    return completed
 
 
 def _as_text(names: set[str]) -> dict[str, Any]:
