@@ -136,6 +136,11 @@ def test_every_row_has_its_sentence() -> None:
     assert not stale, "the code says none of\n" + "\n".join(stale)
 
 
+def test_no_row_is_there_twice() -> None:
+    twice = {row for row in rows() if rows().count(row) > 1}
+    assert not twice, "\n".join(twice)
+
+
 def test_every_row_has_a_remedy_and_quotes_enough() -> None:
     page = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
     for row, remedy in re.findall(r"^\| `([^`]+)` \| ?(.*?) ?\|$", page, re.MULTILINE):
