@@ -21,6 +21,7 @@ from rich.console import Console
 from dali_pipes import SampleTable
 from dali_pipes.files import write_text
 from dali_pipes.release.paths import ReleasePaths
+from train.__main__ import run as train_and_report
 from train.recipe.config import MAY_CHANGE, Config, flattened
 from train.run.console import RunConsole
 from train.scores.metrics import CALIBRATED, NETWORK, POOLED, Baselines, score
@@ -89,7 +90,6 @@ def digest_of(release: Path) -> str:
 def result_of(run: Run, release: Path, folder: Path) -> dict[str, Any]:
     """Train in `folder` and read the result from the files of the run."""
     from model import checkpoint
-    from train.__main__ import run as train_and_report
 
     began = time.process_time()
     paths = ReleasePaths(release, index_cache=folder.parent / "index-cache")  # all runs use the same tiles
