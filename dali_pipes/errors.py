@@ -26,6 +26,10 @@ class CutShort(InputError):
     """An archive has no central directory at its end: the file is incomplete, or no ZIP."""
 
 
+class OtherKind(InputError):
+    """An archive or a folder has no file of the expected kind."""
+
+
 class UnreadableMember(InputError):
     """A single member of an archive cannot be read; its samples are skipped."""
 

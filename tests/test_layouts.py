@@ -295,6 +295,8 @@ def test_images_to_predict_may_be_whatever_training_takes(tmp_path: Path) -> Non
     write(tmp_path / "zips", {f"{i}.zip": zipped({name: data}) for i, (name, data) in enumerate(files.items())})
     write(tmp_path / "parts", {f"a.zip.part{i}": part for i, part in enumerate(cut(zipped(files), 3))})
     write(tmp_path / "nested", {"all.zip": zipped({"VS_KS.zip": zipped(files)})})
+    write(tmp_path / "release", {f"{stem}.zip": zipped(RELEASE[stem]) for stem in STEMS})
+    write(tmp_path, {"release.zip": zipped({f"{stem}.zip": zipped(RELEASE[stem]) for stem in STEMS})})
     write(tmp_path / "loose", files)
     first, *others = sorted((tmp_path / "loose").iterdir())
     forms = {
@@ -312,6 +314,8 @@ def test_images_to_predict_may_be_whatever_training_takes(tmp_path: Path) -> Non
     for form, given in forms.items():
         images = open_images(given)
         assert {name: images.read(i).tobytes() for i, name in enumerate(images.names)} == files, form
+    for whole in (tmp_path / "release", tmp_path / "release.zip"):
+        assert sorted(open_images([whole]).names) == sorted([*RELEASE["TS_KS"], *files])
 
 
 def test_images_that_are_ambiguous_or_not_there_are_refused(tmp_path: Path) -> None:
