@@ -191,7 +191,7 @@ def test_training_from_an_old_run_ends_with_a_verdict(
     except SystemExit as end:
         status = end.code
     output = capsys.readouterr().out
-    assert "statistics of this release" in output
+    assert "starting from the weights of" in output
     assert Path(json.loads((tmp_path / "new/samples.json").read_text())["release"]).is_absolute()
     assert ("promote: " in output) == (status == 0)
     assert ("keep: " in output) == (status == train.deploy.verdict.EXIT_KEEP)

@@ -6,6 +6,7 @@ The commands of the README and of the pages in `RUN` are also run, on a small re
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
@@ -36,6 +37,7 @@ import train.export
 import train.predict
 import train.promotion
 
+DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 ROOT = Path(__file__).parent.parent
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 USE = "docs/prediction-and-export.md"
@@ -242,3 +244,16 @@ def test_the_tree_of_the_design_lists_every_module() -> None:
     modules = (path for top in ("dali_pipes", "model", "train", "bench") for path in (ROOT / top).rglob("*.py"))
     names = {path.relative_to(ROOT).as_posix() for path in modules if path.name != "__init__.py"}
     assert names - set(tree("docs/design.md")) == set()
+
+
+def test_the_walks_of_the_design_name_functions_that_exist() -> None:
+    stops = re.findall(
+        r"^\d\. `([a-z_/]+\.py)`, `([\w.]+)`:", (ROOT / "docs/design.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert len(stops) == 24, "three walks of eight stops"
+    for file, name in stops:
+        scope: ast.AST = ast.parse((ROOT / file).read_text("utf-8"))
+        for part in name.split("."):
+            inside = {node.name: node for node in ast.iter_child_nodes(scope) if isinstance(node, DEFINITIONS)}
+            assert part in inside, f"{file} has no {name}"
+            scope = inside[part]

@@ -432,14 +432,17 @@ def test_a_failed_write_gives_one_sentence_and_keeps_the_last_checkpoint(
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """After a call, files below the folder are written to /dev/full, which has no space."""
+    """After a call, new files below the folder are written to /dev/full, which has no space."""
     open_whole = Path.open
 
     def fill(folder: Path) -> None:
         def limited(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-            if folder in path.parents and mode == "wb":
-                return open_whole(Path("/dev/full"), mode, *arguments, **options)
-            return open_whole(path, mode, *arguments, **options)
+            file = open_whole(path, mode, *arguments, **options)
+            if folder in path.parents and mode == "xb":  # as dali_pipes/files.py creates them; the name stays
+                full = os.open("/dev/full", os.O_WRONLY)
+                os.dup2(full, file.fileno())
+                os.close(full)
+            return file
 
         monkeypatch.setattr("dali_pipes.files.Path.open", limited)
 

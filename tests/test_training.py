@@ -125,13 +125,13 @@ def test_validation_is_evaluated_once_unless_it_selects_the_best_epoch(
     assert {line["measured_on"] for line in lines} == {"development"}
     assert "validation RMSE" not in finished[1]
     assert "development (optimistic)" in finished[1]
-    assert " of “development”, so its figures there are optimistic" in (finished[0] / "report.html").read_text()
+    assert " of “development”, so its scores there are optimistic" in (finished[0] / "report.html").read_text()
 
     console = Quiet()
     run(replace(SMALL, epochs=1, data=Data(size=32)), release, tmp_path / "run", resume=False, console=console)
     assert "validation RMSE" in console.text.getvalue()
     assert "validation (optimistic)" in console.text.getvalue()
-    assert "no samples are left that had no part in the choice" in (tmp_path / "run/report.html").read_text()
+    assert "there are no other samples to check them on" in (tmp_path / "run/report.html").read_text()
 
 
 def test_samples_of_another_release_are_not_marked_optimistic(

@@ -209,7 +209,7 @@ def test_a_checkpoint_keeps_its_view_and_predictions_use_it(release: Path, tmp_p
         with pytest.raises(InputError, match=f"another configuration .data.{next(iter(other))}"):
             run(replace(config, data=data), release, tmp_path / "run", resume=True, console=Quiet())
     weights = replace(config, init_from=str(tmp_path / "run"), data=replace(config.data, view="crop"))
-    with pytest.raises(InputError, match=r"were trained with --data\.view both and but this run has --data\.view crop"):
+    with pytest.raises(InputError, match=r"were trained with --data\.view both, but this run has --data\.view crop"):
         run(weights, release, tmp_path / "another", resume=False, console=Quiet())
 
 
