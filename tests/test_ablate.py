@@ -117,7 +117,7 @@ def test_a_quick_run_ends_with_tables_and_is_not_trained_again(
     assert "| ours | 1 | " in (tmp_path / "table.md").read_text()
     assert "<svg" in (tmp_path / "figure.svg").read_text()
 
-    monkeypatch.setattr(bench.ablate.runs, "train_and_report", None)  # training would fail now
+    monkeypatch.setattr(bench.ablate.runs, "train", None)  # training would fail now
     main(argv)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["results"] == first["results"]
 
