@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console, Group
@@ -83,7 +84,7 @@ class RunConsole:
             f"{record['learning_rate']:.1e}",
             f"{record['samples_per_s']:.0f}",
             f"{record['data_wait']:.1%}",
-            duration(record["seconds"]),
+            str(timedelta(seconds=round(record["seconds"]))),  # narrower than `duration`: 80 columns are enough
         )
         self._epochs.caption = f"{record['measured_on']}; * is the best so far"
         self._epochs.add_row(*cells)
@@ -98,8 +99,8 @@ class RunConsole:
 
 def _epoch_table() -> Table:
     table = Table(box=None, pad_edge=False, caption_justify="left")
-    for name in ("epoch", "train loss", "RMSE", "MAE", "NLL", "learning rate", "samples/s", "data wait", "time"):
-        table.add_column(name, justify="right")
+    for name in ("epoch", "train\nloss", "RMSE", "MAE", "NLL", "learning\nrate", "samples/s", "data\nwait", "time"):
+        table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
     return table
 
 
