@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from .command import parse
+from .console import printable
 from .errors import exits_with_one_sentence
 from .inspect.inspection import inspect
 from .release.paths import ReleasePaths
@@ -64,7 +65,7 @@ def run(arguments: Arguments) -> None:
 
     show(inspection, Console())
     if arguments.html is not None:
-        print(f"page: {arguments.html}")
+        print(printable(f"page: {arguments.html}"))
 
 
 if __name__ == "__main__":

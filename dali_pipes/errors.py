@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .console import printable
+
 
 class InputError(ValueError):
     """The data, flags or files of the user are wrong.
@@ -20,6 +22,10 @@ class InputError(ValueError):
 
 class CutShort(InputError):
     """An archive has no central directory at its end: the file is incomplete, or no ZIP."""
+
+
+class OtherKind(InputError):
+    """An archive or a folder has no file of the expected kind."""
 
 
 class UnreadableMember(InputError):
@@ -38,11 +44,11 @@ def exits_with_one_sentence(*also: type[Exception]) -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:  # a full disk, a folder where a file should be, no permission
-        where = f" {error.filename}" if error.filename else ""
-        print(f"error: cannot read or write{where}: {error.strerror or error}", file=sys.stderr)
+        where = error.filename or ("the output" if isinstance(error, BrokenPipeError) else "a file")
+        print(f"error: cannot read or write {printable(str(where))}: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:
         if not isinstance(error, (InputError, *also)):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -56,9 +56,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             unfinished.replace(path)  # under the lock: a sweep never sees the file without it
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             unfinished.unlink()
+        if isinstance(error, OSError) and error.errno and not error.filename:  # write and fsync know no name
+            error.filename = str(path)
         raise
     _fsync_folder(path.parent)
 
@@ -136,4 +138,5 @@ def _fsync_folder(folder: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         if error.errno not in _NO_FOLDER_FSYNC:
+            error.filename = str(folder)
             raise

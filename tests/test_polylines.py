@@ -7,6 +7,7 @@ import io
 import json
 import math
 import tarfile
+import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,15 @@ def test_images_may_be_files_a_folder_a_zip_or_a_tar(tmp_path: Path) -> None:
         images = open_images(given_as)
         assert images.names == list(TILES)
         assert [images.read(i).tobytes() for i in range(2)] == [file.read_bytes() for file in files]
+
+
+@pytest.mark.parametrize(("listed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_korean_name_matches_in_both_forms_of_unicode(listed: Any, stored: Any, tmp_path: Path) -> None:
+    listed, stored = (unicodedata.normalize(form, "굴뚝_7.jpg") for form in (listed, stored))
+    (tmp_path / stored).write_bytes(jpeg(64, 96))
+    (tmp_path / "lines.csv").write_text(f"tile,polyline\n{listed},1 2;3 4\n", "utf-8")
+    table = table_of(read_polylines(tmp_path / "lines.csv"), open_images([tmp_path]))
+    assert table.tile.tolist() == ["굴뚝_7.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,11 @@ import train.__main__
 import train.evaluate
 from dali_pipes import Loader, SampleTable
 from dali_pipes.errors import InputError
+from dali_pipes.inspect.inspection import inspect
 from dali_pipes.release.members import Members
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.labels import LeftOut
-from dali_pipes.samples.splits import Division, assign_folds, merge
+from dali_pipes.samples.splits import Division, assign_folds, merge, shared_tiles, without_shared_tiles
 from dali_pipes.samples.via import Reason
 from train.recipe.config import Config, differences
 from train.recipe.data import load_datasets
@@ -158,8 +159,10 @@ def test_splits_that_are_read_from_the_same_files_are_refused(release: Path, tmp
     training = {"train_images": release / "TS_KS.zip", "train_labels": release / "TL_KS_LINE.zip"}
     same = {name.replace("train_", ""): path for name, path in training.items()}
     quiet = Console(quiet=True)
-    with pytest.raises(InputError, match=r"share no tile, found \d+ tiles of .*TS_KS\.zip in both, .*--train-images"):
+    with pytest.raises(InputError, match=r"share no tile, .* found \d+ of .*TS_KS\.zip also in .*--train-images"):
         load_datasets(ReleasePaths(release, **same), Division(), console=quiet)
+    with pytest.raises(InputError, match="share no tile, or at most 20%"):
+        inspect(ReleasePaths(release, **same))
     swapped = {
         **{name.replace("train", "validation"): path for name, path in training.items()},
         "train_images": release / "VS_KS.zip",
@@ -169,6 +172,43 @@ def test_splits_that_are_read_from_the_same_files_are_refused(release: Path, tmp
     found = load_datasets(ReleasePaths(tmp_path, **swapped), Division(), console=quiet)
     assert found.training.tile.tolist() == expected.evaluated["validation"].tile.tolist()
     assert found.evaluated["validation"].tile.tolist() == expected.training.tile.tolist()
+
+
+def with_images(table: SampleTable, pictures: dict[str, str]) -> SampleTable:
+    """The table with other bytes for some images, by name."""
+    images = table.images
+    images.read = lambda index: np.frombuffer(pictures.get(images.names[index], images.names[index]).encode(), np.uint8)  # type: ignore[method-assign]
+    return table
+
+
+def test_a_few_tiles_of_both_splits_are_dropped_from_training_and_named() -> None:
+    train = table_of(["K3_A"] * 10)  # K3_A_0.jpg to K3_A_9.jpg
+    validation = table_of(["K3_B"] * 9 + ["k3_a"])  # k3_a_9.jpg is K3_A_9.jpg
+    with_images(validation, {"K3_B_3.jpg": "K3_A_5.jpg"})  # the picture of another name
+    kept, sentence = without_shared_tiles(train, validation)
+    assert kept.tile.tolist() == [f"K3_A_{i}.jpg" for i in (0, 1, 2, 3, 4, 6, 7, 8)]
+    assert [(item.file, item.reason) for item in kept.left_out] == [
+        ("K3_A_5.jpg", Reason.SHARED),
+        ("K3_A_9.jpg", Reason.SHARED),
+    ]
+    assert sentence == (
+        "dropped 2 training tiles also in validation: K3_A_5.jpg (K3_B_3.jpg there), K3_A_9.jpg (k3_a_9.jpg there)"
+    )
+    assert without_shared_tiles(kept, validation) == (kept, "")
+    with_images(validation, {"K3_B_3.jpg": "K3_A_5.jpg", "K3_B_4.jpg": "K3_A_6.jpg"})
+    with pytest.raises(
+        InputError, match=r"at most 20%, found 3 of memory also in memory, such as K3_A_5\.jpg and K3_B"
+    ):
+        without_shared_tiles(train, validation)
+
+
+def test_a_recorded_checksum_is_enough_to_find_the_same_picture() -> None:
+    train, validation = table_of(["K3_A"] * 5), table_of(["K3_B"] * 5)
+    for table, number in ((train, 2), (validation, 4)):
+        table.images.read = lambda index: pytest.fail("no picture needs to be read")  # type: ignore[method-assign]
+        table.images.size = lambda index: 70  # type: ignore[method-assign]
+        table.images.crc = lambda i, table=table, number=number: 7 if i == number else i + 100 * id(table)  # type: ignore[method-assign, misc]
+    assert shared_tiles(train, validation) == {2: 4}
 
 
 def test_the_settings_of_a_run_that_still_name_paths_are_read() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ERRORS = {"InputError", "CheckpointError", "BackboneError", "CutShort", "UnreadableMember", "LostRank"}
+ERRORS = {"InputError", "CheckpointError", "BackboneError", "CutShort", "OtherKind", "UnreadableMember", "LostRank"}
 HOLE = "…"
 
 

@@ -22,9 +22,9 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from dali_pipes import command
+from dali_pipes.console import cell, printable, say
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
 from dali_pipes.samples.splits import VALIDATION
@@ -110,7 +110,7 @@ def comparison_table(runs: list[Run]) -> Table:
                 str(len(run.history)),
                 group + ("" if group in same else " †") + (" ‡" if group == run.selected_on else ""),
             )
-            table.add_row(*map(Text, cells), str(scores.n), *(f"{x:.2f}" if math.isfinite(x) else "–" for x in values))
+            table.add_row(*map(cell, cells), str(scores.n), *(f"{x:.2f}" if math.isfinite(x) else "–" for x in values))
     return table
 
 
@@ -139,9 +139,10 @@ def compare(arguments: Arguments) -> None:
     console.print(comparison_table(runs))
     if arguments.out is not None:
         image = io.BytesIO()
-        rmse_by_epoch({run.name: run.history for run in runs}).savefig(image, format=suffix[1:], dpi=150)
+        histories = {printable(run.name).replace("$", r"\$"): run.history for run in runs}  # $ begins a formula
+        rmse_by_epoch(histories).savefig(image, format=suffix[1:], dpi=150)
         write_whole(arguments.out, lambda file: file.write(image.getvalue()))
-        console.print(f"figure: {arguments.out}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"figure: {arguments.out}")
 
 
 def main(argv: list[str]) -> None:

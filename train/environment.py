@@ -13,10 +13,10 @@ import sys
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from dali_pipes.command import parse
+from dali_pipes.console import cell
 from dali_pipes.errors import exits_with_one_sentence
 
 from .machine.hardware import as_json, facts, look, ready, versions
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         else:
             table = Table("", "found", "what to change", title="This machine", box=None, title_justify="left")
             for row in (*facts(machine), *versions().items()):
-                table.add_row(*map(escape, row))
+                table.add_row(*map(cell, row))
             Console().print(table)
         if not ready(machine):
             raise SystemExit(1)

@@ -25,6 +25,7 @@ import tyro
 from rich.console import Console
 
 from dali_pipes import command
+from dali_pipes.console import say
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
 from dali_pipes.release.paths import ReleasePaths
@@ -96,7 +97,8 @@ def export(arguments: Arguments) -> None:
         few = validation.select(np.arange(min(REAL_TILES, len(validation))))
         difference = write_checked(out, kind, trained, real_tiles(trained, few, device), write_card)
         checked = f", at most {difference:.1e} m from eager"
-    console.print(f"exported: {out}{checked}\nmodel card: {card}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"exported: {out}{checked}")
+    say(console, f"model card: {card}")
 
 
 def _check(out: Path, kind: Format) -> None:

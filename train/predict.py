@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dali_pipes import command
+from dali_pipes.console import say
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.units import count
 from model import BackboneError, CheckpointError
@@ -39,8 +40,8 @@ class Arguments:
     """A run folder, its best.pt or last.pt, or a .pth in the reference's layout."""
 
     images: tuple[Path, ...]
-    """A folder of JPEGs at any depth, a ZIP, its parts or a tar of them, or the files; without metadata. An image may
-    have 67 million pixels (8192 × 8192), or 537 million if the network sees a window around the polyline."""
+    """JPEGs without metadata: files, folders at any depth, ZIPs, parts of a ZIP, or AI Hub's tar. An image may have
+    67 million pixels (8192 × 8192), or 537 million if the network sees a window around the polyline."""
 
     polylines: tuple[Path, ...]
     """VIA's JSON or CSV, or a CSV with the columns tile and polyline ("x y;x y" in pixels, base first); or a folder or
@@ -68,9 +69,9 @@ def predict(arguments: Arguments) -> None:
     heights = model.predict(arguments.images, arguments.polylines, pool=arguments.pool, console=console)
     heights.write(arguments.out)
     summary = f"{len(heights)} heights on {len(set(heights.table.tile.tolist()))} tiles: {arguments.out}"
-    console.print(summary, highlight=False, markup=False, soft_wrap=True)
+    say(console, summary)
     if caveat := _caveat(model.trained.calibration, pooled=arguments.pool == "scene"):
-        console.print(caveat, highlight=False, soft_wrap=True)
+        say(console, caveat)
 
 
 def _caveat(calibration: Calibration | None, *, pooled: bool) -> str:

@@ -92,6 +92,7 @@ def _leakage(inspection: Inspection) -> dict[str, Any] | None:
         "scenes": leak.scenes,
         "shared_scenes": leak.shared_scenes,
         "shared_tiles": leak.shared_tiles,
+        "shared_pictures": leak.shared_pictures,
         "near_duplicates": {"criterion": CRITERION, "expected_by_chance": leak.by_chance, "pairs": pairs},
     }
 

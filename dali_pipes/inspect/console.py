@@ -11,7 +11,8 @@ from rich import table as rich
 from rich.console import Console
 from rich.text import Text
 
-from .findings import Plot, Table, headline, missing_splits, printable, sections
+from ..console import printable, say
+from .findings import LONGEST, Plot, Table, headline, missing_splits, sections
 from .inspection import Inspection
 
 ROWS = 10  # of a table on a terminal; --json has all
@@ -25,18 +26,18 @@ def show(inspection: Inspection, console: Console) -> None:
     utf = console.encoding.startswith("utf")
     signs, blocks = ({}, BLOCKS) if utf else (ASCII, ASCII_BLOCKS)
 
-    def say(*sentences: str) -> None:
+    def say_all(*sentences: str) -> None:
         for sentence in sentences:
-            console.print(sentence.translate(signs), markup=False, highlight=False, emoji=False, soft_wrap=True)
+            say(console, sentence.translate(signs))
 
-    say(printable(inspection.release), headline(inspection), *missing_splits(inspection))
+    say_all(printable(inspection.release, LONGEST), headline(inspection), *missing_splits(inspection))
     for section in sections(inspection):
         console.print()
         console.print(section.title, style="bold")
-        say(*section.sentences)
+        say_all(*section.sentences)
         for table in section.tables:
             if table.title:
-                say(f"{table.title}:")
+                say_all(f"{table.title}:")
             console.print(_table(table, signs))
         if section.plots:
             console.print(_plots(section.plots, blocks))
@@ -45,7 +46,7 @@ def show(inspection: Inspection, console: Console) -> None:
 def _table(table: Table, signs: dict[int, str]) -> rich.Table:
     shown = _columns(*table.columns, texts=table.texts)
     for row in table.rows[:ROWS]:
-        shown.add_row(*(Text(printable(cell).translate(signs)) for cell in row))  # Text is never read as markup
+        shown.add_row(*(Text(printable(cell, LONGEST).translate(signs)) for cell in row))
     if table.total > ROWS:
         shown.caption = f"and {table.total - ROWS:,} more; --json has all"
     return shown

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..console import printable
 from ..samples.table import Split
 from ..units import count, number
 from .audit import HALF_DIGIT, VERTEX_PX
@@ -149,6 +150,14 @@ def _leakage(inspection: Inspection) -> Section:
             if leak.shared_tiles
             else []
         ),
+        *(
+            [
+                f"{count(len(leak.shared_pictures), 'validation tile')} also in training under another name, such as"
+                f" {_examples(leak.shared_pictures[0])}"
+            ]
+            if leak.shared_pictures
+            else []
+        ),
         f"{len(leak.pairs):,} of {count(leak.samples, 'validation sample')} have a near-duplicate in training; about"
         f" {leak.by_chance:.0f} are expected by chance (near-duplicates: {CRITERION})",
     ]
@@ -223,7 +232,7 @@ def _scales(inspection: Inspection) -> Section:
 
 def _changes(inspection: Inspection, changes: Changes) -> Section:
     sentences = [
-        f"compared with {printable(changes.other)}",
+        f"compared with {printable(changes.other, LONGEST)}",
         *(_tally(split, splits) for split, splits in changes.splits.items()),
         *(f"{split}: not compared, because this release lacks it" for split in inspection.missing),
         *(
@@ -284,15 +293,5 @@ def _table(
     return [Table(title, columns, texts, list(islice(rows, ROWS)), total)] if total else []
 
 
-def printable(text: str, longest: int = LONGEST) -> str:
-    """`text` on one line, with escapes for characters that would move a cursor or turn the direction of writing.
-
-    A text of more than `longest` characters loses its middle.
-    """
-    if len(text) > longest:
-        text = f"{text[: longest // 2]}…{text[-longest // 2 :]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _examples(names: Iterable[str]) -> str:
-    return ", ".join(printable(name) for name in list(dict.fromkeys(names))[:EXAMPLES])
+    return ", ".join(printable(name, LONGEST) for name in list(dict.fromkeys(names))[:EXAMPLES])

@@ -22,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..release.names import name_key
 from ..release.paths import SPLITS, ReleasePaths, Split
 from ..samples.index import open_index
 from ..samples.labels import LeftOut
+from ..samples.splits import refuse_same_tiles, shared_tiles
 from ..samples.table import SampleTable
 from ..samples.via import Reason
 from .audit import ClosedForm, Float64, Int64, Labels, SceneScale, closed_form, repeated, scene_scales
@@ -71,12 +73,25 @@ def inspect(paths: ReleasePaths, against: Path | None = None) -> Inspection:
         tables=tables,
         missing=missing,
         labels=columns,
-        leakage=leakage(columns) if len(tables) == len(SPLITS) else None,
+        leakage=leakage(columns, shared_pictures=_shared_pictures(tables)) if len(tables) == len(SPLITS) else None,
         closed_form=closed_form(columns),
         scales=scene_scales(columns),
         repeated=repeated(columns, {split: table.polyline for split, table in tables.items()}),
         changes=changes,
     )
+
+
+def _shared_pictures(tables: Tables) -> tuple[tuple[str, str], ...]:
+    """Return the names in validation and in training of each picture that has two.
+
+    Raises InputError if both splits were read from the same files, which is a mistake in the paths.
+    """
+    train, validation = tables["train"], tables["validation"]
+    shared = shared_tiles(train, validation)
+    if shared and train.images.fingerprint() == validation.images.fingerprint():
+        refuse_same_tiles(train, validation, shared)
+    names = [(validation.images.names[j], train.images.names[i]) for i, j in shared.items()]
+    return tuple(pair for pair in names if name_key(pair[0]) != name_key(pair[1]))
 
 
 class Totals(NamedTuple):

@@ -52,13 +52,20 @@ class Leakage:
     """The names of those that are also in training."""
     shared_tiles: tuple[str, ...]
     """File names that both splits have."""
+    shared_pictures: tuple[tuple[str, str], ...]
+    """The same pictures under two names: in validation, and in training."""
     pairs: NDArray[np.int64]
     """(D, 2) int64, near-duplicates as rows of `Labels`: a validation sample and its first match in training."""
     by_chance: float
     """How many of these validation samples are expected by chance, as the module docstring describes."""
 
 
-def leakage(labels: Labels, training: str = "train", validation: str = "validation") -> Leakage:
+def leakage(
+    labels: Labels,
+    training: str = "train",
+    validation: str = "validation",
+    shared_pictures: tuple[tuple[str, str], ...] = (),
+) -> Leakage:
     """Compare the two splits of `labels`; a split without rows shares nothing."""
     ours, theirs = np.flatnonzero(labels.split == validation), np.flatnonzero(labels.split == training)
     scenes = np.unique(labels.scene[ours])
@@ -73,6 +80,7 @@ def leakage(labels: Labels, training: str = "train", validation: str = "validati
         scenes=len(scenes),
         shared_scenes=tuple(np.intersect1d(scenes, labels.scene[theirs]).tolist()),
         shared_tiles=tuple(np.intersect1d(labels.tile[ours], labels.tile[theirs]).tolist()),
+        shared_pictures=shared_pictures,
         pairs=np.stack([ours[first >= 0], theirs[first[first >= 0]]], axis=1),
         by_chance=float(np.mean(controls)),
     )

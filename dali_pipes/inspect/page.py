@@ -14,11 +14,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..console import printable
 from ..errors import InputError
 from ..files import write_text
 from ..html import jpeg_uri, template
 from ..units import number
-from .findings import headline, missing_splits, printable, sections
+from .findings import headline, missing_splits, sections
 from .inspection import Inspection
 
 PICTURES = 12  # of a section

@@ -48,7 +48,7 @@ class Archive:
         if self._members and all(member.fault for member in self._members):
             raise InputError(
                 f"expected stored or deflated members in {self.where}, found none that can be read; of the first,"
-                f" {self.names[0]!r}, {self._members[0].fault}; download the archive again, or repack it"
+                f" {self.names[0]!r}, {self._members[0].fault}; {_cure(self._members[0].fault)}"
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,7 +95,20 @@ class Archive:
         return digest.hexdigest()
 
     def _unreadable(self, index: int, how: str) -> UnreadableMember:
-        return UnreadableMember(f"{self.where} is damaged at member {self.names[index]!r}: {how}; download it again")
+        return UnreadableMember(f"{self.where} is damaged at member {self.names[index]!r}: {how}; {_cure(how)}")
+
+
+_CURES = {
+    "encrypted": "pack the files again without a password",
+    "compressed by": "pack the files again, stored or deflated",
+    "MiB allowed": "it is too large for a tile or a label; leave it out",
+    "there twice": "keep the right one of them",
+}
+"""Words of a fault that another download would not change, and what helps."""
+
+
+def _cure(fault: str) -> str:
+    return next((cure for words, cure in _CURES.items() if words in fault), "download it again")
 
 
 class LooseFile(NamedTuple):
@@ -151,9 +164,7 @@ class Folder:
         except OSError as error:
             fault = str(error.strerror)
         if fault:
-            raise UnreadableMember(
-                f"{self.where} is damaged at member {self.names[index]!r}: {fault}; download it again"
-            )
+            raise UnreadableMember(f"{self.where} is damaged at member {self.names[index]!r}: {fault}; {_cure(fault)}")
         return np.frombuffer(data, np.uint8)
 
     def fingerprint(self) -> str:

@@ -106,7 +106,7 @@ class ByteRange:
     def slice(self, start: int, stop: int, where: str) -> ByteRange:
         """Return bytes `start` to `stop` as a range of its own, such as a ZIP that is stored in this one."""
         within = []
-        for first, (file, offset, length) in zip(self._starts, self.segments, strict=False):
+        for first, (file, offset, length) in zip(self._starts[1:], self.segments, strict=True):
             low, high = max(start, first), min(stop, first + length)
             if low < high:
                 within.append(Segment(file, offset + low - first, high - low))

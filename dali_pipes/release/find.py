@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import CutShort, InputError
+from ..errors import CutShort, InputError, OtherKind
 from . import zip_members
 from .archive import Archive, Folder, LooseFile
 from .byte_range import ByteRange
@@ -32,7 +32,8 @@ from .parts import PART, join_parts
 from .paths import ROLES, ReleasePaths, Role, Split
 
 _UNREAD = (  # endings of files that are named after a role and cannot be read, what they are, and what helps
-    (r"\.t?gz|\.(tar\.|t)(bz2?|xz|zst|z)", "a compressed tar", "decompress it to a .tar"),
+    (r"(\.tar)?\.(gz|bz2|xz|zst|z)|\.t(gz|bz2?|xz)", "a compressed tar", "decompress it to a .tar"),
+    (r"\.zip\.[0-9]{1,3}|\.z[0-9]{2}", "a copy or one volume of a ZIP", "give the whole ZIP a name in .zip"),
     (r"\.(7z|rar|alz|egg)", "an archive of another kind", "unpack it into a folder of that name"),
     (
         r"\.\w+\.(crdownload|part|partial|download|opdownload|tmp|aria2)",
@@ -78,21 +79,31 @@ def open_files(given: Sequence[Path], role: Role, flag: str) -> Members:
             raise InputError(
                 f"expected {role} at {path}, found nothing there; give {flag} a folder, an archive or files"
             )
-        elif path.suffix.lower() == ".zip" and path.is_file():
-            archives += [_open_zip(ByteRange.of_file(path), role)]
         else:
-            candidates = list(_any_candidates(_list_given(path), role))
-            if not candidates:
-                raise InputError(
-                    f"expected {SUFFIXES[role][0]} files in {path}, found none; name the folder or archive with them"
-                )
+            candidates = _loose_candidates(path, role)
             loose += candidates[0].loose
             archives += [candidate.open() for candidate in candidates if not candidate.loose]
-    archives = [members for members in archives if _fits(members.names, role)]
     if loose or not archives:
         where = ", ".join(str(path) for path in given[:3]) + (", …" if len(given) > 3 else "")
         archives.insert(0, _open_folder(loose, where))
     return archives[0] if len(archives) == 1 else _merged(archives, role, flag)
+
+
+def _loose_candidates(path: Path, role: Role) -> list[_Candidate]:
+    """Return what a folder or an archive has of a role: all loose files, or its ZIPs. Raises InputError if nothing."""
+    if path.is_file() and path.suffix.lower() == ".zip":
+        with suppress(OtherKind):
+            archive = _open_zip(ByteRange.of_file(path), role)
+            return [_Candidate(archive.where, lambda: archive)]
+        candidates = _any_candidates(Listing(path), role)  # it may hold several ZIPs
+        if candidates:
+            return candidates
+    _, kind, advice = _unread(path.name)
+    is_read = path.is_dir() or path.suffix.lower() == ".tar" or PART.fullmatch(path.name)
+    candidates = _any_candidates(_list_given(path), role) if is_read else []
+    if not candidates:
+        raise InputError(f"expected {SUFFIXES[role][0]} files in {path}, found {kind or 'none'}; {advice}")
+    return candidates
 
 
 def _list_release(path: Path) -> Listing:
@@ -197,22 +208,30 @@ def _candidates(files: Iterable[ListedFile], split: Split, role: Role) -> Iterat
         yield _Candidate(_place_of(folder, inside[0]), partial(_open_role_folder, folder, inside), rank, inside)
 
 
-def _any_candidates(listing: Listing, role: Role) -> Iterator[_Candidate]:
-    """Yield what holds files of the role under any name: all loose files at once, else each ZIP and set of parts."""
+def _any_candidates(listing: Listing, role: Role) -> list[_Candidate]:
+    """Return what holds files of the role under any name: all loose files as one, else each ZIP and set of parts."""
     loose = [file for file in listing.files if file.path.lower().endswith(SUFFIXES[role])]
     if loose:
         where = str(listing.release)
-        yield _Candidate(where, partial(_open_folder, loose, where), loose=loose)
-        return
+        return [_Candidate(where, partial(_open_folder, loose, where), loose=loose)]
     parts: dict[str, list[tuple[int, ListedFile]]] = {}
+    candidates = []
     for file in listing.files:
         part = PART.fullmatch(file.path)
         if part:
             parts.setdefault(part[1], []).append((int(part[2]), file))
         elif file.path.lower().endswith(".zip") and file.path != listing.release.name:
-            yield _Candidate(file.where, partial(_open_listed_zip, file, role))
-    for numbered in parts.values():
-        yield _Candidate(numbered[0][1].where, partial(_open_parts, numbered, role))
+            candidates.append(_Candidate(file.where, partial(_open_listed_zip, file, role)))
+    candidates += [_Candidate(files[0][1].where, partial(_open_parts, files, role)) for files in parts.values()]
+    return [candidate for candidate in candidates if not _is_other_kind(candidate)] or candidates
+
+
+def _is_other_kind(candidate: _Candidate) -> bool:
+    try:
+        candidate.open()
+    except InputError as error:  # others are reported when it is opened for use
+        return isinstance(error, OtherKind)
+    return False
 
 
 def _place_of(folder: str, file: ListedFile) -> str:
@@ -224,13 +243,12 @@ def _missing(listing: Listing, split: Split, role: Role) -> InputError:
     """Return the error of a role that is not in a listing; it names what has the role's name and cannot be read."""
     stem, flag, suffix = STEMS[split, role], f"--{split}-{role}", SUFFIXES[role][0]
     for file in listing.files:
-        for endings, kind, advice in _UNREAD:
-            ending = re.search(f"({endings})$", file.path, re.IGNORECASE)
-            if ending and match(file.path[: ending.start()], split, role):
-                return InputError(
-                    f"expected {stem}.zip, its parts, a .tar or a folder below {listing.release}, found {file.where},"
-                    f" which is {kind}; {advice}, or name the {role} with {flag}"
-                )
+        place, kind, advice = _unread(file.path)
+        if kind and match(place, split, role):
+            return InputError(
+                f"expected {stem}.zip, its parts, a .tar or a folder below {listing.release}, found {file.where},"
+                f" which is {kind}; {advice}, or name the {role} with {flag}"
+            )
     others = [file for file in listing.files if match(os.path.dirname(file.path), split, role)]
     if others:
         return _other_kind([file.path for file in others], _place_of(os.path.dirname(others[0].path), others[0]), role)
@@ -244,13 +262,22 @@ def _missing(listing: Listing, split: Split, role: Role) -> InputError:
     )
 
 
-def _other_kind(names: Sequence[str], where: str, role: Role) -> InputError:
+def _unread(path: str) -> tuple[str, str, str]:
+    """Return the place of an archive that cannot be read here, its kind, and what helps; the kind is "" if it can."""
+    for endings, kind, advice in _UNREAD:
+        ending = re.search(f"({endings})$", path, re.IGNORECASE)
+        if ending:
+            return path[: ending.start()], kind, advice
+    return path, "", "name the folder or archive that has them"
+
+
+def _other_kind(names: Sequence[str], where: str, role: Role) -> OtherKind:
     """Return the error of a source that has no file of the role's kind."""
     suffix, example = SUFFIXES[role][0], os.path.basename(next(iter(names), ""))
     endings = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in names).most_common(2)
     counts = " and ".join(f"{count} of {ending}" for ending, count in endings)
     held = f"files of other kinds ({counts}), such as {example}" if names else "no files"
-    return InputError(f"expected {role} in {where}, which are {suffix} files, found {held}; name the {role} themselves")
+    return OtherKind(f"expected {role} in {where}, which are {suffix} files, found {held}; name the {role} themselves")
 
 
 # --- How each form is opened.
@@ -263,7 +290,7 @@ def _open_override(given: Path, split: Split, role: Role) -> Members:
         return _open_only(listing, split, role)
     if given.is_file() and given.suffix.lower() == ".zip":
         return _open_zip(ByteRange.of_file(given), role)
-    candidates = list(_any_candidates(listing, role))
+    candidates = _any_candidates(listing, role)
     if not candidates:
         raise _missing(listing, split, role)
     return _only(candidates, given, split, role)
@@ -281,8 +308,8 @@ def _open_zip(source: ByteRange, role: Role) -> Members:
         archive = None
     members = [member for member in zip_members.directory(source).members if not is_foreign(member.path)]
     zips = [member for member in members if member.path.lower().endswith(".zip")]
-    if len(zips) == 1 and (where := f"{source.where}: {zips[0].path}"):
-        return _open_zip(_stored(source, zips[0], where), role)
+    if len(zips) == 1:
+        return _open_zip(_stored(source, zips[0], f"{source.where}: {zips[0].path}"), role)
     if archive is None:
         Archive(source)  # raises again
     raise _other_kind([member.path for member in members], source.where, role)

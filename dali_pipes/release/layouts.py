@@ -1,7 +1,8 @@
 """The names that people give to the images and labels of each split, as one table of patterns.
 
 A place is the path of a folder, or of an archive without its suffix. A pattern must match its last parts, in upper or
-lower case. A number that a browser or a file manager adds to a copy, as in `TS_KS (1).zip`, is allowed.
+lower case. What a browser or a file manager adds to the name of a copy is allowed, as in `TS_KS (1).zip`, and so is an
+archive's suffix on a folder.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LAYOUTS = (  # the first row that a place matches counts; the first one is AI Hu
 STEMS: dict[tuple[Split, Role], str] = dict(
     zip([(split, role) for split in SPLITS for role in ROLES], LAYOUTS[0], strict=True)
 )
-_COPY = r"(?:[ _]?\([0-9]{1,3}\)| - (?:copy|복사본)(?: \([0-9]{1,3}\))?)"
+_COPY = r"(?:[ _]?\([0-9]{1,3}\)| [0-9]{1,2}|(?: -)?[ _](?:copy|복사본)(?: \(?[0-9]{1,3}\)?)?|의 사본)?(?:\.zip|\.tar)?"
 
 
 class Match(NamedTuple):
@@ -53,7 +54,7 @@ def match(place: str, split: Split, role: Role, *, outermost: bool = False) -> M
         name = f"(?:.*/)?{names[column]}"
         for end in reversed(ends) if outermost else ends:
             path = "/".join(parts[:end])
-            if re.fullmatch(name + f"{_COPY}?", path, re.IGNORECASE | re.DOTALL):
+            if re.fullmatch(name + _COPY, path, re.IGNORECASE | re.DOTALL):
                 return Match(layout, re.fullmatch(name, path, re.DOTALL) is None, len(parts) - end)
     return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 
-SUFFIXES = {"images": (".jpg", ".jpeg"), "labels": (".json",)}
+SUFFIXES = {"images": (".jpg", ".jpeg", ".jpe", ".jfif"), "labels": (".json",)}
 """How the names of loose files end, by role."""
 
 _LEFT_BY_SYSTEMS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"})
@@ -44,13 +44,13 @@ class NumberOf:
         self._stem: dict[str, int] = {}
         for number, name in enumerate(names):
             self._exact[name] = number
-            for alike, key in ((self._alike, _key(name)), (self._stem, stem_of(name).casefold())):
+            for alike, key in ((self._alike, name_key(name)), (self._stem, stem_of(name).casefold())):
                 alike[key] = -1 if key in alike else number  # -1: ambiguous
 
     def __call__(self, name: str) -> int | None:
         """Return the number of the file `name`, or None."""
         name = file_name(name)
-        number = self._exact.get(name, self._alike.get(_key(name), -1))
+        number = self._exact.get(name, self._alike.get(name_key(name), -1))
         return None if number < 0 else number
 
     def of_tile(self, file: str) -> int | None:
@@ -61,7 +61,8 @@ class NumberOf:
         return None if number < 0 else number
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
+    """Return what a file name has in common with those that differ only in case, or in .jpg against .jpeg."""
     folded = name.casefold()
     suffixes = SUFFIXES["images"]
     return stem_of(folded) + suffixes[0] if folded.endswith(suffixes) else folded

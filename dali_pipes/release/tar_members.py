@@ -58,7 +58,12 @@ def plain_files(tar: ByteRange) -> Iterator[TarMember]:
                 tar, position, f"its member {_path(block, named)!r} of {size} bytes reaches beyond the end, {tar.size}"
             )
         if kind == _GNU_SPARSE or any(key.startswith("GNU.sparse") for key in named):
-            raise _damaged(tar, position, f"its member {_path(block, named)!r} is sparse, which is not supported")
+            raise _damaged(
+                tar,
+                position,
+                f"its member {_path(block, named)!r} is sparse, which is not supported",
+                "pack it again without --sparse",
+            )
         if kind in (_GNU_LONG_NAME, _PAX):
             if size > LONGEST_NAME:
                 raise _damaged(tar, position, f"a name of {size} bytes is longer than {LONGEST_NAME}")
@@ -89,7 +94,7 @@ def _size(tar: ByteRange, position: int, field: bytes) -> int:
     stated = block[148:156].tobytes().strip(b" \0")
     actual = int(block.sum(dtype=int)) - int(block[148:156].sum(dtype=int)) + 8 * ord(" ")
     if not _is_octal(stated) or int(stated, 8) != actual:
-        raise _damaged(tar, position, "no member's header is there; a compressed tar has to be decompressed first")
+        raise _damaged(tar, position, "no member's header is there", "a compressed tar has to be decompressed first")
     if field[0] & 0x80:
         size = int.from_bytes(field, "big", signed=True) if field[0] == 0xFF else int.from_bytes(field[1:], "big")
         if size < 0:
@@ -127,5 +132,5 @@ def _pax(tar: ByteRange, position: int, text: bytes) -> dict[str, str]:
     return records
 
 
-def _damaged(tar: ByteRange, position: int, how: str) -> InputError:
-    return InputError(f"{tar.where} is no tar that can be read here: at byte {position} {how}; download the tar again")
+def _damaged(tar: ByteRange, position: int, how: str, advice: str = "download the tar again") -> InputError:
+    return InputError(f"{tar.where} is no tar that can be read here: at byte {position} {how}; {advice}")

@@ -38,6 +38,7 @@ from rich.console import Console
 from rich.progress import Progress
 from simplejpeg import decode_jpeg
 
+from ..console import say
 from ..errors import InputError
 from ..files import alone, write_text
 from ..release.find import open_split
@@ -49,6 +50,7 @@ from .table import SampleTable
 from .via import MOST_PIXELS, Reason
 
 LARGE = 1 << 24  # pixels; decoding a larger image would take more than 50 MB per thread
+DAMAGE = (Reason.DAMAGED, Reason.NOT_A_JPEG, Reason.TRUNCATED, Reason.UNDECODABLE)  # another download may help
 PART = 32  # images per task: starting a task costs a twentieth of a decode
 
 
@@ -69,6 +71,8 @@ def open_index(
     written.
     """
     jpegs, texts = open_split(paths, split)
+    for note in filter(None, (jpegs.note, texts.note)):
+        say(console or Console(stderr=True), note)
     build = partial(_build, texts, jpegs, split, console or Console(stderr=True), threads or _cores())
     cache = paths.index_cache
     if cache is None:
@@ -105,10 +109,12 @@ def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path |
     reasons = "; ".join(
         f"{count} because {reason.value}" for reason, count in Counter(item.reason for item in left_out).most_common()
     )
+    is_damaged = any(item.reason in DAMAGE for item in left_out)
+    advice = "download the damaged archives again" if is_damaged else "correct them"
     listed = f", all listed in {listing}" if listing else ""
     raise InputError(
         f"{len(bad)} of the {tiles} {split} tiles cannot be used in whole, more than --max-bad {max_bad:g} allows:"
-        f" {reasons}{listed}; download the damaged archives again, or raise --max-bad"
+        f" {reasons}{listed}; {advice}, or raise --max-bad"
     )
 
 

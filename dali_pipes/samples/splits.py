@@ -14,6 +14,7 @@ height of a chimney from another angle, but not the scale of the scene. This is 
 from __future__ import annotations
 
 import heapq
+import zlib
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -21,10 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..release.members import Merged
+from ..release.members import Members, Merged
+from ..release.names import name_key
+from ..units import count
+from .labels import LeftOut
 from .table import SampleTable, scene_of
+from .via import Reason
 
 VALIDATION, DEVELOPMENT = "validation", "development"  # the groups of samples that are not trained on
+MOST_SHARED = 0.2  # of either split's tiles; more are no accident of a dataset, but wrong paths
 FOLDS = 0xF01D  # second word of the seed, so that folds and held-out scenes are independent
 
 
@@ -76,14 +82,65 @@ class Division:
         )
 
 
-def refuse_shared_tiles(train: SampleTable, validation: SampleTable) -> None:
-    """Raise InputError if the release's splits were read from the same images and have tiles in common."""
-    shared = np.intersect1d(train.tile, validation.tile)
-    if len(shared) and train.images.fingerprint() == validation.images.fingerprint():
+def shared_tiles(train: SampleTable, validation: SampleTable) -> dict[int, int]:
+    """Return number in `train.images` → number in `validation.images` of each tile that both tables use.
+
+    Two tiles are the same if they have the same name, or the same picture: its size and CRC-32, which most archives
+    state. Pictures are read only where no CRC is stated and another picture has the same size.
+    """
+    names: dict[str, int] = {}
+    sizes: dict[int, list[int]] = {}
+    for i in np.unique(validation.image).tolist():
+        names[name_key(validation.images.names[i])] = i
+        sizes.setdefault(validation.images.size(i), []).append(i)
+    known: dict[int, int] = {}  # checksums in validation
+    shared = {}
+    for i in np.unique(train.image).tolist():
+        twin = names.get(name_key(train.images.names[i]))
+        if twin is None:
+            alike = sizes.get(train.images.size(i), ())
+            known.update({j: _checksum(validation.images, j) for j in alike if j not in known})
+            own = _checksum(train.images, i) if alike else None
+            twin = next((j for j in alike if known[j] == own), None)
+        if twin is not None:
+            shared[i] = twin
+    return shared
+
+
+def _checksum(images: Members, i: int) -> int:
+    recorded = images.crc(i)
+    return zlib.crc32(images.read(i).data) if recorded is None else recorded
+
+
+def without_shared_tiles(train: SampleTable, validation: SampleTable) -> tuple[SampleTable, str]:
+    """Drop the tiles of `validation` from `train` → (training table, a sentence that names them, or "").
+
+    Raises InputError if they are more than the share `MOST_SHARED` of either split's tiles.
+    """
+    shared = shared_tiles(train, validation)
+    if not shared:
+        return train, ""
+    refuse_same_tiles(train, validation, shared)
+    examples = []
+    for i, j in list(shared.items())[:10]:
+        name, twin = train.images.names[i], validation.images.names[j]
+        examples.append(name if name == twin else f"{name} ({twin} there)")
+    more = f" and {len(shared) - len(examples)} more" if len(shared) > len(examples) else ""
+    dropped = tuple(LeftOut(train.images.names[i], -1, Reason.SHARED) for i in shared)
+    kept = replace(train.select(~np.isin(train.image, list(shared))), left_out=train.left_out + dropped)
+    return kept, f"dropped {count(len(shared), 'training tile')} also in validation: {', '.join(examples)}{more}"
+
+
+def refuse_same_tiles(train: SampleTable, validation: SampleTable, shared: dict[int, int]) -> None:
+    """Raise InputError if the `shared` tiles are more than the share `MOST_SHARED` of either split's."""
+    sides = (len(shared), train), (len(set(shared.values())), validation)
+    if any(n > MOST_SHARED * len(np.unique(table.image)) for n, table in sides):
+        i, j = next(iter(shared.items()))
         raise InputError(
-            f"expected training and validation to share no tile, found {len(shared)} tiles of {train.images.where} in"
-            f" both, such as {shared[0]}; give each split its own --train-images, --train-labels, --validation-images"
-            " and --validation-labels"
+            f"expected training and validation to share no tile, or at most {MOST_SHARED:.0%}, found {len(shared)} of"
+            f" {train.images.where} also in {validation.images.where}, such as {train.images.names[i]} and"
+            f" {validation.images.names[j]}; give each split its own --train-images, --train-labels,"
+            " --validation-images and --validation-labels"
         )
 
 

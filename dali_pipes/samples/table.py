@@ -111,7 +111,8 @@ class SampleTable:
             reasons = [item.reason for item in left_out]
             causes = [reason for reason in reasons if reason is not Reason.NO_LABEL] or reasons  # it is a consequence
             common = Counter(causes).most_common(1)
-            because = f"; most often because {common[0][0].value}" if common else ""
+            example = next((item.file for item in left_out if common[0][0] is item.reason), "")
+            because = f"; most often because {common[0][0].value}, such as for {example}" if common else ""
             raise InputError(f"expected polylines with heights in {where}, found none that can be used{because}")
         numbers = np.frombuffer(rows.numbers).reshape(-1, 4)[kept]
         most = int(np.frombuffer(rows.points_of, np.int64)[kept].max())

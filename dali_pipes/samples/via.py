@@ -62,6 +62,7 @@ class Reason(str, Enum):
     TOO_LARGE = f"the JPEG has more than {MOST_PIXELS:,} pixels"
     UNDECODABLE = "the JPEG's data are corrupt"
     OUTSIDE = "the polyline leaves the image"
+    SHARED = "the tile is also in validation"
     OTHER_SIZE = "the image is not of the size that its label states"
 
 

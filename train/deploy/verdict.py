@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from dali_pipes.console import cell, say
 from dali_pipes.errors import InputError
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import VALIDATION
@@ -131,7 +131,7 @@ def judge_runs(
             skipped = f"the old release was skipped, because it cannot be read: {error}"
     _show(results, console)
     verdict, reason = decide(results[0], results[1] if len(results) > 1 else None, skipped)
-    console.print(f"{verdict}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{verdict}: {reason}")
     return verdict, reason
 
 
@@ -174,5 +174,5 @@ def _show(results: Iterable[PairedRmse], console: Console) -> None:
     for row in results:
         interval = "too few scenes" if math.isnan(row.low) else f"{row.low:+.2f} to {row.high:+.2f}"
         figures = (f"{row.old:.2f}", f"{row.new:.2f}", f"{row.closed_form:.2f}", interval)
-        table.add_row(Text(row.name), str(row.samples), str(row.scenes), *figures)
+        table.add_row(cell(row.name), str(row.samples), str(row.scenes), *figures)
     console.print(table)

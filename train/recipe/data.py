@@ -15,9 +15,10 @@ import numpy as np
 from rich.console import Console
 
 from dali_pipes import SampleTable
+from dali_pipes.console import say
 from dali_pipes.release.paths import SPLITS, ReleasePaths
 from dali_pipes.samples.index import open_index, refuse_above
-from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division, refuse_shared_tiles
+from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division, without_shared_tiles
 
 HELD_OUT = "Tiles of the training split, from scenes that were held out of training."
 
@@ -70,7 +71,7 @@ def load_datasets(
 
     `held_out`: a share of the training samples, drawn with the division's seed, or names of scenes.  Raises InputError
     if the release cannot be read, if a larger share of a split's tiles than `max_bad` is unusable, or if the two splits
-    share tiles.
+    share many tiles; a few are dropped from training.
     """
     splits = []
     for split in SPLITS:
@@ -78,10 +79,11 @@ def load_datasets(
         refuse_above(max_bad, split, table, listing)
         if table.left_out:
             listed = f"; listed in {listing}" if listing else ""
-            note = f"{split}: skipped {len(table.left_out)} regions and tiles{listed}"
-            console.print(note, highlight=False, markup=False, soft_wrap=True)
+            say(console, f"{split}: skipped {len(table.left_out)} regions and tiles{listed}")
         splits.append(table)
-    refuse_shared_tiles(*splits)
+    splits[0], dropped = without_shared_tiles(*splits)
+    if dropped:
+        say(console, dropped)
     training, validation = division.divide(*splits)
     if isinstance(held_out, (int, float)):
         training, development = training.hold_out_scenes(held_out, division.seed)

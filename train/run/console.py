@@ -12,6 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dali_pipes.console import cell, say
+
 from ..scores.evaluation import Evaluation
 from ..scores.metrics import NETWORK
 
@@ -57,7 +59,7 @@ class RunConsole:
 
     def note(self, text: str) -> None:
         """Print one line, such as a choice and its reason."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, text)
 
     def log_step(self, now: StepStatus) -> None:
         """Show a log step."""
@@ -136,11 +138,11 @@ def score_table(evaluation: Evaluation) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for part in evaluation.parts:
         name = part.group if part.name == "all" else f"{part.group}, {part.name} scenes"
-        table.add_row(Text(name + " (optimistic)" * part.optimistic, style="bold"))
+        table.add_row(cell(name + " (optimistic)" * part.optimistic), style="bold")
         for row in part.rows.values():
             scores = row.scores
             table.add_row(
-                Text(f"  {row.predictor}{' (metadata)' if row.metadata else ''}"),
+                cell(f"  {row.predictor}{' (metadata)' if row.metadata else ''}"),
                 str(scores.n),
                 row.seen,
                 *(_number(value) for value in (scores.rmse, scores.mae, scores.bias, scores.nll)),

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dali_pipes.console import printable
+
 
 class Snapshot:
     """Copies nested values into host memory, which is reused each time, because their tensors keep changing.
@@ -67,7 +69,7 @@ class CheckpointWriter:
         if error is None:
             self.check()
         elif self._error and self._error is not error:  # neither error caused the other, so the user sees both
-            print(f"error: {self._error}", file=sys.stderr)
+            print(f"error: {printable(str(self._error))}", file=sys.stderr)
 
     @property
     def busy(self) -> bool:
