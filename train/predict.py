@@ -53,8 +53,8 @@ class Arguments:
     """A run folder, its best.pt or last.pt, or a .pth in the reference's layout."""
 
     images: tuple[Path, ...]
-    """JPEGs without metadata: files, folders at any depth, ZIPs, parts of a ZIP, or AI Hub's tar. An image may have 67
-    million pixels (8192 × 8192), or 537 million if the network sees a window around the polyline."""
+    """JPEGs without metadata: files, folders at any depth, ZIPs, parts of a ZIP, or AI Hub's tar. An image may have
+    67 million pixels (8192 × 8192), or 537 million if the network sees a window around the polyline."""
 
     polylines: tuple[Path, ...]
     """VIA's JSON or CSV, or a CSV with the columns tile and polyline ("x y;x y" in pixels, base first); or a folder or

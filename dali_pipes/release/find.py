@@ -80,7 +80,7 @@ def open_files(given: Sequence[Path], role: Role, flag: str) -> Members:
                 f"expected {role} at {path}, found nothing there; give {flag} a folder, an archive or files"
             )
         else:
-            candidates = _candidates_of_role(path, role)
+            candidates = _loose_candidates(path, role)
             loose += candidates[0].loose
             archives += [candidate.open() for candidate in candidates if not candidate.loose]
     if loose or not archives:
@@ -89,7 +89,7 @@ def open_files(given: Sequence[Path], role: Role, flag: str) -> Members:
     return archives[0] if len(archives) == 1 else _merged(archives, role, flag)
 
 
-def _candidates_of_role(path: Path, role: Role) -> list[_Candidate]:
+def _loose_candidates(path: Path, role: Role) -> list[_Candidate]:
     """Return what a folder or an archive has of a role: all loose files, or its ZIPs. Raises InputError if nothing."""
     if path.is_file() and path.suffix.lower() == ".zip":
         with suppress(OtherKind):

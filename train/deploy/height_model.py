@@ -51,7 +51,7 @@ class HeightModel:
     ) -> PredictedHeights:
         """Predict the height of each polyline from its image, which goes through the same DALI graph as in training.
 
-        `images`: JPEGs of any size, without metadata: files, folders, ZIPs, parts of a ZIP, or AI Hub's tar.
+        `images`: JPEGs, without metadata: files, folders, ZIPs, parts of a ZIP, or AI Hub's tar.
         `polylines`: VIA's JSON or CSV, a CSV with the columns tile and polyline, a folder or archive of VIA's JSON,
         several of these, or {"tile.jpg": [[(x, y), (x, y)], …]} in pixels, base first.
         `pool`: "scene" estimates one scale for all polylines of a scene; a tile's scene is its name up to the last
