@@ -65,13 +65,17 @@ class Arguments:
     batch_size: int = 64
     """Samples per step."""
 
+    statistics: Path | None = None
+    """Needed only for a bare state dict: a JSON file of length mean, length std, height mean and height std, or the
+    release that it was trained on."""
+
 
 def export(arguments: Arguments) -> None:
     """Write the file and its card. Raises InputError, CheckpointError or BackboneError on bad input."""
     out, kind = arguments.out, arguments.format
     _check(out, kind)
     device = choose_device(arguments.device)
-    loaded, console = load_trained(arguments.checkpoint), Console()
+    loaded, console = load_trained(arguments.checkpoint, arguments.statistics), Console()
     if kind == "reference":
         check_reference_layout(loaded)
     paths = arguments.paths.cached_in(default_index_folder(out))
