@@ -1,7 +1,7 @@
 """A timm ConvNeXt with five input channels and no classifier, with random or pretrained weights.
 
-timm loads the weights: it downloads them or reads a local file, extends the stem to five channels, and drops the
-classifier.  This module turns its errors into a sentence that says what to do.
+timm downloads the weights of ImageNet, extends the stem to five channels, and drops the classifier.  This module does
+the same with a local file, and refuses one that does not bring every tensor of the backbone.
 """
 
 from __future__ import annotations
@@ -9,9 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import timm
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
 
 from .errors import BackboneError as BackboneError
+from .names import STEM, timm_names
+from .torch_file import read_torch_file
 
 CHANNELS = 5  # RGB, polyline mask, padding mask
 IMAGENET = "imagenet"
@@ -29,24 +35,90 @@ def create_backbone(name: str, drop_path: float, layer_scale: float | None, weig
     """A module (B, 5, S, S) float → (B, num_features).  Arguments and errors as of `HeightRegressor`."""
     check_backbone(name, weights)
     options: dict[str, Any] = {} if layer_scale is None else {"ls_init_value": layer_scale}
-    if weights is not None and weights != IMAGENET:
-        options["pretrained_cfg_overlay"] = {"file": str(weights)}
+    file = None if weights in (None, IMAGENET) else Path(str(weights))
     try:
-        return timm.create_model(
-            name, pretrained=weights is not None, in_chans=CHANNELS, num_classes=0, drop_path_rate=drop_path, **options
+        backbone = timm.create_model(
+            name,
+            pretrained=weights == IMAGENET,
+            in_chans=CHANNELS,
+            num_classes=0,
+            drop_path_rate=drop_path,
+            **options,
         )
     except Exception as error:  # timm and the hub raise many unrelated types
         raise BackboneError(_why_not(name, weights, error)) from error
+    if file is not None:
+        _load_weights(backbone, name, file)
+    return backbone
+
+
+def _load_weights(backbone: nn.Module, name: str, path: Path) -> None:
+    """Load every tensor of `backbone` from `path`, or raise BackboneError and load none.
+
+    The stem is widened to five channels as timm does it.
+    """
+    try:
+        own = timm_names(_read(path))
+    except ValueError as error:
+        raise BackboneError(f"expected timm weights of {name} in {path}, but {error}") from None
+    expected = backbone.state_dict()
+    found = {key: _fitted(value, key, expected[key]) for key, value in own.items() if key in expected}
+    if not found:
+        raise BackboneError(
+            f"expected the tensors of timm's {name} in {path}, found none of them: the file is of another network, or"
+            " its names are unknown; pass timm's model.safetensors, or --weights none to train from random weights"
+        )
+    if missing := [key for key in expected if key not in found]:
+        raise BackboneError(
+            f"expected all {len(expected)} tensors of timm's {name} in {path}, found {len(found)}: {missing[0]} is"
+            " missing; was another --backbone trained?"
+        )
+    for key, value in found.items():
+        if value.shape != expected[key].shape:
+            raise BackboneError(
+                f"expected timm weights of {name} in {path}, found {key} of shape {tuple(value.shape)} instead of"
+                f" {tuple(expected[key].shape)}; was another --backbone trained?"
+            )
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise BackboneError(f"expected finite numbers in {key} of {path}, found others; download the file again")
+    if unknown := sorted(key for key in own if key.startswith(("stem.", "stages.")) and key not in expected):
+        raise BackboneError(f"expected timm weights of {name} in {path}, found {unknown[0]}, which {name} lacks")
+    backbone.load_state_dict(found)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by their names.  Raises ValueError if it holds none."""
+    if path.suffix == ".safetensors":
+        try:
+            return dict(safetensors.torch.load_file(path))
+        except Exception as error:  # safetensors raises several unrelated types
+            raise ValueError(f"it is no safetensors file, or is damaged ({type(error).__name__})") from None
+    contents = read_torch_file(path)
+    for key in ("state_dict", "model_state_dict", "model_ema", "model"):
+        if isinstance(contents, dict) and isinstance(contents.get(key), dict):
+            contents = contents[key]
+    tensors = {}
+    if isinstance(contents, dict):
+        tensors = {str(name): value for name, value in contents.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError("it holds no tensors by their names")
+    return tensors
+
+
+def _fitted(value: Tensor, name: str, expected: Tensor) -> Tensor:
+    """`value`, with more channels in the stem and without the axes of length 1 by which layouts differ."""
+    if name == STEM and value.ndim == 4 and value.shape[1] not in (0, expected.shape[1]):
+        return adapt_input_conv(CHANNELS, value)
+    same = [n for n in value.shape if n != 1] == [n for n in expected.shape if n != 1]
+    return value.reshape(expected.shape) if same else value
 
 
 def _why_not(backbone: str, weights: str | Path | None, error: Exception) -> str:
     detail = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    if weights is None:
+    if weights != IMAGENET:
         return f"timm cannot build the backbone {backbone}: {detail}"
-    if weights == IMAGENET:
-        return (
-            f"the ImageNet weights of {backbone} could not be downloaded from the Hugging Face hub ({detail});"
-            f" download timm's model.safetensors of {backbone} elsewhere and pass --weights FILE, or train from random"
-            " weights with --weights none"
-        )
-    return f"expected timm weights of {backbone} in {weights}, found something else ({detail})"
+    return (
+        f"the ImageNet weights of {backbone} could not be downloaded from the Hugging Face hub ({detail});"
+        f" download timm's model.safetensors of {backbone} elsewhere and pass --weights FILE, or train from random"
+        " weights with --weights none"
+    )

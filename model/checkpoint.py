@@ -1,11 +1,13 @@
 """Read checkpoints in the reference's layout: `{"model": state dict, "stats": tuple}`, and further keys.
 
-A file is untrusted: only tensors and plain values are read, and each tensor is checked against the network before any
-is loaded.
+A file is untrusted: every byte is checked by its CRC, only tensors and plain values are read (torch_file.py), and each
+tensor is checked against the network before any is loaded.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError as CheckpointError
+from .names import STEM, below_prefix, without_wrappers
+from .torch_file import Unreadable, read_torch_file
 
 Stats = tuple[float, float, float, float]
+LARGEST = 1e6  # a statistic or a calibration beyond it is damaged: lengths are about 1, heights below 1000 m
 
 
 def check_exists(path: Path) -> None:
@@ -23,24 +28,77 @@ def check_exists(path: Path) -> None:
         raise CheckpointError(f"expected a checkpoint at {path}, found no such file")
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU and check its layout.
+def load(path: Path, statistics: Stats | None = None) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, and check that it is whole and has the layout.
 
-    Raises CheckpointError if it is missing, is no checkpoint, has anything but tensors and plain values, or if its
-    statistics are not four finite numbers with positive deviations.
+    `statistics`: those of a file that has none, such as a bare state dict.  The prefixes of DistributedDataParallel,
+    torch.compile and other wrappers are taken off the names of the tensors.
+
+    Raises CheckpointError if the file is missing, damaged or no checkpoint, has anything but tensors and plain values,
+    or if its statistics are not four finite numbers with positive deviations.
     """
     check_exists(path)
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a hostile pickle can raise anything, and torch's message would advise to trust it
+        contents = read_torch_file(path)
+    except (Unreadable, OSError) as error:
         raise CheckpointError(
-            f"expected a checkpoint at {path}, found none that can be read safely: it is another kind of file, damaged,"
-            " or holds more than tensors and plain values"
+            f"expected a checkpoint at {path}, found none that can be read safely: {error}; copy the file again from"
+            " where it was written"
         ) from None
-    if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict) or "stats" not in contents:
-        raise CheckpointError(f'expected a checkpoint with "model" and "stats" at {path}, found another kind of file')
+    contents = _wrapped(contents, path)
+    if "stats" not in contents:
+        if statistics is None:
+            raise CheckpointError(
+                f'expected a checkpoint with "model" and "stats" at {path}, found a state dict without the four'
+                " statistics; give them with --statistics, as a JSON file of four numbers or the release that the"
+                " network was trained on"
+            )
+        contents["stats"] = statistics
     contents["stats"] = _stats(contents["stats"], path)
+    try:
+        state = without_wrappers(contents["model"])
+        contents["model"] = below_prefix(state, f"backbone.{STEM}") or state
+    except ValueError as error:
+        raise CheckpointError(f"expected one network in {path}, but {error}") from None
+    if len(contents["model"]) < len(state):
+        others = next(name for name in state if not any(name.endswith(own) for own in contents["model"]))
+        raise CheckpointError(f"{path} has a parameter {others} that the network lacks; was another one trained?")
     return contents
+
+
+def _wrapped(contents: Any, path: Path) -> dict[str, Any]:
+    """`contents`, or the state dict that it is or has, under "model"; raises CheckpointError if there is none."""
+    if isinstance(contents, dict):
+        for key in ("model", "state_dict", "model_state_dict"):
+            if _is_state_dict(contents.get(key)):
+                return {**contents, "model": contents[key]}
+        if contents and _is_state_dict(contents):
+            return {"model": contents}
+        if "model" in contents:
+            kind = type(contents["model"]).__name__
+            raise CheckpointError(
+                f"{path}: expected a dict of tensors by their names in the entry model, found a {kind}"
+            )
+    raise CheckpointError(f'expected a checkpoint with "model" and "stats" at {path}, found another kind of file')
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
+    )
+
+
+def check_numbers(values: Mapping[str, Any], path: Path, entry: str) -> None:
+    """Raise CheckpointError for a number in the nested `values` that is NaN or has an absurd size.
+
+    Infinity is a legal quantile.  `entry`: the key of `values` in the checkpoint at `path`.
+    """
+    for name, value in values.items():
+        where = f"{entry}.{name}"
+        if isinstance(value, Mapping):
+            check_numbers(value, path, where)
+        elif isinstance(value, (int, float)) and (math.isnan(value) or LARGEST < abs(value) < math.inf):
+            raise CheckpointError(f"{path}: expected a plausible number in {where}, found {value}; the file is damaged")
 
 
 def load_into(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -60,9 +118,6 @@ def load_into(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
             )
         if found.dtype.is_floating_point != own.dtype.is_floating_point:  # torch would cast silently
             raise CheckpointError(f"{path}: expected {name} as {own.dtype}, found {found.dtype}; it is damaged")
-        # With zero strides a file of one kilobyte can claim 2³³ elements.
-        if found.untyped_storage().nbytes() < found.numel() * found.element_size():
-            raise CheckpointError(f"{path}: {name} has fewer bytes than its shape needs; the file is damaged")
         if not bool(torch.isfinite(found).all()):
             raise CheckpointError(f"{path}: {name} holds NaN or infinite numbers; the training that wrote it diverged")
     unknown = sorted(set(state) - set(expected))
@@ -74,9 +129,9 @@ def load_into(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
 def _stats(stats: Any, path: Path) -> Stats:
     try:
         length_mean, length_std, height_mean, height_std = (float(value) for value in stats)
-    except (TypeError, ValueError):
-        raise CheckpointError(f"{path}: expected four statistics, found {str(stats)[:80]!r}") from None
-    numbers = torch.tensor([length_mean, length_std, height_mean, height_std])
-    if not bool(torch.isfinite(numbers).all()) or length_std <= 0 or height_std <= 0:
-        raise CheckpointError(f"{path}: expected finite statistics with positive deviations, found {stats}")
-    return length_mean, length_std, height_mean, height_std
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise CheckpointError(f'{path}: expected four statistics in "stats", found {str(stats)[:80]!r}') from None
+    numbers = (length_mean, length_std, height_mean, height_std)
+    if not all(abs(number) <= LARGEST for number in numbers) or length_std <= 0 or height_std <= 0:
+        raise CheckpointError(f"{path}: expected finite statistics with positive deviations, found {numbers}")
+    return numbers

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import bench.ablate.runs
 from bench.ablate.__main__ import Arguments, main, planned
 from bench.ablate.recipes import OPTIONS, OURS, REFERENCE, THIRD, changed, recipes
 from bench.ablate.runs import scores_of

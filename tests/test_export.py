@@ -207,6 +207,8 @@ def test_the_contract_is_strict_json(small: Trained) -> None:
 
 def test_the_reference_format_has_exactly_the_references_entries(best: Path, release: Path, tmp_path: Path) -> None:
     out = tmp_path / "ours.pth"
+    whole = torch.load(best, weights_only=True)
+    save_checkpoint(best, whole | {"about": whole["about"] | {"size": 224}})
     command(best, release, "reference", out)
     contents = torch.load(out, weights_only=True)
     assert set(contents) == {"model", "stats", "calib"}
@@ -249,6 +251,7 @@ def test_what_cannot_be_exported_is_one_sentence(
         (best, "onnx", "a.onnx", "install the extra: pip install -e .[onnx]"),
         (tmp_path / "scale.pt", "reference", "a.pth", "found log_scale"),
         (tmp_path / "crop.pt", "reference", "a.pth", "found one with --data.view crop"),
+        (best, "reference", "a.pth", "is read as 224 pixels, found a network of 32"),
     ):
         with pytest.raises(SystemExit) as exit_status:
             command(checkpoint_file, release, kind, tmp_path / out)

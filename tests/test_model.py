@@ -146,7 +146,7 @@ def test_missing_and_foreign_weights_give_one_sentence(tmp_path: Path, monkeypat
     with pytest.raises(BackboneError, match="expected timm weights of convnext_atto in"):
         HeightRegressor("convnext_atto", weights=tmp_path / "femto.pth")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(BackboneError, match="found something else"):
+    with pytest.raises(BackboneError, match="it is no ZIP as"):
         HeightRegressor("convnext_atto", weights=tmp_path / "text.pth")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -196,10 +196,6 @@ def _nan(state: dict[str, Tensor]) -> None:
     state["head.4.bias"] = torch.tensor([0.0, float("nan")])
 
 
-def _strided(state: dict[str, Tensor]) -> None:
-    state["head.0.weight"] = torch.zeros(1).expand(128, 321)
-
-
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
@@ -208,7 +204,6 @@ def _strided(state: dict[str, Tensor]) -> None:
         (_reshaped, r"of shape \(2,\), found \(3,\)"),
         (_integer, r"as torch\.float32, found torch\.int64"),
         (_nan, "NaN or infinite"),
-        (_strided, "fewer bytes than its shape needs"),
     ],
 )
 def test_a_damaged_state_is_refused_with_the_name_of_the_tensor(

@@ -56,6 +56,10 @@ class Arguments:
     batch_size: int = 64
     """Samples per batch."""
 
+    statistics: Path | None = None
+    """Needed only for a bare state dict: a JSON file of length mean, length std, height mean and height std, or the
+    release that it was trained on."""
+
 
 def report(run: FinishedRun) -> None:
     """Evaluate the best epoch of `run`, write report.html and predictions.csv, and print the scores."""
@@ -91,7 +95,7 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
 
     check_out_folder(arguments.out)
     device = choose_device(arguments.device)
-    trained = load_trained(arguments.checkpoint)
+    trained = load_trained(arguments.checkpoint, arguments.statistics)
     division = replace(trained.division, by=arguments.split or trained.division.by)
     console = RunConsole()
     paths = arguments.paths.cached_in(default_index_folder(arguments.out))

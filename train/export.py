@@ -61,6 +61,10 @@ class Arguments:
     batch_size: int = 64
     """Samples per step."""
 
+    statistics: Path | None = None
+    """Needed only for a bare state dict: a JSON file of length mean, length std, height mean and height std, or the
+    release that it was trained on."""
+
 
 def export(arguments: Arguments) -> None:
     """Write the file and its card. Raises InputError, CheckpointError or BackboneError on bad input."""
@@ -75,7 +79,7 @@ def export(arguments: Arguments) -> None:
     from .run.folder import save_checkpoint
 
     device = choose_device(arguments.device)
-    loaded, console = load_trained(arguments.checkpoint), Console()
+    loaded, console = load_trained(arguments.checkpoint, arguments.statistics), Console()
     if kind == "reference":
         check_reference_layout(loaded)
     paths = arguments.paths.cached_in(default_index_folder(out))

@@ -72,6 +72,10 @@ class Arguments:
     batch_size: int = 64
     """Samples per step."""
 
+    statistics: Path | None = None
+    """Needed only for a bare state dict: a JSON file of length mean, length std, height mean and height std, or the
+    release that it was trained on."""
+
 
 def predict(arguments: Arguments) -> None:
     """Predict and write the file. Raises InputError, CheckpointError or BackboneError on bad input."""
@@ -80,7 +84,12 @@ def predict(arguments: Arguments) -> None:
     check_suffix(arguments.out)
     command.check_out(arguments.out)
     console = Console()
-    model = load(arguments.checkpoint, device=arguments.device, batch_size=arguments.batch_size)
+    model = load(
+        arguments.checkpoint,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        statistics=arguments.statistics,
+    )
     heights = model.predict(arguments.images, arguments.polylines, pool=arguments.pool, console=console)
     heights.write(arguments.out)
     summary = f"{len(heights)} heights on {len(set(heights.table.tile.tolist()))} tiles: {arguments.out}"

@@ -14,6 +14,7 @@ from dali_pipes.errors import InputError
 from dali_pipes.files import replacing
 
 from ..engine.trained import Trained
+from ..recipe.config import Data
 from .exported import OUTPUTS, HeightFunction, contract, input_names, random_tiles
 from .suffixes import Format
 
@@ -26,7 +27,7 @@ Function = Callable[[Tensors], Sequence[Any]]
 
 
 def check_reference_layout(trained: Trained) -> None:
-    """Raise InputError if `trained` has another target or view than the reference system's."""
+    """Raise InputError if `trained` has another target, view or frame size than the reference system's."""
     if trained.target.kind != "height":
         raise InputError(
             f"the reference's layout holds a network with the target height, found {trained.target.kind}; use"
@@ -36,6 +37,11 @@ def check_reference_layout(trained: Trained) -> None:
         raise InputError(
             "the reference's layout holds a network that sees the whole tile, found one with --data.view"
             f" {trained.view.kind}; use another --format, or train with --data.view tile"
+        )
+    if trained.size != Data.size:
+        raise InputError(
+            f"the reference's layout holds no frame size and is read as {Data.size} pixels, found a network of"
+            f" {trained.size}; use another --format, or train with --data.size {Data.size}"
         )
 
 

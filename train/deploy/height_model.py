@@ -93,12 +93,15 @@ def _columns(forecast: Forecast) -> tuple[Float64, Float64, Float64, Float64]:
     return forecast.mu, forecast.sigma, np.maximum(low, 0.0), high
 
 
-def load(checkpoint: str | Path, *, device: str = "auto", batch_size: int = 64) -> HeightModel:
+def load(
+    checkpoint: str | Path, *, device: str = "auto", batch_size: int = 64, statistics: str | Path | None = None
+) -> HeightModel:
     """Load a checkpoint or a run folder of this project, or a checkpoint of the reference system.
 
-    `device`: "cpu", "cuda", "cuda:N", or "auto" for a GPU if there is one. Raises CheckpointError if the file cannot be
-    used, and InputError if the device does not exist.
+    `device`: "cpu", "cuda", "cuda:N", or "auto" for a GPU if there is one. `statistics`: those of a bare state dict, as
+    of `python -m train.predict --statistics`. Raises CheckpointError if the file cannot be used, and InputError if the
+    device or the statistics do not exist.
     """
     chosen = choose_device(device)
-    trained = load_trained(Path(checkpoint))
+    trained = load_trained(Path(checkpoint), Path(statistics) if statistics is not None else None)
     return HeightModel(trained, forward_of(trained, chosen, batch_size))

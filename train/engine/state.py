@@ -68,6 +68,9 @@ class Training:
         self.selected_on = datasets.select_on
 
         self.model = self._build_network()
+        if not config.init_from and config.weights not in ("none", "imagenet"):
+            tensors = len(self.model.backbone.state_dict())
+            console.note(f"all {tensors} tensors of {config.backbone} come from {config.weights}; the head is new")
         decay = config.optimizer.ema
         self.average = ModelEmaV3(self.model, decay, use_warmup=True) if decay else None
         choices = self._choose(datasets, index_folder)

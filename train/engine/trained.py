@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from dali_pipes import Batch, Loader, SampleTable, Statistics
 from dali_pipes.batches.view import WHOLE_TILE, View
+from dali_pipes.errors import InputError
 from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division
 from model import CheckpointError, HeightRegressor, Target, checkpoint
 from model.architecture import backbone_of
@@ -129,22 +131,48 @@ class Trained(Metadata):
     """Fitted on the held-out scenes; None if there were too few."""
 
 
-def load_trained(path: Path) -> Trained:
+def load_trained(path: Path, statistics_from: Path | None = None) -> Trained:
     """Read a checkpoint of this project or of the reference; `path` may be a run folder, for its best one.
 
-    Raises CheckpointError if the file is no such checkpoint, or its backbone is unknown.
+    `statistics_from`: the source of those that a bare state dict lacks; see `read_statistics`.  Raises CheckpointError
+    if the file is no such checkpoint, or its backbone is unknown.
     """
     path = checkpoint_of(path)
-    contents = checkpoint.load(path)
+    contents = checkpoint.load(path, None if statistics_from is None else read_statistics(statistics_from))
+    for entry in ("about", "calib"):
+        if not isinstance(contents.get(entry, {}), dict):
+            raise CheckpointError(f"{path}: expected a dict in {entry}, found a {type(contents[entry]).__name__}")
+        checkpoint.check_numbers(contents.get(entry, {}), path, entry)
     try:
         statistics = Statistics(*contents["stats"])
         metadata = Metadata.from_dict(contents.get("about", {}), statistics, contents["model"])
         model = HeightRegressor(metadata.backbone)
         calibration = Calibration.from_dict(contents["calib"]) if "calib" in contents else None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} describes no network of this project: {error}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
+        detail = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} describes no network of this project: {detail}") from None
     checkpoint.load_into(model, contents["model"], path)
     return Trained(model, statistics, calibration, **vars(metadata))
+
+
+def read_statistics(source: Path) -> Statistics:
+    """Means and deviations of the training samples' lengths and heights, for a checkpoint that lacks them.
+
+    `source`: a JSON file of four numbers (length mean, length std, height mean, height std), or a release, from whose
+    training samples they are computed.  Raises InputError if it is neither.
+    """
+    if source.is_dir():
+        return SampleTable.from_release(source).statistics()
+    try:
+        if source.stat().st_size > 4096:
+            raise ValueError("a longer file")
+        a, b, c, d = (float(number) for number in json.loads(source.read_text("utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise InputError(
+            f"--statistics takes a release, or a JSON file like [0.2, 0.1, 109.0, 49.0] with length mean, length std,"
+            f" height mean and height std; {source} is neither ({type(error).__name__})"
+        ) from None
+    return Statistics(a, b, c, d)
 
 
 def completed(trained: Trained, training: SampleTable) -> Trained:
