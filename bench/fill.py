@@ -10,8 +10,7 @@ pytest. A place is the text between two comments, which stay:
     No GPU has run this yet.
     <!-- /gpu -->
 
-The page is changed completely or not at all: not if one of the files was not measured on a GPU. `bench/gpu.sh` runs all
-benchmarks and this command.
+The page is changed only if all files were measured on a GPU. `bench/gpu.sh` runs all benchmarks and this command.
 """
 
 from __future__ import annotations

@@ -24,11 +24,11 @@ V2 = Cgroup("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of host memory that can be allocated without swapping; None where the system does not report it.
+    """Bytes of host memory that can be allocated without swapping; None if the system does not report it.
 
-    The minimum of what the machine has and what each control group around this process leaves.  In a container
-    /proc/meminfo still describes the machine, and may promise ten times what the container gets.  `root`: the folder
-    that holds proc and sys.
+    The minimum of what the machine has and what each control group around this process leaves. In a container
+    /proc/meminfo still describes the machine, and may show ten times the memory of the container. `root`: the
+    folder that contains proc and sys.
     """
     machine = (int(line.split()[1]) * 1024 for line in _lines(root / "proc/meminfo") if line.startswith("MemAvail"))
     return min([*machine, *_free_in_cgroups(root)], default=None)
@@ -57,7 +57,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes free on the disk of `folder`, which need not exist yet.  Raises OSError if it cannot be written."""
+    """Bytes free on the disk of `folder`, which need not exist yet. Raises OSError if it cannot be written."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     with tempfile.TemporaryFile(dir=existing):  # mode bits show neither a read-only mount nor what root may do
         return shutil.disk_usage(existing).free

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Choice(NamedTuple):
-    """A value that was chosen, and the reason in words for the console."""
+    """A chosen value, and the reason as a text for the console."""
 
     value: str
     reason: str

@@ -1,4 +1,4 @@
-"""Numbers in words, with their units: counts, metres and durations."""
+"""Numbers as texts with their units: counts, metres and durations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def count(n: int, noun: str) -> str:
-    """`n` things by their noun: "1 scene", "2,000 scenes"."""
+    """A count with its noun: "1 scene", "2,000 scenes"."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
@@ -16,13 +16,13 @@ def metres(value: float) -> str:
 
 
 def number(value: float, digits: int = 2) -> str:
-    """`value` with a real minus sign, a dash where it is not finite; from a million on only four digits are shown."""
+    """`value` with a real minus sign, a dash if it is not finite; from a million on only four digits are shown."""
     text = f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.4g}"
     return text.replace("-", "−") if math.isfinite(value) else "–"
 
 
 def duration(seconds: float | None) -> str:
-    """`seconds` in the two units that matter, a dash where they are unknown."""
+    """`seconds` in the two units that matter, a dash if they are unknown."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
     minutes, rest = divmod(round(seconds), 60)

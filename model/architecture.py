@@ -1,7 +1,7 @@
 """Recognise the ConvNeXt of a state dict by the names and shapes of its tensors.
 
-Each ConvNeXt in timm has a different set of shapes.  So a checkpoint that does not name its backbone, such as those of
-the reference, needs no flag.
+Each ConvNeXt in timm has a different set of shapes. A checkpoint that does not name its backbone, such as those of
+the reference, therefore needs no flag.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     mu', sigma' = a·mu + b, tau·|a|·sigma                     linear mean correction, variance temperature
     interval    = mu' ± quantiles[level]·sigma'               split-conformal prediction
 
-train/scores/calibrate.py fits it; this module applies, writes and reads it.  `a`, `b` and `tau` are the names of the
+train/scores/calibrate.py fits it; this module applies, writes and reads it. `a`, `b` and `tau` are the names of the
 reference, and its checkpoints, which have only these, load.
 """
 
@@ -74,8 +74,8 @@ class Calibration:
     ) -> tuple[Float64, Float64]:
         """Bounds of the interval, (N,) float64 metres each, from calibrated `mu`, `sigma` (N,); `pooled`: pooled ones.
 
-        The lower bound is at least 0.  The upper bound is infinite if there were too few development scenes for
-        `level`.  Raises ValueError for a level that was not fitted.
+        The lower bound is at least 0. The upper bound is infinite if there were too few development scenes for
+        `level`. Raises ValueError for a level that was not fitted.
         """
         quantiles = self.pooled_quantiles if pooled else self.quantiles
         if level not in quantiles:
@@ -92,7 +92,7 @@ class Calibration:
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
         """Inverse of `to_dict`; keys that are missing, as in the reference's {"a", "b", "tau"}, have their defaults.
 
-        Raises ValueError or TypeError if `values` are no calibration.
+        Raises ValueError or TypeError if `values` are not a calibration.
         """
 
         def quantiles(name: str) -> dict[float, float]:

@@ -24,8 +24,8 @@ HIDDEN = 128
 class HeightRegressor(nn.Module):
     """Predicts the normalised target (target.py) as a Gaussian.
 
-    `backbone`: name of any timm ConvNeXt.  `drop_path`: its stochastic depth rate.  `layer_scale`: its initial layer
-    scale, None for timm's 1e-6.  `weights`: None for random weights, "imagenet" to let timm download them, or a local
+    `backbone`: name of any timm ConvNeXt. `drop_path`: its stochastic depth rate. `layer_scale`: its initial layer
+    scale, None for timm's 1e-6. `weights`: None for random weights, "imagenet" to let timm download them, or a local
     file with timm's weights of the backbone (.safetensors or .pth).
 
     Raises BackboneError if the backbone is unknown, or if its weights are missing or do not fit.
@@ -55,8 +55,9 @@ class HeightRegressor(nn.Module):
     def forward(self, image: Tensor, length: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
         """(V·B, 5, S, S) normalised image, (B, 1) z-normalised length → `mu`, `log_var`, both (B,) float32.
 
-        V is `views`; view 1 of all samples comes first.  The backbone encodes each view as an image, and the features
-        of a sample are averaged.  So views add no parameters, and one view is the network of the reference.
+        V is `views`; view 1 of all samples comes first. The backbone encodes each view as an image, and the features
+        of a sample are averaged. Views therefore add no parameters, and one view is the network of the
+        reference.
 
         Under autocast only the backbone runs in the lower precision: bf16 keeps three digits, too few for a height, and
         the rest of the network takes little time.

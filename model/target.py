@@ -3,14 +3,14 @@
     height      z = (height − mean) / std                     the reference's target
     log_scale   z = (log(height / length) − mean) / std       the logarithm of the scene's scale
 
-Within a scene, height / length is a constant, the *scale*.  The image determines the scale and the polyline the length.
+Within a scene, height / length is a constant, the *scale*. The image determines the scale and the polyline the length.
 With the target `height` the network must learn their product; with `log_scale` it predicts the scale, and `decode`
-multiplies by the length exactly.  Lengths are in units of the image's longer side, so that the scale does not depend on
+multiplies by the length exactly. Lengths are in units of the image's longer side, so that the scale does not depend on
 the tile size.
 
-With `log_scale`, a Gaussian in z is a lognormal distribution of the height.  `decode` returns its mean and standard
+With `log_scale`, a Gaussian in z is a lognormal distribution of the height. `decode` returns its mean and standard
 deviation: the mean minimises the squared error (the median would be biased low), and the Gaussian with these two
-moments is the closest one to the lognormal in Kullback-Leibler divergence.  Everything is numpy in float64.
+moments is the closest one to the lognormal in Kullback-Leibler divergence. Everything is numpy in float64.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SMALLEST_STD = 1e-8  # as in the reference: a constant target still has a finite
 class Target:
     """A kind of target, with the mean and standard deviation of its values over the training samples.
 
-    `mean`, `std`: in metres for "height"; for "log_scale", of the natural logarithm of metres per image side.  Raises
+    `mean`, `std`: in metres for "height"; for "log_scale", of the natural logarithm of metres per image side. Raises
     ValueError for an unknown kind, a number that is not finite, or a deviation that is not positive.
     """
 

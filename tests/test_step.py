@@ -22,7 +22,7 @@ from tests.test_training import SMALL
 from train.engine.run import train
 from train.engine.step import Forward, Step
 from train.machine.choices import Choice
-from train.machine.compilation import CACHE, StochasticDepth, keep_compiled
+from train.machine.compilation import CACHE, StochasticDepth, set_compiler_cache
 
 CPU = torch.device("cpu")
 
@@ -195,14 +195,14 @@ def test_compiled_code_is_kept_in_the_users_cache_folder(monkeypatch: pytest.Mon
     monkeypatch.setenv(CACHE, "")  # so that monkeypatch restores it
     monkeypatch.delenv(CACHE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert keep_compiled() == tmp_path / "chimney-height/inductor"
+    assert set_compiler_cache() == tmp_path / "chimney-height/inductor"
     assert os.environ[CACHE] == str(tmp_path / "chimney-height/inductor")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
-    assert keep_compiled() == tmp_path / "chimney-height/inductor", "a folder that is already set is kept"
+    assert set_compiler_cache() == tmp_path / "chimney-height/inductor", "a folder that is already set is kept"
     monkeypatch.delenv(CACHE)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert keep_compiled() is None
+    assert set_compiler_cache() is None
 
 
 CHOOSE = """

@@ -1,8 +1,8 @@
 """The recipes of the ablation: the reference's, ours (preset fast), and each option of ours alone.
 
 The rows of its table, in order: the reference's recipe; the reference plus one of our options; ours; ours without one
-of its options; ours plus an option that was tried and not taken; ours in a third of the epochs. Backbone, size, weights
-and epochs are scaled down equally for all.
+of its options; ours plus an option that was tried and not adopted; ours in a third of the epochs. Backbone, size,
+weights and epochs are scaled down equally for all.
 """
 
 from __future__ import annotations

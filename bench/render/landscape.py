@@ -4,7 +4,7 @@
 the shadows on them. Then it paints buildings and chimneys from the far side to the near side as the satellite sees
 them, so that near ones hide far ones. Haze and camera come last.
 
-The image shows the scale in several ways, each with its own scatter between scenes:
+The image shows the scale in several ways. Each varies between scenes:
 
 - The line of sight: visible walls of buildings with storeys of 3 m, the length of a chimney relative to its width and
   to its shadow, and the path radiance, which grows as tan(tilt). That growth is steeper than in nature, so that a small

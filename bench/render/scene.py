@@ -8,7 +8,7 @@ share them, and so they share the *scale*, which the network has to learn:
 This module draws scenes and chimneys from a random generator. It does not paint (`landscape.py` does) or write files
 (`release.py` does). Image coordinates are pixels, x to the east and y to the south; heights and sizes are metres.
 
-Two vectors hold the whole geometry, both in pixels per metre of height:
+Two vectors define the whole geometry, both in pixels per metre of height:
 
 - `Scene.layover`: a point at height z appears at z · layover from its foot. On the published labels the vector is (tan
   roll, tan pitch) / gsd, rotated by −7° to −8.5° (the inclination of the ground track) and reversed for some passes.
@@ -151,8 +151,8 @@ def labelled_height(polyline: np.ndarray, scene: Scene) -> float:
 def draw_scenes(count: int, rng: np.random.Generator) -> list[Scene]:
     """Draw `count` scenes with different names.
 
-    The tilts are stratified: one from each of `count` equally probable strata. So even a release of sixty scenes has
-    the distribution of scales of the real one.
+    The tilts are stratified: one from each of `count` equally probable strata. Even a release of sixty scenes
+    therefore has the distribution of scales of the real one.
     """
     strata = (rng.permutation(count) + rng.random(count)) / count
     sensors = rng.permutation(np.arange(count) % len(SENSORS))

@@ -1,6 +1,6 @@
 """The tensors that a training step receives.
 
-This module needs torch only: a step can be tested and timed where DALI is not installed.
+This module needs torch only: a step can be tested and timed without DALI.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Letterboxed(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """B letterboxed samples in V views, the tile before the window, on one device.
+    """B letterboxed samples in V views (in the order tile, window), on one device.
 
     `rgb`: (B, S, S, 3·V) uint8.
     `polyline`, `padding`: (B, S, S, V) uint8, 255 is foreground.

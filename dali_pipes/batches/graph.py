@@ -1,15 +1,13 @@
-"""The DALI graph: decode, cut and letterbox, one definition for CPU and GPU.  The only module that imports DALI.
+"""The DALI graph, one definition for CPU and GPU: decode, cut, letterbox. No other module of dali_pipes imports DALI.
 
-An image is decoded once for all of its views, and each view is cut out of it at whole pixels.  Where the only view is a
-window, just the window is decoded.  That gives the same bytes for 500 CPU-µs instead of 1,010, at 256² of 512².
+An image is decoded once for all of its views, and each view is cut out of it at whole pixels. If the only view is a
+window, only the window is decoded: the same bytes in 500 CPU-µs instead of 1,010 (256² of 512²).
 
-The letterbox matches OpenCV's `INTER_LINEAR` to one grey level, and its padding exactly.  Every default of DALI breaks
-that: antialiasing differs by up to 153 levels, `subpixel_scale` by up to 51, `rounding="round"` shifts odd paddings by
-one row, and `mode="not_larger"` rounds halves up where Python rounds them to even.  So the callback gives the size.
+The letterbox matches OpenCV's `INTER_LINEAR` to one grey level, and its padding exactly. DALI's defaults do not:
+antialiasing differs by up to 153 levels, `subpixel_scale` by up to 51, `rounding="round"` shifts odd paddings by one
+row, and `mode="not_larger"` rounds halves up, but Python to even. Therefore the callback computes the size.
 
-On a CPU this resize costs 550 CPU-µs for a tile of 512², where OpenCV's costs 78 and decoding costs 800.  Nothing in
-DALI with the same parity is cheaper: `resize_crop_mirror` 550 to 600, `tensor_resize` 560, float output 730, two passes
-1,700, `warp_affine` 1,700.  Even nearest neighbours, with errors of up to 63 levels, cost 180.
+On a CPU this resize costs 550 CPU-µs for a tile of 512²; docs/benchmarks.md lists the alternatives that were tried.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ TILE = 512  # pixels; a hint for the decoder's buffers, not a limit
 def build(source: Source, *, device: str, device_id: int | None, threads: int) -> Any:
     """Build the pipeline: `run()` gives rgb (B, S, S, 3·V) and polyline (B, S, S, V) uint8, and sample (B, 1) int64.
 
-    `device`: "cpu" or "gpu".  `device_id`: the GPU's number; None on the CPU, and in tests of the GPU graph that
+    `device`: "cpu" or "gpu". `device_id`: the GPU's number; None on the CPU, and in tests of the GPU graph that
     serialise it without running it.
     """
     return _letterboxed(
@@ -57,7 +55,7 @@ def _letterboxed(source: Source, device: str) -> Any:
         for rgb, size, square in zip(cut, sizes, frames.square, strict=True)
     ]
     rgb = views[0] if frames.views == 1 else fn.cat(*views, axis=2, device=device)  # torch.cat takes 2.5 times as long
-    # The callback's arrays are freed after a few batches, so what only passes through must be copied.
+    # The callback's arrays are freed after a few batches, so inputs that pass through unchanged must be copied.
     passed = [x.gpu() if device == "gpu" else fn.copy(x) for x in (polyline, sample)]
     return rgb, *passed
 

@@ -3,12 +3,12 @@
     for batch in Loader(table, batch_size=32, device="cpu", shuffle=False):
         batch.rgb, batch.polyline, batch.padding, batch.length, batch.height, batch.sample
 
-Each iteration is the next epoch.  A batch is made in three stages:
+Each iteration is the next epoch. A batch is made in three stages:
 
 1.  The images: `Stream` decodes and letterboxes them, or `TileCache` returns them from an earlier pass, byte for byte
-    the same.  A cache in memory keeps what the first epoch streams.  A cache on disk is filled before the first epoch.
+    the same. A cache in memory keeps what the first epoch streams. A cache on disk is filled before the first epoch.
 2.  The labels: padding masks, lengths and heights are picked by row.
-3.  The augmentation, which cannot know whether the images were streamed or cached.
+3.  The augmentation, which is the same for streamed and cached images.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from .view import WHOLE_TILE, View
 
 
 class Loader:
-    """Epochs of batches from a table of samples.  All arguments but `table` and `batch_size` have defaults.
+    """Epochs of batches from a table of samples. All arguments but `table` and `batch_size` have defaults.
 
     `batch_size`: samples per step, over all ranks.
     `device`: "cpu", "cuda" or "cuda:N".
-    `shuffle`: True for training epochs: a new order each epoch, equal batches, the remainder dropped.  False for
+    `shuffle`: True for training epochs: a new order each epoch, equal batches, the remainder dropped. False for
     validation epochs: the table's order, each sample once, the last batch may be smaller.
     `shard`: this process's rank, the number of ranks, and the seed.
     `size`: S, the side of a frame in pixels.
@@ -93,14 +93,14 @@ class Loader:
     @property
     def most_batches(self) -> int:
         """Batches in an epoch of the rank that has most of them."""
-        return self.plan.most_steps
+        return self.plan.max_steps_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
-        """The next epoch that has not begun."""
+        """Iterate over the next epoch; the rest of an unfinished one is skipped."""
         return self.epoch(-(-self._next_step // max(1, len(self))))
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batches `first`, `first` + 1, … of `epoch`.  The epoch after the last one is already prefetched."""
+        """The batches `first`, `first` + 1, … of `epoch`. The first batches of the next one are already prefetched."""
         cache = self._open_cache()
         for step in range(epoch * len(self) + first, (epoch + 1) * len(self)):
             rows = self.plan.ids(step)
@@ -129,7 +129,7 @@ class Loader:
         return replace(batch, rgb=jitter(rgb, padding, draws), polyline=polyline, padding=padding)
 
     def _open_cache(self) -> TileCache | None:
-        """The cache at the start of an epoch.  In memory the first epoch fills it, and the second completes it."""
+        """The cache at the start of an epoch. In memory the first epoch fills it, and the second completes it."""
         place = self._cache_options.place
         if place == "none":
             return None
@@ -141,7 +141,7 @@ class Loader:
             else:
                 self._cache = TileCache(self.frames, self.plan.rows, storage, self.device)
         elif self._cache.begun and not self._cache.complete:
-            # The first epoch did not show the remainder that its batches dropped, nor the tiles of other ranks.
+            # The first epoch did not contain the samples that its batches dropped, or the tiles of other ranks.
             self.close()
             for rows, rgb in self._pictures(self._cache.missing):
                 self._cache.put(rows, rgb)

@@ -1,10 +1,10 @@
 """Masks that are drawn once, kept on a device, and picked by row.
 
-A padding mask depends on the letterbox alone.  One side of a letterboxed image always fills the frame, so a view has
+A padding mask depends on the letterbox alone. One side of a letterboxed image always fills the frame, so a view has
 fewer than 2·S different padding masks for any number of images.
 
-A polyline is thin: of the 50,176 pixels of a 224² frame, 70 are not black on average (rendered release).  Kept as these
-pixels, masks take a hundredth of the memory of whole frames, and picking one takes 3 µs.  Packed bits would lose the
+A polyline is thin: of the 50,176 pixels of a 224² frame, 70 are not black on average (rendered release). Kept as these
+pixels, masks take a hundredth of the memory of whole frames, and picking one takes 3 µs. Packed bits would lose the
 grey edge that the reference's resize gives the line.
 """
 
@@ -44,9 +44,9 @@ class _NonzeroPixels(NamedTuple):
     """The M pixels of all masks that are not black, mask by mask; N is the number of rows in the table."""
 
     host_counts: NDArray[np.int64]
-    """Pixels of each row, (N,); on the host, which must know the size of a result before it asks for it."""
+    """Pixels of each row, (N,); on the host, because the size of a result must be known before it is computed."""
     counts: Tensor
-    """The same on the device, (N,) int64, like all that follows."""
+    """The same on the device, (N,) int64, like the fields below."""
     start: Tensor
     """Where the pixels of each row start, (N,) int64."""
     offset: Tensor
@@ -56,7 +56,7 @@ class _NonzeroPixels(NamedTuple):
 
 
 class PolylineMasks:
-    """The polyline masks of some `rows` (M,) of `frames`, on `device`.  The first call draws them, at 40 µs each."""
+    """The polyline masks of some `rows` (M,) of `frames`, on `device`. The first call draws them, at 40 µs each."""
 
     def __init__(self, frames: Frames, rows: NDArray[np.int64], device: torch.device) -> None:
         self.frames, self.rows, self.device = frames, rows, device
@@ -82,7 +82,7 @@ class PolylineMasks:
         host_counts, counts, start, offset, value = self._pixels
         counts_here = counts[sample]
         total = int(host_counts[rows].sum())
-        # Pixel k of this batch lies in mask `mask[k]`, and is pixel `source[k]` of all.
+        # Pixel k of this batch belongs to mask `mask[k]`. Of all pixels it is number `source[k]`.
         mask = torch.repeat_interleave(counts_here, output_size=total)  # without the size the host would wait for it
         first = counts_here.cumsum(0) - counts_here
         source = torch.arange(total, device=self.device) + (start[sample] - first)[mask]

@@ -1,8 +1,8 @@
 """Which samples each rank sees at each step: a pure function of (seed, epoch, rank, world size).
 
-Steps are numbered without end: `epoch, i = divmod(step, steps_per_epoch)`.  So one integer is enough to resume.
-The order of an epoch depends on seed and epoch alone.  A global batch is a slice of that order, and each rank takes
-its part of the slice.  So a step sees the same samples for any number of ranks.
+Steps are numbered without end: `epoch, i = divmod(step, steps_per_epoch)`. One integer is therefore enough to resume.
+The order of an epoch depends on seed and epoch alone. A global batch is a slice of that order, and each rank takes
+its part of the slice. A step therefore sees the same samples for any number of ranks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
+Int64 = NDArray[np.int64]
 
 ROUNDS = 6  # with fewer, the 720 orders of 6 samples are not equally frequent
 
@@ -36,7 +36,7 @@ ONE_RANK = Shard()
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Shuffled epochs with equal steps on every rank; what does not fill a global batch is dropped.
+    """Shuffled epochs with equal steps on every rank; samples that do not fill a global batch are dropped.
 
     `samples`: rows of the table; `batch_size`: samples per step over all ranks, a multiple of the world size.
     Raises ValueError if there is less than one global batch or the ranks cannot share it evenly.
@@ -64,7 +64,7 @@ class TrainingPlan:
         return self.samples // self.batch_size
 
     @property
-    def most_steps(self) -> int:
+    def max_steps_per_epoch(self) -> int:
         """Largest `steps_per_epoch` of all ranks."""
         return self.steps_per_epoch
 
@@ -74,11 +74,11 @@ class TrainingPlan:
         return self.batch_size // self.shard.world_size
 
     @property
-    def rows(self) -> Ids:
-        """All rows that this rank may ever see: each one, since every epoch is shuffled across the ranks."""
+    def rows(self) -> Int64:
+        """All rows that this rank may see: the whole table, because each epoch is shuffled across ranks."""
         return np.arange(self.samples, dtype=np.int64)
 
-    def ids(self, step: int) -> Ids:
+    def ids(self, step: int) -> Int64:
         """Rows of the table for this rank at `step` → (largest_batch,) int64."""
         epoch, i = divmod(step, self.steps_per_epoch)
         first = i * self.batch_size + self.shard.rank * self.largest_batch
@@ -87,10 +87,10 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class ValidationPlan:
-    """Every sample exactly once per epoch, in the table's order; the last batch may be smaller.  All epochs are equal.
+    """Every sample exactly once per epoch, in the table's order; the last batch may be smaller. All epochs are equal.
 
     Rank r takes rows r, r + world_size, …  No batch is empty, and the steps of two ranks differ by at most one.
-    A rank without samples has no steps.  `batch_size`: samples per step over all ranks.  Raises ValueError if it is not
+    A rank without samples has no steps. `batch_size`: samples per step over all ranks. Raises ValueError if it is not
     positive.
     """
 
@@ -108,7 +108,7 @@ class ValidationPlan:
         return -(-len(self._rows) // self.largest_batch)
 
     @property
-    def most_steps(self) -> int:
+    def max_steps_per_epoch(self) -> int:
         """Largest `steps_per_epoch` of all ranks: that of rank 0."""
         return replace(self, shard=replace(self.shard, rank=0)).steps_per_epoch
 
@@ -118,11 +118,11 @@ class ValidationPlan:
         return max(1, self.batch_size // self.shard.world_size)
 
     @property
-    def rows(self) -> Ids:
+    def rows(self) -> Int64:
         """All rows that this rank ever sees, the same in every epoch."""
         return np.array(self._rows, np.int64)
 
-    def ids(self, step: int) -> Ids:
+    def ids(self, step: int) -> Int64:
         """Rows of the table for this rank at `step` → (≤ largest_batch,) int64."""
         first = step % self.steps_per_epoch * self.largest_batch
         return np.array(self._rows[first : first + self.largest_batch], np.int64)
@@ -135,17 +135,17 @@ class ValidationPlan:
 Plan = TrainingPlan | ValidationPlan
 
 
-def shuffled(positions: Ids, samples: int, seed: int, epoch: int) -> Ids:
-    """The samples at `positions` (n,) int64 of an epoch's order → (n,) int64; over all positions a permutation.
+def shuffled(positions: Int64, samples: int, seed: int, epoch: int) -> Int64:
+    """The samples at `positions` (n,) int64 of an epoch's order → (n,) int64.
 
-    A position costs the same for any number of samples and ranks.  Sorting random keys, or numpy's permutation, would
-    cost every rank the whole epoch.  With 10⁶ samples on 1,024 ranks that is 100 µs for each sample that a rank sees,
-    twice the cost of reading the sample and drawing its masks.
+    Over all positions the result is a permutation. The cost of a position does not depend on the number of samples and
+    ranks. Sorting random keys, or numpy's permutation, would cost every rank the whole epoch. With 10⁶ samples on 1,024
+    ranks that is 100 µs for each sample that a rank sees, twice the cost of reading the sample and drawing its masks.
 
-    A position is a pair (row, column) of a grid with about √samples rows.  Each round rotates each column by a random
-    amount, then each row: a Feistel network in mixed radix, in which every round can be inverted.  The grid has a few
+    A position is a pair (row, column) of a grid with about √samples rows. Each round rotates each column by a random
+    amount, then each row: a Feistel network in mixed radix, in which every round can be inverted. The grid has a few
     cells too many; a position that lands on one is permuted again until it lands on a sample (Black & Rogaway, *Ciphers
-    with arbitrary finite domains*, CT-RSA 2002).  The amounts are raw PCG64 words, a stream that numpy guarantees
+    with arbitrary finite domains*, CT-RSA 2002). The amounts are raw PCG64 words, a stream that numpy guarantees
     (NEP 19).
     """
     columns, row_shifts, column_shifts = _shifts(samples, seed, epoch)
@@ -153,7 +153,7 @@ def shuffled(positions: Ids, samples: int, seed: int, epoch: int) -> Ids:
     for row_shift, column_shift in zip(row_shifts, column_shifts, strict=True):
         row = (row + row_shift[column]) % column_shifts.shape[1]
         column = (column + column_shift[row]) % columns
-    sample: Ids = row * columns + column
+    sample: Int64 = row * columns + column
     beyond = sample >= samples
     if beyond.any():
         sample[beyond] = shuffled(sample[beyond], samples, seed, epoch)
@@ -161,7 +161,7 @@ def shuffled(positions: Ids, samples: int, seed: int, epoch: int) -> Ids:
 
 
 @lru_cache(maxsize=4)
-def _shifts(samples: int, seed: int, epoch: int) -> tuple[int, Ids, Ids]:
+def _shifts(samples: int, seed: int, epoch: int) -> tuple[int, Int64, Int64]:
     """The grid's columns, and the amounts of each round, int64.
 
     (ROUNDS, columns): how far rows shift within each column; (ROUNDS, rows): how far columns shift within each row.

@@ -3,7 +3,7 @@
     stream = Stream(frames, plan, torch.device("cpu"), threads=4)
     rgb, polyline, sample = stream.batch(step=0)
 
-The pipeline is built at the first batch, and DALI is imported then.  The import takes seconds, and code that only uses
+The pipeline is built at the first batch, and DALI is imported then. The import takes seconds, and code that only uses
 `Batch` works without it.
 """
 
@@ -28,7 +28,7 @@ from .view import Frames
 class Stream:
     """The batches of `plan`, made from `frames` by DALI; torch shares its memory.
 
-    `device`: where batches are made; a CUDA device decodes and resizes there, any other on the CPU.  `threads`: DALI's.
+    `device`: where batches are made; a CUDA device decodes and resizes there, any other on the CPU. `threads`: DALI's.
     """
 
     def __init__(self, frames: Frames, plan: Plan, device: torch.device, threads: int) -> None:
@@ -43,7 +43,7 @@ class Stream:
         return f"DALI {_graph().DALI_VERSION} {self._executor}"
 
     def batch(self, step: int) -> Letterboxed:
-        """The batch of `step`.  A step that follows the last one is already prefetched; any other costs a new pipeline.
+        """The batch of `step`. The next step is already prefetched; any other builds a new pipeline.
 
         Raises InputError, with the names of the images, if one cannot be decoded.
         """
@@ -71,7 +71,7 @@ class Stream:
         self._pipeline = None
 
     def _undecodable(self, step: int, error: RuntimeError) -> str:
-        """The error sentence.  DALI does not name the image, so the decoder of the index looks for it."""
+        """The error sentence. DALI does not name the image, so the decoder of the index looks for it."""
         from ..samples.index import check_by_decoding
 
         table = self.frames.table
@@ -82,19 +82,17 @@ class Stream:
             for image, reason in zip(images, checked, strict=True)
             if isinstance(reason, Reason)
         ]
-        named = ", ".join(bad) or f"none that another decoder refuses ({str(error).strip().splitlines()[-1]})"
+        named = ", ".join(bad) or f"an error that only DALI reports ({str(error).strip().splitlines()[-1]})"
         return (
             f"expected tiles that decode, found {named} in batch {step};"
-            " `python -m dali_pipes` lists all of the release"
+            " `python -m dali_pipes DIR` lists all damaged tiles"
         )
 
 
 def _graph() -> ModuleType:
-    """The module that imports DALI.  Raises InputError if it cannot be imported."""
+    """The module that imports DALI. Raises InputError if it cannot be imported."""
     try:
         from . import graph
     except ImportError as error:
-        raise InputError(
-            f"expected NVIDIA DALI, found that it cannot be imported ({error}); pip install nvidia-dali-cuda120"
-        ) from None
+        raise InputError(f"NVIDIA DALI cannot be imported ({error}); pip install nvidia-dali-cuda120") from None
     return graph

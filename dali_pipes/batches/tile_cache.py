@@ -1,9 +1,9 @@
 """Letterboxed tiles kept as uint8 between epochs: in host memory, in device memory, or on disk.
 
-A cached epoch only copies rows, and gives what the graph gave, byte for byte.  RGB is kept once per picture.  At 224²
-the whole release takes 1.2 GB as whole tiles, where all samples of a tile share one picture; 1.6 GB as windows around
-polylines, one per sample; and 3.2 GB as both.  Polyline masks are drawn again and kept as their few pixels: see
-mask_cache.py.
+A cached epoch only copies rows, and returns the same bytes as the graph. RGB is kept once per picture. At 224² the
+whole release takes 1.2 GB as whole tiles, because all samples of a tile share one picture; 1.6 GB as windows around
+polylines, one per sample; and 3.2 GB as both, because then each sample has its own picture of the tile, too. Polyline
+masks are drawn again and kept as their few pixels: see mask_cache.py.
 
 | `--cache` | filled | memory of N ranks on one node |
 |---|---|---|
@@ -29,19 +29,19 @@ from ..errors import InputError
 from ..units import byte_size
 from .batch import Letterboxed
 from .mask_cache import PolylineMasks
-from .transfer import Arrivals, select_rows, to_device
+from .transfer import CopiesToHost, select_rows, to_device
 from .view import Frames
 
 PLACES = ("none", "host", "device", "disk")
-SHARE = 0.5  # of the free host memory, or of the free disk, that "auto" may use
-SHARE_OF_GPU = 0.25  # less, since activations, gradients and optimiser state come later
+MAX_SHARE_OF_FREE = 0.5  # of the free host memory, or of the free disk, that "auto" may use
+MAX_SHARE_OF_FREE_GPU = 0.25  # less, since activations, gradients and optimiser state come later
 
 
 @dataclass(frozen=True)
 class CacheOptions:
     """Where tiles are kept between epochs: `place` is "none", "host", "device" or "disk".
 
-    `folder`: where the file of a disk cache lies; other places ignore it.  Raises ValueError for another place, and
+    `folder`: where the file of a disk cache is stored; other places ignore it. Raises ValueError for another place, and
     InputError for a disk cache without a folder.
     """
 
@@ -72,18 +72,18 @@ def choose_cache(
 ) -> Choice:
     """Resolve "auto" to the fastest place with enough free space for the tiles of all `ranks` on this node.
 
-    The tiles may take a quarter of the free device memory, else half of the free host memory, else half of the free
-    disk at `folder`; else the choice is "none".  `needed`: bytes of one rank's cache.
+    The tiles may take a quarter of the free GPU memory, else half of the free host memory, else half of the free
+    disk at `folder`; else the choice is "none". `needed`: bytes of one rank's cache.
     """
     if wanted != "auto":
         return Choice(wanted, "as asked")
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-        if needed <= SHARE_OF_GPU * free:
+        if needed <= MAX_SHARE_OF_FREE_GPU * free:
             return Choice("device", f"the tiles take {byte_size(needed)} of {byte_size(free)} free on the GPU")
     free = free_memory() or 0
     tiles = f"{ranks} times {byte_size(needed)}" if ranks > 1 else byte_size(needed)
-    if ranks * needed <= SHARE * free:
+    if ranks * needed <= MAX_SHARE_OF_FREE * free:
         return Choice("host", f"the tiles take {tiles} of {byte_size(free)} free")
     too_much = f"the tiles would take {tiles}, more than half of the {byte_size(free)} free"
     if folder is None:
@@ -92,7 +92,7 @@ def choose_cache(
         free = free_disk(folder)
     except OSError as error:
         return Choice("none", f"{too_much}, and {folder} cannot be written: {error.strerror or error}")
-    if needed > SHARE * free:
+    if needed > MAX_SHARE_OF_FREE * free:
         return Choice("none", f"{too_much} and of the {byte_size(free)} free in {folder}")
     return Choice("disk", f"{too_much}, but {byte_size(free)} are free in {folder}")
 
@@ -100,10 +100,10 @@ def choose_cache(
 class TileCache:
     """RGB and polyline masks of `rows` (M,) of `frames`.
 
-    `storage`: the device that holds the RGB.
-    `device`: the device that holds the masks and receives the batches.
-    `rgb`: all pictures of the rows, in their order, (T, S, S, 3·V) uint8 on `storage`.  Without it the cache is empty:
-    `put` what the graph makes, until the cache is `complete`; then `get` returns it.
+    `storage`: the device that stores the RGB.
+    `device`: the device that stores the masks and receives the batches.
+    `rgb`: all pictures of the rows, in their order, (T, S, S, 3·V) uint8 on `storage`. Without it the cache is empty:
+    `put` the output of the graph, until the cache is `complete`; then `get` returns it.
     """
 
     def __init__(
@@ -118,25 +118,25 @@ class TileCache:
         self._row_of = rows[first]
         self._picture = np.searchsorted(pictures, frames.picture)  # meaningless for other rows than `rows`
         self.storage, self.device = storage, device
-        empty = (len(pictures), *_picture_shape(frames))
-        self._rgb = torch.empty(empty, dtype=torch.uint8, device=storage) if rgb is None else rgb
-        self._arrivals = Arrivals(self._keep)
+        shape = (len(pictures), *_picture_shape(frames))
+        self._rgb = torch.empty(shape, dtype=torch.uint8, device=storage) if rgb is None else rgb
+        self._copies = CopiesToHost(self._keep)
         self._polylines = PolylineMasks(frames, rows, device)
         self._missing = np.full(len(pictures), rgb is None)
 
     @property
     def missing(self) -> NDArray[np.int64]:
-        """One row of each picture that was not put yet, (M,) int64."""
+        """One row of each picture that has not been put yet, (M,) int64."""
         return self._row_of[self._missing]
 
     @property
     def begun(self) -> bool:
-        """Whether any picture was put."""
+        """Whether any picture has been put."""
         return not self._missing.all()
 
     @property
     def complete(self) -> bool:
-        """Whether every picture was put."""
+        """Whether every picture has been put."""
         return not self._missing.any()
 
     def put(self, rows: NDArray[np.int64], rgb: Tensor) -> None:
@@ -144,13 +144,13 @@ class TileCache:
         picture = self._picture[rows]
         self._missing[picture] = False
         if self.storage.type == "cpu":
-            self._arrivals.send(picture, rgb)
+            self._copies.send(picture, rgb)
         else:
             self._keep(picture, rgb.to(self.storage, non_blocking=True))
 
     def get(self, rows: NDArray[np.int64]) -> Letterboxed:
         """The images of `rows` (B,) int64, on the device; the cache must be complete."""
-        self._arrivals.finish()
+        self._copies.finish()
         sample = to_device(rows, self.device)
         rgb = select_rows(self._rgb, self._picture[rows], self.device)
         return Letterboxed(rgb, self._polylines(rows, sample), sample)

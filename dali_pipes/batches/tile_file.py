@@ -3,13 +3,13 @@
     path = tile_path(view.frames(table, size=224), folder=Path("runs/index-cache"), decoder="DALI 2.4.0 cpu")
     rgb = open_tiles(path, (tiles, 224, 224, 3), frames)
 
-The file holds the bytes of the pictures in the order of `Frames.picture`, and nothing else.  Its name is a hash of all
-that the bytes depend on: the fingerprint of the images, their windows, the frame's side, the decoder (nvJPEG and
-libjpeg-turbo differ by a few levels), and this format.
+The file contains the bytes of the pictures in the order of `Frames.picture`, and nothing else. Its name is a hash of
+everything that the bytes depend on: the fingerprint of the images, their windows, the frame's side, the decoder (nvJPEG
+and libjpeg-turbo differ by a few levels), and this format.
 
 The file is written under another name in the same folder, fsynced, and renamed, so a file with the final name is whole.
-Processes that start together agree by a lock.  Where the file system has no locks, each writes its own file, and the
-last rename wins, with the same bytes.  When a release has changed, its old files stay until someone deletes them.
+Processes that start together agree by a lock. If the file system has no locks, each writes its own file, and the
+last rename wins, with the same bytes. When a release has changed, its old files stay until someone deletes them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def tile_path(frames: Frames, folder: Path, decoder: str) -> Path:
 def open_tiles(path: Path, shape: tuple[int, int, int, int], frames: Iterable[Tensor]) -> Tensor:
     """Map the tiles (T, S, S, 3·V) uint8 in `path`; a missing file is first filled from `frames`, batches of tiles.
 
-    All processes that map the file share its memory, and must not write to it.  Raises InputError if the file cannot
+    All processes that map the file share its memory, and must not write to it. Raises InputError if the file cannot
     be written or the frames cannot be read.
     """
     try:
@@ -67,7 +67,7 @@ def _whole(path: Path, shape: tuple[int, ...]) -> bool:
 
 
 def _fill(path: Path, shape: tuple[int, ...], frames: Iterable[Tensor]) -> None:
-    sweep(path)  # what a killed process left takes up space
+    sweep(path)  # remove unfinished files of killed processes
     free = shutil.disk_usage(path.parent).free
     if math.prod(shape) > free:
         raise InputError(
@@ -77,7 +77,7 @@ def _fill(path: Path, shape: tuple[int, ...], frames: Iterable[Tensor]) -> None:
     with replacing(path) as file:
         for rgb in frames:
             file.write(rgb.cpu().contiguous().numpy().data)
-        assert file.tell() == math.prod(shape), "frames are not the tiles that were announced"
+        assert file.tell() == math.prod(shape), "the frames do not fill the file"
 
 
 def _readable(frames: Iterable[Tensor]) -> Iterator[Tensor]:

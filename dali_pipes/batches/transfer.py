@@ -1,9 +1,9 @@
-"""Copies between host and device that make neither wait.
+"""Asynchronous copies between host and device.
 
-A copy from ordinary host memory blocks the host until the device has done all its queued work.  Then the device idles
-while the host prepares the next batch.  From page-locked ("pinned") memory the device copies by itself.  Torch's pinned
-allocator does not reuse a buffer before the copies from it are done, so the functions here may drop theirs at once.  On
-a CPU nothing is pinned, and nothing is copied twice.
+A copy from ordinary host memory blocks the host until the device has done all its queued work. Then the device idles
+while the host prepares the next batch. From page-locked ("pinned") memory the device copies by itself. Torch's pinned
+allocator does not reuse a buffer before the copies from it are done, so the functions here need not keep them. On a
+CPU nothing is pinned, and nothing is copied twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def select_rows(frames: Tensor, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-    """`frames[rows]` on `device`.  Rows of frames (N, …) on the host are collected directly in pinned memory."""
+    """`frames[rows]` on `device`. Rows of frames (N, …) on the host are collected directly in pinned memory."""
     if frames.device.type == device.type:
         return frames.index_select(0, to_device(rows, device))
     pinned = _pinned((len(rows), *frames.shape[1:]), frames.dtype)
@@ -33,7 +33,7 @@ def select_rows(frames: Tensor, rows: NDArray[np.int64], device: torch.device) -
     return pinned.to(device, non_blocking=True)
 
 
-class Arrivals:
+class CopiesToHost:
     """Frames that are being copied to the host; calls `keep(rows, frames)` for each batch after it has arrived."""
 
     def __init__(self, keep: Callable[[NDArray[np.int64], Tensor], object]) -> None:

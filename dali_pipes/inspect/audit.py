@@ -2,18 +2,18 @@
 
     labels = Labels.of({"train": table, "validation": other})
     closed_form(labels)     heights against length_px · gsd / sqrt(tan² roll + tan² pitch)
-    scene_scales(labels)    scenes in which height ÷ length is not one number
+    scene_scales(labels)    scenes whose height ÷ length is not constant
     repeated(labels)        polylines that appear twice in one tile
 
-The tolerances are derived, not tuned.  A height is printed to 0.01 m, and is computed from the polyline as printed, in
-whole pixels.  So the formula holds to half of the last digit, plus the effect of half of the last digit of roll and
-pitch on the height (`angle_rounding`).  Likewise
+The tolerances are derived, not tuned. A height is printed to 0.01 m, and is computed from the polyline as printed, in
+whole pixels. The formula therefore holds to half of the last digit, plus the effect of half of the last digit of roll
+and pitch on the height (`angle_rounding`). In the same way,
 
-    a label of height h and length L says that its scene's scale lies in [(h − .005) / L, (h + .005) / L].
+    a label of height h and length L means that the scale of its scene is in [(h − .005) / L, (h + .005) / L].
 
-A scene is constant if one scale lies in the intervals of all its labels; this needs no metadata.  If a release had
+A scene is constant if one scale is in the intervals of all its labels; this needs no metadata. If a release had
 computed its heights before rounding the vertices to whole pixels, each end of a segment could be off by √½ px and its
-length by √2 px, and every scene would fail this test.  A second interval, [(h − .005) / (L + √2 S),
+length by √2 px, and every scene would fail this test. A second interval, [(h − .005) / (L + √2 S),
 (h + .005) / (L − √2 S)] with S segments, separates such a scene from one that has a wrong label.
 """
 
@@ -150,7 +150,7 @@ class ClosedForm:
 
 
 def closed_form(labels: Labels) -> ClosedForm:
-    """Compare all heights with the closed form.  The network never sees these metadata."""
+    """Compare all heights with the closed form. The network never sees these metadata."""
     known = np.isfinite(labels.expected)
     with np.errstate(invalid="ignore"):
         deviation = np.where(known, labels.height - labels.expected, 0.0)

@@ -88,11 +88,11 @@ def random_tiles(trained: Trained, n: int, device: torch.device) -> tuple[Tensor
 
 
 def contract(trained: Trained) -> dict[str, str]:
-    """How to make the inputs and read the outputs: text by name, JSON where a value has parts."""
+    """How to make the inputs and read the outputs: text by name, JSON if a value has parts."""
     size = trained.size
     values: dict[str, Any] = {
         "task": "height of a chimney in metres from a satellite tile and a polyline from its base to its top",
-        "inputs": _inputs_in_words(trained),
+        "inputs": _describe_inputs(trained),
         "outputs": {
             "mu": "float32 (B,): height in metres, calibrated",
             "sigma": "float32 (B,): its standard deviation in metres, calibrated",
@@ -115,7 +115,7 @@ def contract(trained: Trained) -> dict[str, str]:
     }
 
 
-def _inputs_in_words(trained: Trained) -> dict[str, str]:
+def _describe_inputs(trained: Trained) -> dict[str, str]:
     size, views = trained.size, len(trained.view)
     order = ", the tile in the first channels" if views > 1 else ""
     words = {
@@ -129,7 +129,7 @@ def _inputs_in_words(trained: Trained) -> dict[str, str]:
 
 
 def _without_infinity(value: Any) -> Any:
-    """`value` with null for infinity, which JSON lacks: the quantile of a level that too few scenes can promise."""
+    """`value` with null for infinity, which JSON lacks: the quantile of a level that needs more scenes."""
     if isinstance(value, dict):
         return {key: _without_infinity(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

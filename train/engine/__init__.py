@@ -1,5 +1,5 @@
-"""The training: the step, the learning rate schedule, the loop and its state; and trained networks.
+"""The training step, the schedule, the loop and its state, and the use of trained networks.
 
-In: a `Config` and a release.  Out: a run folder with checkpoints, and predictions.
+In: a `Config` and a release. Out: a run folder with checkpoints, and predictions.
 It must not import the report or matplotlib.
 """

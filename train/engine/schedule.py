@@ -44,7 +44,7 @@ class Schedule:
             self._cosine.step()
 
     def after_epoch(self, rmse: float) -> None:
-        """Give the plateau the RMSE in metres that selects the best epoch."""
+        """Report the RMSE (m) of the epoch to the plateau schedule."""
         if self._plateau:
             self._plateau.step(rmse)
 

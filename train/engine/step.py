@@ -1,6 +1,6 @@
 """The training step: a uint8 batch in, a loss out.
 
-Layout, normalisation and autocast are part of it, so that they are compiled together with the network.  Nothing in this
+Layout, normalisation and autocast are part of it, so that they are compiled together with the network. Nothing in this
 file synchronises with the device: the loss stays there as a tensor.
 """
 
@@ -25,10 +25,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 class Forward:
     """Loss and predictions of `model` for batches of at most `batch_size` samples.
 
-    `model` is saved and loaded.  `network`, if given, is a wrapper of it (DDP) that a training step calls.
-    `precision`: "bf16", "fp16" or "fp32", for the backbone.  `compilation`: "off", "whole" (forward and loss as one
-    graph) or "regional" (each block of the backbone, in place); parameter names stay the same.  `mode`: of
-    torch.compile; "max-autotune" replays CUDA graphs.  `beta`: see `gaussian_nll`.
+    `model` is saved and loaded. `network`, if given, is a wrapper of it (DDP) that a training step calls.
+    `precision`: "bf16", "fp16" or "fp32", for the backbone. `compilation`: "off", "whole" (forward and loss as one
+    graph) or "regional" (each block of the backbone, in place); parameter names stay the same. `mode`: that of
+    torch.compile; "max-autotune" replays CUDA graphs. `beta`: see `gaussian_nll`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Forward:
             compile_blocks(model.get_submodule("backbone"), mode)
 
     def loss(self, batch: Batch, variance_weight: Tensor) -> Tensor:
-        """Mean loss of a batch, 0-dim.  `variance_weight`: 0-dim float, 0 during the variance warm-up, then 1."""
+        """Mean loss of a batch, 0-dim. `variance_weight`: 0-dim float, 0 during the variance warm-up, then 1."""
         self._begin()
         return self._loss(batch.rgb, batch.polyline, batch.padding, batch.length, batch.height, variance_weight)
 
@@ -126,9 +126,9 @@ class Step:
 
     def __call__(self, batch: Batch, variance_weight: Tensor) -> Tensor:
         """Update the parameters; returns the mean loss of the batch, 0-dim on the device, detached."""
-        *firsts, last = batch.split(self.accumulate)
+        *earlier, last = batch.split(self.accumulate)
         with self._without_reduction():
-            losses = [self._backward(part, variance_weight) for part in firsts]
+            losses = [self._backward(part, variance_weight) for part in earlier]
         losses.append(self._backward(last, variance_weight))
         self.update()
         return torch.stack(losses).sum()

@@ -1,5 +1,5 @@
 """What the hardware offers, and what is chosen for it.
 
 In: the machine. Out: choices such as device, precision and compilation, each with its reason.
-It must not know about data, runs or scores.
+It must not import scores, recipes or runs.
 """

@@ -11,7 +11,7 @@ import torch
 from dali_pipes.choice import Choice as Choice
 from dali_pipes.errors import InputError
 
-from .compilation import compiler_fault, keep_compiled
+from .compilation import compiler_fault, set_compiler_cache
 from .hardware import multiplies_bf16, versions
 
 
@@ -28,7 +28,7 @@ def choose_device(wanted: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise InputError(f"--device {wanted} was asked for, but torch sees {count} CUDA devices; use --device cpu")
+            raise InputError(f"expected {wanted} to exist, but torch sees {count} CUDA devices; use --device cpu")
         return torch.device("cuda", device.index or 0)
     return device
 
@@ -52,15 +52,15 @@ def choose_compilation(wanted: str, device: torch.device, world_size: int = 1) -
         return Choice("off", "as requested")
     if device.type == "cpu" and wanted == "auto":
         return Choice("off", "on a CPU compiling is not faster and adds a minute")
-    kept = keep_compiled()
+    cache = set_compiler_cache()
     fault = compiler_fault(device)
     if fault:
         return Choice("off", f"the step runs eagerly, because nothing can be compiled here ({fault}): install g++")
-    where = f"; cached in {kept}" if kept else ""
+    where = f"; cached in {cache}" if cache else ""
     if world_size > 1:
         return Choice("regional", f"block by block, so that gradients are reduced during the backward pass{where}")
     if device.type == "cpu":
-        return Choice("regional", f"as requested; block by block, which starts sooner than one whole graph{where}")
+        return Choice("regional", f"as requested; block by block, which starts faster than one whole graph{where}")
     return Choice("whole", f"forward and loss in one graph, which pays off on a GPU within minutes{where}")
 
 
@@ -68,11 +68,11 @@ def choose_compile_mode(wanted: str, compilation: str) -> Choice:
     """The mode of torch.compile. CUDA graphs need a step that is compiled whole: with DDP they have open bugs."""
     if wanted == "max-autotune" and compilation == "regional":
         return Choice("max-autotune-no-cudagraphs", "CUDA graphs need a step that is compiled whole")
-    return Choice(wanted, "as requested" if wanted != "default" else "starts soonest")
+    return Choice(wanted, "as requested" if wanted != "default" else "starts fastest")
 
 
 def choose_threads(wanted: int, cores: int, device: torch.device) -> int:
-    """DALI's threads for a rank with `cores` cores: all of them with a GPU, half of them where the step uses cores too.
+    """DALI's threads for a rank with `cores` cores: all of them with a GPU, half of them if the step runs on the CPU.
 
     Measured on two cores with convnext_atto, batch 16 and 224²: one thread decodes four times as fast as the step
     needs. With a second thread the step waited for 3.2 % of an epoch instead of 1.8 %.

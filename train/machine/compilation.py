@@ -1,7 +1,7 @@
 """Compile the forward pass and the loss whole, or each block of the backbone.
 
 "whole" is one graph without a break, for one device. "regional" compiles blocks: those of the same width share one
-graph, so a network of 12 or 36 blocks needs four. It starts sooner, and under DDP a gradient is reduced while the
+graph, so a network of 12 or 36 blocks needs four. It starts faster, and under DDP a gradient is reduced while the
 backward pass of the next block runs. One whole graph returns all gradients at its end.
 
     graphs     whole   regional
@@ -26,7 +26,7 @@ RECOMPILE_LIMIT = 64  # one network in training and evaluation uses up the defau
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
-def keep_compiled() -> Path | None:
+def set_compiler_cache() -> Path | None:
     """Set the compiler's cache to a folder in the user's cache, unless the user named one, and return it.
 
     torch's default is a temporary folder, which a reboot removes. None if no folder can be made.

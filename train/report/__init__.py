@@ -1,5 +1,5 @@
 """The report: one HTML page that shows an evaluation.
 
-In: an `Evaluation` and the history of a run.  Out: `report.html`.
-The only package that imports matplotlib and jinja2.  The engine must not import it.
+In: an `Evaluation` and the history of a run. Out: `report.html`.
+The only package of train that imports matplotlib and jinja2. The engine must not import it.
 """

@@ -1,5 +1,5 @@
 """Scores of predictions: errors, uncertainty, calibration and pooling.
 
-In: heights and predictions as numpy arrays.  Out: one `Evaluation`.
-Pure numpy: it must not import torch, and does not know runs, pages or devices.
+In: heights and predictions as numpy arrays. Out: one `Evaluation`.
+Its own files compute with numpy alone: they must not import torch, runs or pages.
 """

@@ -1,10 +1,10 @@
 """Scores in metres, and the simple predictors that a network must beat.
 
 1.  `score`: errors and likelihood of predictions.
-2.  `Baselines`: what the training heights alone, and the polyline's length alone, already predict.
+2.  `Baselines`: predictors that use only the training heights, or only the polyline's length.
 3.  `bootstrap_rmse`: the spread of an RMSE over resamplings of scenes.
 
-Everything here works on numpy arrays of samples.  Heights, mu and sigma are in metres.
+Everything here works on numpy arrays of samples. Heights, mu and sigma are in metres.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ MEAN = "mean of training heights"
 CLOSED_FORM = "closed form"
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-SMALLEST_SIGMA = 1e-8  # metres; a baseline that fits its samples exactly still needs a density
+SMALLEST_SIGMA = 1e-8  # metres, so that a baseline that fits exactly has a finite NLL
 MIN_SCENES_FOR_INTERVAL = 10  # with fewer scenes, a confidence interval over scenes is too narrow to print
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The errors of one predictor on one set of samples.  For an empty set n is 0 and all else is NaN."""
+    """The errors of one predictor on one set of samples. For an empty set n is 0 and all else is NaN."""
 
     n: int
     rmse: float
@@ -93,8 +93,8 @@ class Baselines:
     def fit(cls, length: ArrayLike, height: ArrayLike) -> Baselines:
         """Fit to normalised `length` (N,) and `height` (N,) metres of the training samples.
 
-        Both σ are root mean squares over the N samples, which maximises the likelihood.  If all lengths are equal, the
-        slope is 0.  Raises ValueError without samples.
+        Both σ are root mean squares over the N samples, which maximises the likelihood. If all lengths are equal, the
+        slope is 0. Raises ValueError without samples.
         """
         length, height = np.asarray(length, np.float64), np.asarray(height, np.float64)
         if height.size == 0:
@@ -110,7 +110,7 @@ class Baselines:
         )
 
     def to_dict(self) -> dict[str, float]:
-        """Flat dict of floats, as a checkpoint may hold: `mean_intercept`, …, `linear_sigma`."""
+        """Flat dict of floats, as a checkpoint may contain: `mean_intercept`, …, `linear_sigma`."""
         lines = {"mean": self.mean, "linear": self.linear}
         return {f"{name}_{key}": value for name, line in lines.items() for key, value in asdict(line).items()}
 
@@ -129,7 +129,7 @@ def bootstrap_rmse(
 ) -> Float64:
     """RMSE of `mu` (N,) against `height` (N,) in `draws` resamplings of whole scenes → (draws,) float64 metres.
 
-    A cluster bootstrap.  The heights of a scene share one scale, so their errors are correlated: resampling single
+    A cluster bootstrap. The heights of a scene share one scale, so their errors are correlated: resampling single
     samples would make the interval too narrow.
     """
     _, index = np.unique(scene, return_inverse=True)
