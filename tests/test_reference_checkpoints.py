@@ -15,6 +15,7 @@ import train.__main__
 import train.engine.trained
 import train.evaluate
 from dali_pipes import Loader, Statistics
+from dali_pipes.errors import InputError
 from dali_pipes.samples.table import SampleTable
 from model import BackboneError, CheckpointError, HeightRegressor, checkpoint
 from model.architecture import backbone_of
@@ -75,6 +76,19 @@ def test_a_reference_checkpoint_can_be_evaluated_and_used_to_predict(release: Pa
     np.testing.assert_allclose(heights.raw_mu, [float(row["mu_m"]) for row in rows], atol=1e-2)
     np.testing.assert_allclose(heights.mu, 0.98 * heights.raw_mu + 2.5)
     np.testing.assert_allclose(heights.sigma, 1.3 * 0.98 * heights.raw_sigma)
+
+
+def test_a_bare_state_dict_gets_its_statistics_from_a_file_or_a_release(release: Path, tmp_path: Path) -> None:
+    contents = reference_pth(tmp_path / "best.pth", release, "convnext_atto")
+    torch.save({f"module.{name}": value for name, value in contents["model"].items()}, tmp_path / "bare.pth")
+    (tmp_path / "four.json").write_text("[0.2, 0.1, 109, 49]")
+    trained = train.engine.trained.load_trained(tmp_path / "bare.pth", tmp_path / "four.json")
+    assert trained.statistics == (0.2, 0.1, 109.0, 49.0)
+    assert train.engine.trained.read_statistics(release) == contents["stats"]
+    for text in ("[1, 2]", "{}", "text", "[" * 4000):
+        (tmp_path / "four.json").write_text(text)
+        with pytest.raises(InputError, match="--statistics takes a release, or a JSON file like"):
+            train.engine.trained.read_statistics(tmp_path / "four.json")
 
 
 def test_a_reference_checkpoint_can_be_fine_tuned(release: Path, tmp_path: Path) -> None:

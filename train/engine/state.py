@@ -39,6 +39,7 @@ from .progress import Progress
 from .schedule import Schedule
 from .step import Forward, Step
 from .trained import Metadata, load_trained
+from .validation import Check
 
 
 class Training:
@@ -256,12 +257,20 @@ class Training:
         missing = {*self._stateful, *vars(self.progress), "average", "loss", "random", "data"} - set(state)
         if missing:
             raise InputError(f"{path} lacks {', '.join(sorted(missing))}: it is no last.pt; choose another --out")
+        check = Check(path)
+        check.fingerprint(state["data"])
         changed = changes(state["data"], self.fingerprint)
         if changed:
             raise InputError(
                 f"{path} was trained on other samples ({' | '.join(changed)}): the release has changed; train into"
                 " another --out, and add --init-from to start from its weights"
             )
+        check.progress(state, len(self.train_loader))
+        check.optimizer(state["optimizer"], self._step.optimizer, stepped=bool(state["epoch"] or state["step"]))
+        check.alike(state["schedule"], self.schedule.state_dict(), "schedule")
+        if scaler := self._step.scaler.state_dict():  # without fp16 it is empty, and ignores the saved one
+            check.alike(state["scaler"], scaler, "scaler")
+        check.per_rank(state["loss"], state["random"])
         checkpoint.load_into(self.model, state["model"], path)
         try:
             if self.average:

@@ -212,11 +212,15 @@ def _cause(error: BaseException) -> str:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     before = None
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         before = json.loads(path.read_text("utf-8"))
-    if not isinstance(before, dict):
+    if not isinstance(before, dict) or any(_depth_exceeds_two(value) for value in before.values()):
         raise InputError(f"expected the configuration of a run at {path}, found none; choose another --out")
     return before
+
+
+def _depth_exceeds_two(part: Any) -> bool:
+    return isinstance(part, dict) and any(isinstance(value, dict) for value in part.values())
 
 
 def checkpoint_of(run: Path) -> Path:
