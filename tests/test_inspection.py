@@ -252,7 +252,7 @@ def test_skipped_labels_are_counted_by_reason_with_examples(
     tiles |= {name: (b"", via_label(name, [line(30, 40)])) for name in names[5:]}
     printed = shown(capsys, write_split(tiles))
     assert f"train: skipped 5 because {Reason.BAD_HEIGHT.value}, such as K3_A_1_0.jpg, " in printed
-    assert "train: skipped 4 because the image is not a JPEG, such as K3_A_1_5.jpg, K3_A_1_6.jpg, K3_A" in printed
+    assert "train: skipped 4 because the image file is empty, such as K3_A_1_5.jpg, K3_A_1_6.jpg, K3_A" in printed
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -63,7 +63,7 @@ def _chosen(program: str, commands: Mapping[str, tuple[str, str]], name: list[st
     if name in ([], ["-h"], ["--help"]):
         width = max(map(len, commands))
         lines = [f"  {command:<{width}}  {line}" for command, (_, line) in commands.items()]
-        print(f"usage: {program} COMMAND …\n\n" + "\n".join(lines) + f"\n\n{program} COMMAND --help lists its flags.")
+        print("\n".join([f"usage: {program} COMMAND …\n", *lines, f"\n{program} COMMAND --help lists its flags."]))
         raise SystemExit(0)
     if name[0] not in commands:
         close = get_close_matches(name[0], commands, 1)
