@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS := runs
+# Test processes, with one thread each: one per core, as far as memory reaches (2 GB each).
+WORKERS ?= 2
 # Tests set both of these to smaller values.
 RENDER := --train 2000 --val 300 --scenes 80
 DEMO :=
@@ -16,7 +18,7 @@ $(RUNS)/release/VS_KS.zip: | .venv/installed
 	$(BIN)/python -m bench.render $(RUNS)/release $(RENDER)
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
