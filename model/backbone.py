@@ -1,7 +1,7 @@
 """A timm ConvNeXt with five input channels and no classifier, with random or pretrained weights.
 
-timm downloads the weights of ImageNet, extends the stem to five channels, and drops the classifier.  This module does
-the same with a local file, and refuses one that does not bring every tensor of the backbone.
+timm downloads the weights of ImageNet, extends the stem to five channels, and drops the classifier. This module does
+the same with a local file, and refuses one that lacks a tensor of the backbone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check_backbone(name: str, weights: str | Path | None) -> None:
 
 
 def create_backbone(name: str, drop_path: float, layer_scale: float | None, weights: str | Path | None) -> Any:
-    """A module (B, 5, S, S) float → (B, num_features).  Arguments and errors as of `HeightRegressor`."""
+    """A module (B, 5, S, S) float → (B, num_features). Arguments and errors as for `HeightRegressor`."""
     check_backbone(name, weights)
     options: dict[str, Any] = {} if layer_scale is None else {"ls_init_value": layer_scale}
     file = None if weights in (None, IMAGENET) else Path(str(weights))
@@ -87,7 +87,7 @@ def _load_weights(backbone: nn.Module, name: str, path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by their names.  Raises ValueError if it holds none."""
+    """The tensors of a file by their names. Raises ValueError if it has none."""
     if path.suffix == ".safetensors":
         try:
             return dict(safetensors.torch.load_file(path))

@@ -4,7 +4,7 @@
     interval    = mu' ± quantiles[level]·sigma'               split-conformal prediction
 
 train/scores/calibrate.py fits it; this module applies, writes and reads it. `a`, `b` and `tau` are the names of the
-reference, and its checkpoints, which have only these, load.
+reference, whose checkpoints, which have only these, can be loaded.
 """
 
 from __future__ import annotations

@@ -31,11 +31,11 @@ def check_exists(path: Path) -> None:
 def load(path: Path, statistics: Stats | None = None) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, and check that it is whole and has the layout.
 
-    `statistics`: those of a file that has none, such as a bare state dict.  The prefixes of DistributedDataParallel,
-    torch.compile and other wrappers are taken off the names of the tensors.
+    `statistics`: those of a file that has none, such as a bare state dict. The prefixes of DistributedDataParallel,
+    torch.compile and other wrappers are removed from the names of the tensors.
 
-    Raises CheckpointError if the file is missing, damaged or no checkpoint, has anything but tensors and plain values,
-    or if its statistics are not four finite numbers with positive deviations.
+    Raises CheckpointError if the file is missing, damaged or not a checkpoint, has anything but tensors and plain
+    values, or if its statistics are not four finite numbers with positive deviations.
     """
     check_exists(path)
     try:
@@ -89,9 +89,9 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def check_numbers(values: Mapping[str, Any], path: Path, entry: str) -> None:
-    """Raise CheckpointError for a number in the nested `values` that is NaN or has an absurd size.
+    """Raise CheckpointError for a number in the nested `values` that is NaN or is implausibly large.
 
-    Infinity is a legal quantile.  `entry`: the key of `values` in the checkpoint at `path`.
+    Infinity is a legal quantile. `entry`: the key of `values` in the checkpoint at `path`.
     """
     for name, value in values.items():
         where = f"{entry}.{name}"

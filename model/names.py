@@ -1,4 +1,4 @@
-"""The names of tensors in other people's files: without the prefixes of wrappers, and as timm calls them."""
+"""The names of tensors in third-party files: without the prefixes of wrappers, and as timm calls them."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def below_prefix(state: Mapping[str, Tensor], anchor: str) -> dict[str, Tensor]:
-    """The tensors of `state` whose names begin like that of `anchor`, without what stands before it.
+    """The tensors of `state` whose names begin like that of `anchor`, without the prefix before it.
 
-    `anchor`: the name of a tensor in the wanted network; nothing is returned if `state` does not have it.  Raises
+    `anchor`: the name of a tensor in the wanted network; nothing is returned if `state` does not have it. Raises
     ValueError if it has two.
     """
     named = [name for name in state if name == anchor or name.endswith(f".{anchor}")]

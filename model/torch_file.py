@@ -1,6 +1,6 @@
-"""Read a file of `torch.save` that nobody vouches for: tensors and plain values, each byte checked by its CRC.
+"""Read an untrusted file of `torch.save`: tensors and plain values, each byte checked by its CRC.
 
-The file is a ZIP: data.pkl has the structure, and data/0, data/1 … have the numbers.  This reader does not use
+The file is a ZIP: data.pkl has the structure, and data/0, data/1 … have the numbers. This reader does not use
 `torch.load`: it checks no CRC, and it takes the size of a tensor from the pickle, beyond the bytes that are there.
 """
 
@@ -45,7 +45,7 @@ class Unreadable(ValueError):
 def read_torch_file(path: Path) -> Any:
     """The contents of a file of `torch.save`, on the CPU.
 
-    They are dicts, lists, tuples, text, numbers and dense tensors; numbers of numpy become Python's.  Raises Unreadable
+    They are dicts, lists, tuples, text, numbers and dense tensors; numbers of numpy become Python's. Raises Unreadable
     for anything else and for a damaged file, OSError if it cannot be opened.
     """
     with path.open("rb") as file:
@@ -151,7 +151,7 @@ def _numpy_scalar(dtype: _Dtype, raw: bytes) -> float:
 
 
 def _tensor(storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *more: object) -> Tensor:
-    """What `torch._utils._rebuild_tensor_v2` makes, within the bytes of its storage and nowhere else."""
+    """The tensor of `torch._utils._rebuild_tensor_v2`, within the bytes of its storage only."""
     if not isinstance(storage, _Storage):
         raise Unreadable("a tensor in data.pkl has no entry with its numbers")
     numbers = (offset, *size, *stride)
@@ -169,7 +169,7 @@ def _parameter(data: Tensor, *more: object) -> Tensor:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    return text.encode("latin-1")  # how pickles of protocol 2 hold bytes
+    return text.encode("latin-1")  # how pickles of protocol 2 store bytes
 
 
 ALLOWED: dict[tuple[str, str], Any] = {
@@ -186,7 +186,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Reader(pickle._Unpickler):  # not the one in C, of which two bytes of a pickle can request gigabytes
+class _Reader(pickle._Unpickler):  # not the one in C, where two bytes of a pickle can request gigabytes
     """Calls nothing but the functions of `ALLOWED`."""
 
     def __init__(self, pickled: bytearray, records: dict[str, bytearray]) -> None:

@@ -62,7 +62,7 @@ class Arguments:
 def parse(argv: Sequence[str]) -> Arguments:
     """Read the command line, a file of --config and the run of --resume.
 
-    --preset is read first, since it gives the other flags their defaults.  Raises InputError.
+    --preset is read first, since it gives the other flags their defaults. Raises InputError.
     """
     argv, run = _without_resumed_run(argv)
     files = flags_of_run(Path(run)) if run else []
@@ -121,8 +121,8 @@ def default_out(preset: str, place: Place) -> Path:
 def run(
     config: Config, release: ReleasePaths | Path, out: Path, *, resume: bool, console: RunConsole | None = None
 ) -> None:
-    """Train on every rank, then write the report on rank 0.  Arguments and errors are those of `train`."""
-    with Signals():  # also between the two, and while torch is imported
+    """Train on every rank, then write the report on rank 0. Arguments and errors are those of `train`."""
+    with Signals():  # also between training and report, and while torch is imported
         from .engine.run import train
         from .evaluate import report
 

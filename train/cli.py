@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _chosen(program: str, commands: Mapping[str, tuple[str, str]], name: list[str]) -> str:
-    """The module of the command that `name` holds; without one, or with --help, print the list and exit with 0."""
+    """The module of the command in `name`; without one, or with --help, print the list and exit with 0."""
     if name in ([], ["-h"], ["--help"]):
         width = max(map(len, commands))
         lines = [f"  {command:<{width}}  {line}" for command, (_, line) in commands.items()]

@@ -2,7 +2,7 @@
 
     python -m train.compare runs/one runs/two --out comparison.svg
 
-The scores are computed from each run's predictions.csv and metrics.jsonl.  Samples are compared by name, and the table
+The scores are computed from each run's predictions.csv and metrics.jsonl. Samples are compared by name, and the table
 marks groups that do not have the same samples in all runs.
 """
 
@@ -37,7 +37,7 @@ OPTIMISTIC = "‡ optimistic: the run's best epoch was chosen on these samples"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.  `groups`: group of samples → scores; `samples`: group → tile and polyline of each sample."""
+    """A finished run. `groups`: group of samples → scores; `samples`: group → tile and polyline of each sample."""
 
     name: str
     config: dict[str, Any]
@@ -47,12 +47,12 @@ class Run:
 
     @property
     def selected_on(self) -> str:
-        """The group that chose the best epoch; "validation", as in the reference, if the settings do not name one."""
+        """The group that selected the best epoch; "validation", as in the reference, if the settings name none."""
         return str(self.config.get("data", {}).get("select_on", VALIDATION))
 
 
 def read_run(folder: Path) -> Run:
-    """Read a finished run.  Raises InputError if `folder` does not hold one."""
+    """Read a finished run. Raises InputError if `folder` is not one."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
@@ -71,9 +71,9 @@ def read_run(folder: Path) -> Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read finished runs, each once.  A run is named after its folder, or after its path if two share a name.
+    """Read finished runs, each once. A run is named after its folder, or after its path if two share a name.
 
-    Raises InputError if a folder does not hold a finished run.
+    Raises InputError if a folder is not a finished run.
     """
     distinct = list({folder.resolve(): folder for folder in folders}.values())
     runs = [read_run(folder) for folder in distinct]
@@ -87,7 +87,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 def comparison_table(runs: list[Run]) -> Table:
     """One row for each run and group of samples.
 
-    † marks a group that does not have the same samples in all runs, and ‡ a group that chose the run's best epoch.
+    † marks a group that does not have the same samples in all runs, and ‡ a group that selected the run's best epoch.
     """
     groups = {group for run in runs for group in run.samples}
     same = {group for group in groups if len({run.samples.get(group) for run in runs}) == 1}
@@ -121,11 +121,11 @@ class Arguments:
     """Run folders of python -m train."""
 
     out: Path | None = None
-    """Where to write a figure of RMSE by epoch: a .svg, .png or .pdf file.  Without it, no figure is written."""
+    """Where to write a figure of RMSE by epoch: a .svg, .png or .pdf file. Without it, no figure is written."""
 
 
 def compare(arguments: Arguments) -> None:
-    """Run the command with `arguments`.  Raises InputError on bad input."""
+    """Run the command with `arguments`. Raises InputError on bad input."""
     from .report.figures import rmse_by_epoch
 
     if not arguments.runs:
@@ -140,7 +140,7 @@ def compare(arguments: Arguments) -> None:
     console.print(comparison_table(runs))
     if arguments.out is not None:
         image = io.BytesIO()
-        histories = {printable(run.name).replace("$", r"\$"): run.history for run in runs}  # $ begins a formula
+        histories = {printable(run.name).replace("$", r"\$"): run.history for run in runs}  # $ starts a formula
         rmse_by_epoch(histories).savefig(image, format=suffix[1:], dpi=150)
         write_whole(arguments.out, lambda file: file.write(image.getvalue()))
         say(console, f"figure: {arguments.out}")

@@ -48,7 +48,7 @@ class Arguments:
 
     pool: Literal["none", "scene"] = "scene"
     """scene: also report each height pooled over all polylines of its scene.
-    none: do not; use it if a scene is not one acquisition."""
+    none: no pooling; use it if a scene is not one acquisition."""
 
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
@@ -88,7 +88,7 @@ def report(run: FinishedRun) -> None:
 
 
 def evaluate_checkpoint(arguments: Arguments) -> None:
-    """Run the command.  Raises InputError, CheckpointError or BackboneError for bad input."""
+    """Run the command. Raises InputError, CheckpointError or BackboneError for bad input."""
     from .engine.trained import calibrate_and_pool, completed, evaluate, forward_of, load_trained
     from .machine.choices import choose_device, describe
     from .recipe.data import load_datasets

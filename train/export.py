@@ -9,7 +9,7 @@
 
 The first three take any batch size and include the whole function of train/deploy/exported.py; the file's metadata
 describes how to make the inputs. A file is written, read back and compared with eager on random and on real tiles, and
-only then gets its name. A model card next to it gives the scores of this file: in fp32, raw and calibrated.
+only then renamed to OUT. A model card next to it gives the scores of this file: in fp32, raw and calibrated.
 """
 
 from __future__ import annotations

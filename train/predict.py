@@ -58,7 +58,7 @@ class Arguments:
 
     polylines: tuple[Path, ...]
     """VIA's JSON or CSV, or a CSV with the columns tile and polyline ("x y;x y" in pixels, base first); or a folder or
-    archive of VIA's JSON, such as a release's own labels. Several are put together."""
+    archive of VIA's JSON, such as a release's own labels. Several are combined."""
 
     out: Path
     """heights.csv, heights.json (a VIA project) or heights.geojson (a table, as tiles have no georeference)."""
@@ -99,7 +99,7 @@ def predict(arguments: Arguments) -> None:
 
 
 def _caveat(calibration: Calibration | None, *, pooled: bool) -> str:
-    """A warning about the intervals in the file; empty if they have their level on new scenes."""
+    """A warning about the intervals in the file; empty if they are calibrated."""
     if calibration is None:
         return "the checkpoint holds no calibration: σ and intervals are the network's own"
     quantile = (calibration.pooled_quantiles if pooled else calibration.quantiles).get(LEVEL)

@@ -1,4 +1,4 @@
-"""Should the newly trained network replace the old one?
+"""Decide whether the newly trained network should replace the old one.
 
     python -m train.promotion --old runs/one --new runs/two --release DIR
 
@@ -9,11 +9,12 @@ scene are correlated. The rule:
 
     promote   on the new release, the 95 % interval of RMSE(new) − RMSE(old) is below 0, and on the old release it is
               not above 0
-    keep      otherwise, also if there are too few scenes for an interval, because the old network is the known one
+    keep      otherwise, also if there are too few scenes for an interval, because the old network is already tested
 
 If at least ten scenes were seen by neither network in training, only those are used. Otherwise all are used, and the
 verdict says so, because a network may have recognised a scene. The verdict also says if the new network's epoch was
-chosen on the same samples, and why there is no old release to compare on. Exit status: 0 promote, 3 keep, 2 bad input.
+selected on the same samples, and why there is no old release to compare on. Exit status: 0 promote, 3 keep, 2 bad
+input.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The loop over epochs and steps: selects the best epoch, and saves or stops between two steps.
 
-`Loop.fit` runs the epochs, `_train_epoch` their steps, and `_between_steps` saves or stops when it is time.  step.py
-has the step itself, state.py what it changes, run/folder.py the files, and run/ranks.py what ranks share.
+`Loop.fit` runs the epochs, `_train_epoch` their steps, and `_between_steps` saves or stops when it is time. See
+step.py for the step, state.py for what it changes, run/folder.py for the files, and run/ranks.py for what ranks share.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Loop:
         }
 
     def _watch_selection(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches; the run may stop after each.  A rank with fewer batches agrees as often as the others."""
+        """Yield the batches; the run may stop after each. All ranks call `_between_steps` equally often."""
         loader = self.training.selection_loader
         for batch in batches:
             yield batch
@@ -128,14 +128,14 @@ class Loop:
             self._between_steps()
 
     def _between_steps(self, may_save: bool = False) -> None:
-        """Save or stop if a rank requested it one step ago, then submit this rank's request: all ranks act alike."""
+        """Save or stop, on all ranks at once, if one requested it one step ago; then submit this rank's request."""
         self._writer.check()
         agreed = self._agreement.result()
         if agreed > SAVE:
             self._save()
             self._stop(agreed)
         saved = agreed == SAVE and self._save(wait=False)
-        # A checkpoint that was just started may be written before the next step ends: --checkpoint-every 1 needs it.
+        # With --checkpoint-every 1, the checkpoint that was just started may be complete when the next step ends.
         ready = self._timer.due_after_next_step and (saved or not self._writer.busy)
         requests_save = may_save and ready and self.training.place.is_rank_zero
         time_is_up = TIME_LIMIT if self._deadline.is_over else 0

@@ -1,4 +1,4 @@
-"""How far a training is, and the time that it takes."""
+"""The progress of a run: epoch, step, time and history."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..run.folder import History
 
 @dataclass
 class Progress:
-    """How far a training is.  last.pt stores each field under its name."""
+    """The progress of a run. last.pt stores each field under its name."""
 
     epoch: int = 0
     """Completed epochs."""
     step: int = 0
     """Completed steps of the current epoch."""
     learning_rate: float = 0.0
-    """At the first step of the current epoch."""
+    """Learning rate at the first step of the current epoch."""
     seconds: float = 0.0
     """Duration of the current epoch so far."""
     waited: float = 0.0
@@ -34,7 +34,7 @@ class Progress:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Progress:
-        """Read the fields from the contents of last.pt.  Raises KeyError, TypeError or ValueError."""
+        """Read the fields from the contents of last.pt. Raises KeyError, TypeError or ValueError."""
         numbers = {name: type(value)(state[name]) for name, value in vars(cls()).items() if name != "history"}
         return cls(**numbers, history=[dict(record) for record in state["history"]])
 

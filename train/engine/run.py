@@ -34,7 +34,7 @@ from .trained import calibrate_and_pool, evaluate, load_trained
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run after its last epoch: all that its report needs."""
+    """A finished run, with everything that its report needs."""
 
     release: Path
     folder: RunFolder
@@ -49,7 +49,7 @@ def train(
 ) -> FinishedRun:
     """Train on `release` into the run folder `out`.
 
-    Under torchrun every rank calls this; only rank 0 writes files and prints.  Raises InputError, BackboneError or
+    Under torchrun every rank calls this; only rank 0 writes files and prints. Raises InputError, BackboneError or
     CheckpointError with a sentence for the user, and Stopped after a signal.
     """
     deadline = Deadline(config.runtime.time_limit)
@@ -84,7 +84,7 @@ def train(
 
 
 def _check_before_reading(config: Config, place: Place, out: Path) -> None:
-    """Raise InputError, BackboneError or CheckpointError for what is wrong whatever the data are.
+    """Check what does not depend on the data. Raises InputError, BackboneError or CheckpointError.
 
     A resumed run no longer needs the checkpoint that it started from.
     """
@@ -100,7 +100,7 @@ def _check_before_reading(config: Config, place: Place, out: Path) -> None:
 
 
 def _warn_of_few_scenes(datasets: Datasets, console: RunConsole) -> None:
-    """Say before training that the held-out scenes will not suffice for a calibration."""
+    """Warn before training if too few scenes are held out for a calibration."""
     development = datasets.evaluated.get(DEVELOPMENT)
     scenes = 0 if development is None else len(np.unique(development.scene))
     if 0 < scenes < MIN_SCENES_TO_CALIBRATE:

@@ -1,6 +1,6 @@
-"""The state of a training: all that changes from step to step, and what last.pt stores of it.
+"""The state of a run: everything that changes from step to step, and its form in last.pt.
 
-`Training` is built from a configuration and datasets, and may be restored from last.pt; loop.py drives it.  Between any
+`Training` is built from a configuration and datasets, and may be restored from last.pt; loop.py drives it. Between any
 two steps `state()` is complete: on a CPU, a run that resumes from it is bit-identical to one that was not interrupted.
 """
 
@@ -45,8 +45,8 @@ from .validation import Check
 class Training:
     """A network in training, with its optimizer, loaders and progress.
 
-    `index_folder`: where the index and a disk cache are kept.  `forward` runs the network; `evaluated` runs the moving
-    average of its weights if there is one, else the network too: it is evaluated, and saved as best.pt.
+    `index_folder`: where the index and a disk cache are kept. `forward` runs the network; `evaluated` runs the moving
+    average of the weights, or the network if there is no average. best.pt stores these weights.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Training:
             weights=config.initial_weights,
         )
         model.to(self.device).to(memory_format=torch.channels_last)
-        if self.place.rank:  # each rank drops other paths; rank 0 the same as a single process
+        if self.place.rank:  # each rank has its own stochastic depth; rank 0 that of a single process
             torch.manual_seed(config.seed + (self.place.rank << 32))
         return model
 
@@ -188,7 +188,7 @@ class Training:
             self.progress.learning_rate = self.schedule.learning_rate
 
     def take_step(self, batch: Batch) -> None:
-        """Train on one batch, then update the moving average and the learning rate.  Does not wait for the device."""
+        """Train on one batch, then update the moving average and the learning rate. Does not wait for the device."""
         self._loss += self._step(batch, self._variance_weight)
         self.progress.step += 1
         if self.average:
@@ -197,11 +197,11 @@ class Training:
         self.schedule.after_step()
 
     def mean_loss(self) -> float:
-        """Mean loss of the epoch's steps so far, over all ranks.  Synchronises the device."""
+        """Mean loss of the epoch's steps so far, over all ranks. Synchronises the device."""
         return mean_over_ranks(self._loss) / self.progress.step
 
     def end_epoch(self, record: dict[str, Any]) -> bool:
-        """Go to the next epoch; returns whether this one is the best so far.  `record` holds its "rmse" in metres."""
+        """Go to the next epoch; returns whether this one is the best so far. `record` has its "rmse" in metres."""
         self.schedule.after_epoch(record["rmse"])
         self._loss.zero_()
         return self.progress.end_epoch(record)
@@ -209,7 +209,7 @@ class Training:
     # --- Saving and restoring.
 
     def start_from(self, path: Path) -> str:
-        """Load only the weights of the checkpoint at `path`; returns a sentence that says so.
+        """Load only the weights of the checkpoint at `path`; returns a sentence for the console.
 
         Raises CheckpointError if they do not fit, InputError if they were trained for another target or input.
         """
@@ -235,7 +235,7 @@ class Training:
         )
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on.  Every rank must call it at the same step, since it gathers from all."""
+        """All that the next step depends on. Every rank must call it at the same step, since it gathers from all."""
         return {
             "model": self.model.state_dict(),
             "stats": tuple(self.statistics),
@@ -252,7 +252,7 @@ class Training:
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Continue from `state`, read from `path`; the number of ranks may differ from that of the run that wrote it.
 
-        Raises InputError or CheckpointError if it belongs to other data or another network, or is no last.pt.
+        Raises InputError or CheckpointError if it belongs to other data or another network, or is not a last.pt.
         """
         missing = {*self._stateful, *vars(self.progress), "average", "loss", "random", "data"} - set(state)
         if missing:
@@ -280,7 +280,7 @@ class Training:
             self.progress = Progress.from_state(state)
             losses, random_states = state["loss"], state["random"]
             self._loss.copy_(torch.stack(losses).mean())
-            if len(random_states) == self.place.world_size:  # else no rank has a sequence of its own to continue
+            if len(random_states) == self.place.world_size:  # otherwise each rank continues from its own seed
                 self._loss.copy_(losses[self.place.rank])
                 _set_random_state(random_states[self.place.rank], self.device)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError) as error:

@@ -134,7 +134,7 @@ class Step:
         return torch.stack(losses).sum()
 
     def update(self) -> None:
-        """Clip the gradients, update the parameters, and drop the gradients."""
+        """Clip the gradients, update the parameters, and clear the gradients."""
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.forward.model.parameters(), self.clip_norm)
         self.scaler.step(self.optimizer)

@@ -36,13 +36,13 @@ SELECTED = "The best epoch was selected on these samples, so their figures are o
 class Metadata:
     """What a checkpoint stores about its network under the key "about".
 
-    The defaults are those of the reference: its checkpoints store no metadata.  Raises ValueError for an unknown
+    The defaults are those of the reference: its checkpoints store no metadata. Raises ValueError for an unknown
     `select_on`.
     """
 
     target: Target
     backbone: str = Config.backbone
-    """timm's name."""
+    """The name in timm."""
     size: int = Data.size
     """Side of the letterboxed frame, in pixels."""
     view: View = WHOLE_TILE
@@ -99,7 +99,7 @@ class Metadata:
         """Inverse of `to_dict`.
 
         If `values` have no target moments, those of the heights in `statistics` are used; if they have no backbone, it
-        is found by the shapes of `weights`.  Raises ValueError, TypeError, KeyError or AttributeError for bad values.
+        is found by the shapes of `weights`. Raises ValueError, TypeError, KeyError or AttributeError for bad values.
         """
         moments = values.get("target_moments", (statistics.height_mean, statistics.height_std))
         data = Data(  # which checks the ranges
@@ -122,7 +122,7 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Trained(Metadata):
-    """A trained network and all that is needed to use it."""
+    """A trained network and everything that is needed to use it."""
 
     model: HeightRegressor
     statistics: Statistics
@@ -134,8 +134,8 @@ class Trained(Metadata):
 def load_trained(path: Path, statistics_from: Path | None = None) -> Trained:
     """Read a checkpoint of this project or of the reference; `path` may be a run folder, for its best one.
 
-    `statistics_from`: the source of those that a bare state dict lacks; see `read_statistics`.  Raises CheckpointError
-    if the file is no such checkpoint, or its backbone is unknown.
+    `statistics_from`: the source of those that a bare state dict lacks; see `read_statistics`. Raises CheckpointError
+    if the file is not such a checkpoint, or its backbone is unknown.
     """
     path = checkpoint_of(path)
     contents = checkpoint.load(path, None if statistics_from is None else read_statistics(statistics_from))
@@ -159,7 +159,7 @@ def read_statistics(source: Path) -> Statistics:
     """Means and deviations of the training samples' lengths and heights, for a checkpoint that lacks them.
 
     `source`: a JSON file of four numbers (length mean, length std, height mean, height std), or a release, from whose
-    training samples they are computed.  Raises InputError if it is neither.
+    training samples they are computed. Raises InputError if it is neither.
     """
     if source.is_dir():
         return SampleTable.from_release(source).statistics()
@@ -176,7 +176,7 @@ def read_statistics(source: Path) -> Statistics:
 
 
 def completed(trained: Trained, training: SampleTable) -> Trained:
-    """`trained` with what its checkpoint does not store, as if it was trained on all of `training`."""
+    """Fill in what the checkpoint does not store, assuming that it was trained on all of `training`."""
     return replace(
         trained,
         scenes=_scenes(training) if trained.scenes is None else trained.scenes,
@@ -185,7 +185,7 @@ def completed(trained: Trained, training: SampleTable) -> Trained:
 
 
 def forward_of(trained: Trained, device: torch.device, batch_size: int, precision: str = "auto") -> Forward:
-    """The network on `device`, ready to predict; precision "auto" is the lower one that the hardware supports."""
+    """The network on `device`, ready to predict; for precision "auto" see `choose_precision`."""
     network = trained.model.to(device).to(memory_format=torch.channels_last)
     return Forward(network, device, batch_size, choose_precision(precision, device).value)
 
@@ -198,7 +198,7 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict all rows of the loader's table → mean and σ of the heights in metres, both (N,) float64.
 
-    `watch` wraps the iteration over batches, for example to show progress.  Each rank predicts its shard; every rank
+    `watch` wraps the iteration over batches, for example to show progress. Each rank predicts its shard; every rank
     gets the predictions of all.
     """
     forward.model.eval()
@@ -217,7 +217,7 @@ def predict(
 def evaluate(trained: Trained, datasets: Datasets, forward: Forward, threads: int = 0) -> list[Predictions]:
     """Predict the evaluation tables, neither calibrated nor pooled.
 
-    `threads`: DALI's, 0 for its default.  Predictions on the samples that selected the best epoch are marked, except on
+    `threads`: DALI's, 0 for its default. Predictions on the samples that selected the best epoch are marked, except on
     another release, which shares no scene with the network's training samples.
     """
     scenes, results = trained.scenes, []
@@ -246,8 +246,8 @@ def calibrate_and_pool(
 ) -> list[Predictions]:
     """Add the calibrated heights and, with pooling "scene", the heights pooled by scene.
 
-    The calibration was fitted on the development scenes.  If there are enough, each of them is calibrated by the
-    others.  Without a calibration, pooling treats all errors of a scene as one error, so that σ does not shrink.
+    The calibration was fitted on the development scenes; each of these is calibrated by the others if there are
+    enough. Without a calibration, pooling treats all errors of a scene as one error, so that σ does not shrink.
     """
     by_scene = pooling == "scene"
     if trained.calibration is None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model import CheckpointError
 
-LARGEST = 1e12  # of seconds, steps and errors alike
+LARGEST = 1e12  # for seconds, steps and errors
 
 
 class Check:
@@ -87,7 +87,7 @@ class Check:
             self.number(float(step), f"{entry}.step")
 
     def alike(self, found: Any, live: Any, entry: str) -> None:
-        """Plain values of the same kinds as `live`, with no other names and with plausible numbers."""
+        """Plain values of the same types as `live`, with no other names and with plausible numbers."""
         if isinstance(live, Mapping):
             self._expect(isinstance(found, dict) and set(found) <= set(live), entry, "the names that this run has")
             for name, value in found.items():

@@ -1,4 +1,4 @@
-"""What the hardware offers, and what is chosen for it.
+"""The hardware of this machine, and the choices made for it.
 
 In: the machine. Out: choices such as device, precision and compilation, each with its reason.
 It must not import scores, recipes or runs.

@@ -5,7 +5,7 @@ graph, so a network of 12 or 36 blocks needs four. It starts faster, and under D
 backward pass of the next block runs. One whole graph returns all gradients at its end.
 
     graphs     whole   regional
-    training     1        4      (one a stage)
+    training     1        4      (one per stage)
     predicting   1        4
 
 More graphs than these are a bug, and a test counts them: each new shape, layout, dtype or Python number that reaches
@@ -27,7 +27,7 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def set_compiler_cache() -> Path | None:
-    """Set the compiler's cache to a folder in the user's cache, unless the user named one, and return it.
+    """Set the compiler's cache to a folder in the user's cache, unless the user set one, and return it.
 
     torch's default is a temporary folder, which a reboot removes. None if no folder can be made.
     """
@@ -83,7 +83,7 @@ class StochasticDepth(nn.Module):
 
 
 def compile_whole(function: Any, mode: str = "default") -> Any:
-    """`function` as one graph without a break, for one shape of each argument. `mode` is torch.compile's."""
+    """`function` as one graph without a break, for one shape of each argument. `mode`: that of torch.compile."""
     return torch.compile(function, fullgraph=True, dynamic=False, mode=None if mode == "default" else mode)
 
 

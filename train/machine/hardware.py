@@ -25,13 +25,13 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Machine:
-    """What `look` read; None is absent or unknown."""
+    """The result of `look`; None is absent or unknown."""
 
     gpus: tuple[str, ...]  # the CUDA devices that torch sees, by name
     gpu_memory: int | None  # bytes of the first GPU
     driver: str | None  # version of NVIDIA's driver, which may be installed although torch sees no GPU
     torch_cuda: str | None  # the CUDA that torch was built for, such as 13.0; None for a CPU build
-    dali_wheels: tuple[str, ...]  # installed wheels of DALI; of several it is undefined which one is imported
+    dali_wheels: tuple[str, ...]  # installed wheels of DALI; with several it is undefined which one is imported
     bf16: bool  # whether the device that trains multiplies bf16 natively
     tf32: bool  # whether that device has TF32
     compiler: str | None  # the C++ compiler that torch.compile would use
@@ -42,7 +42,7 @@ class Machine:
 
 
 class Fact(NamedTuple):
-    """One fact in words. `advice` says what to change, and is empty where nothing is wrong."""
+    """One fact as text. `advice` says what to change, and is empty if nothing is wrong."""
 
     name: str
     value: str
@@ -179,7 +179,7 @@ def _cpp_compiler() -> str | None:
 
 
 def _free(name: str, amount: int | None, least: int, advice: str) -> Fact:
-    """`amount` bytes; the advice holds below `least` GiB."""
+    """`amount` bytes; the advice is given below `least` GiB."""
     return Fact(name, f"{_gib(amount)} free", advice if amount is not None and amount < least * GIB else "")
 
 

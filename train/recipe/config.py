@@ -1,7 +1,7 @@
-"""The configuration of a run: one frozen `Config`.  presets.py has functions that return one.
+"""The configuration of a run: one frozen `Config`. presets.py has functions that return one.
 
 On the command line, fields of `Config` are plain flags (`--epochs 20`), and fields of its parts are prefixed with the
-part's name (`--optimizer.learning-rate 3e-4`).  The docstrings of fields are the texts of `--help`.  The defaults are
+part's name (`--optimizer.learning-rate 3e-4`). The docstrings of fields are the texts of `--help`. The defaults are
 the recipe of the published reference.
 """
 
@@ -61,7 +61,7 @@ class Data:
 
     split: Annotated[Literal["official", "scene"], AsPlainFlag] = "official"
     """Validation samples. official: the release's own split, which shares scenes with training.
-    scene: one of --data.folds folds of whole scenes, drawn from the entire release."""
+    scene: one of --data.folds folds of whole scenes of the entire release."""
 
     folds: int = 5
     """Number of folds of --split scene, of about equal size, drawn with --seed."""
@@ -79,7 +79,7 @@ class Data:
     cache: Annotated[Literal["auto", "none", "host", "device", "disk"], AsPlainFlag] = "auto"
     """Where to cache letterboxed tiles. host, device: in memory, filled during the first epoch.
     disk: in --index-cache, written before training and shared by later runs and by all ranks of a node.
-    auto: the first of device, host and disk that needs at most half of the free space."""
+    auto: the first of device, host and disk that needs at most half of its free space (device: a quarter)."""
 
     hflip: float = 0.0
     """Chance of a left-right flip of a training image, 0 to 1."""
@@ -205,10 +205,10 @@ class Runtime:
     0: no limit. It is checked between steps; leave some minutes for the last save."""
 
     keep: Annotated[int, AsPlainFlag] = 1
-    """Number of last epochs to keep as epoch-0001.pt and so on. Copy one to last.pt to go back to it."""
+    """Number of latest epochs to keep as epoch-0001.pt and so on. Copy one to last.pt to go back to it."""
 
     log_every: int = 20
-    """Steps between two log lines. Only there does the host wait for the device."""
+    """Steps between two log lines. The host waits for the device only then."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class Config:
 
     weights: str = "imagenet"
     """Initial weights of the backbone. imagenet: timm downloads them. none: random.
-    Else a local file with timm's weights of the backbone."""
+    Otherwise a local file with timm's weights of the backbone."""
 
     init_from: str | None = None
     """Run folder or checkpoint to start from; only its weights are used.
@@ -313,10 +313,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def differences(config: Config, before: Mapping[str, Any]) -> list[str]:
-    """The differences that make `config` another run than `before`, as ["seed 1, was 0"].
+    """The differences that make `config` a different run from `before`, as ["seed 1, was 0"].
 
-    `before` is the `asdict` of a configuration.  With the plateau schedule a run may get more epochs; with the cosine
-    schedule they would change the learning rate of every step.  A setting that is missing in `before` was added later,
+    `before` is the `asdict` of a configuration. With the plateau schedule a run may get more epochs; with the cosine
+    schedule they would change the learning rate of every step. A setting that is missing in `before` was added later,
     and its value then was today's default.
     """
     may_change = (*MAY_CHANGE, "epochs") if config.optimizer.schedule == "plateau" else MAY_CHANGE

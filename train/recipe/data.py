@@ -33,7 +33,7 @@ class Datasets:
     descriptions: dict[str, str]
     """A sentence about each evaluated table: which samples it has."""
     select_on: str = VALIDATION
-    """The evaluated table that selects the best epoch, so its scores are optimistic.  The other one is evaluated
+    """The evaluated table that selects the best epoch, so its scores are optimistic. The other one is evaluated
     once, after training."""
 
     @property
@@ -69,7 +69,7 @@ def load_datasets(
 ) -> Datasets:
     """Read the release or its index in `paths.index_cache`, divide it, and hold scenes out of training.
 
-    `held_out`: a share of the training samples, drawn with the division's seed, or names of scenes.  Raises InputError
+    `held_out`: a share of the training samples, sampled with the division's seed, or names of scenes. Raises InputError
     if the release cannot be read, if a larger share of a split's tiles than `max_bad` is unusable, or if the two splits
     share many tiles; a few are dropped from training.
     """

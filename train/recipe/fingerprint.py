@@ -1,7 +1,7 @@
 """The fingerprint of a run's samples: stored in `last.pt`, and compared when the run is resumed.
 
 It depends on the samples and not on their files: a release that was moved or repacked has the same fingerprint.
-Images are compared by their sizes, and by their checksums if an archive states them.
+Images are compared by their sizes, and by their checksums if an archive stores them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Fingerprint = dict[str, dict[str, Any]]
 def fingerprint(datasets: Datasets) -> Fingerprint:
     """For each table, the number of samples and hashes of tile names, images, polylines and heights.
 
-    A folder of loose files states no checksums, so an image replaced by another one of the same size is not noticed.
+    A folder of loose files has no checksums, so an image replaced by another one of the same size is not noticed.
     """
     return {name: _of(table) for name, table in datasets.by_name().items()}
 

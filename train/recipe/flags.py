@@ -1,6 +1,6 @@
 """Flags from files: from a configuration in JSON or YAML, and from the folder of a run that is resumed.
 
-A file is turned into the flags that a user would type.  So its values are checked and reported like typed ones, and
+A file is turned into the flags that a user would type, so its values are checked and reported like typed ones, and
 flags on the command line, which come later, override them.
 """
 
@@ -21,7 +21,7 @@ from .config import Config, flatten
 
 
 def flags_of_file(path: Path) -> list[str]:
-    """The flags in `path`: the config.json of a run, or YAML with the names of flags.  Raises InputError."""
+    """The flags in `path`: the config.json of a run, or YAML with the names of flags. Raises InputError."""
     return flags_of(_read(path, "--config takes a run's config.json or a YAML file"))
 
 

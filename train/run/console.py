@@ -40,7 +40,7 @@ class StepStatus:
 
 
 class RunConsole:
-    """Shows a run; a context manager.  On a terminal it redraws one view; elsewhere it prints lines."""
+    """Shows a run; a context manager. On a terminal it redraws one view; elsewhere it prints lines."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
@@ -129,7 +129,7 @@ def _facts(now: StepStatus, best: float) -> dict[str, str]:
 
 
 def score_table(evaluation: Evaluation) -> Table:
-    """The score table of the report for a terminal.  Groups on which the best epoch was chosen are marked."""
+    """The score table of the report for a terminal. Groups on which the best epoch was selected are marked."""
     table = Table(title="Heights in metres", title_justify="left", box=None, pad_edge=False, caption_justify="left")
     if any(part.optimistic for part in evaluation.parts):
         table.caption = "optimistic: the best epoch was chosen on these samples"

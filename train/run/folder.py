@@ -1,4 +1,4 @@
-"""A run folder: its files, when a run in it may be resumed, and how no file is lost.
+"""A run folder: its files, and when a run in it can be resumed.
 
     config.json       the resolved configuration          metrics.jsonl   one line per epoch
     environment.txt   hardware and versions               last.pt         the state that a resumed run starts from
@@ -6,9 +6,9 @@
     epoch-0007.pt     last.pt at the end of epoch 7; `--keep` of them. To go back to one, copy it to last.pt
     report.html, predictions.csv                          written after the last epoch
 
-`last.pt` is authoritative.  It also stores the metrics of all epochs, and metrics.jsonl is written from it, so that no
-line is lost or repeated wherever a run stops.  `best.pt` is derived from the `last.pt` of the best epoch and written
-after it; a run that was stopped between the two writes it on resuming.  Every file is written whole or not at all
+`last.pt` is authoritative. It also stores the metrics of all epochs, and metrics.jsonl is written from it, so that no
+line is lost or repeated wherever a run stops. `best.pt` is derived from the `last.pt` of the best epoch and written
+after it; a run that was stopped between the two writes it on resuming. Every file is written whole or not at all
 (dali_pipes/files.py).
 """
 
@@ -40,7 +40,7 @@ History = list[dict[str, Any]]
 class RunFolder:
     """The folder of one run; creating this object writes nothing.
 
-    Raises InputError if the folder holds a run with another configuration, or any run if `resume` is False.
+    Raises InputError if the folder contains a run with another configuration, or any run if `resume` is False.
     """
 
     def __init__(self, path: Path, config: Config, *, resume: bool) -> None:
@@ -76,7 +76,7 @@ class RunFolder:
             self._write_metrics(history)
 
     def load_last(self) -> dict[str, Any] | None:
-        """The contents of last.pt, or None if there is none yet.  Raises CheckpointError if it is damaged."""
+        """The contents of last.pt, or None if there is none yet. Raises CheckpointError if it is damaged."""
         if not self.last.exists():
             return None
         try:
@@ -91,7 +91,7 @@ class RunFolder:
         """Rewrite `best.pt` if it is not from the best epoch in `state`.
 
         This happens if the run was stopped between writing last.pt and best.pt, or if the user went back to a kept
-        epoch.  Raises CheckpointError if `best.pt` is damaged, and InputError if the best epoch was not kept.
+        epoch. Raises CheckpointError if `best.pt` is damaged, and InputError if the best epoch was not kept.
         """
         if not state["history"]:
             return
@@ -109,7 +109,7 @@ class RunFolder:
         self._write(self.best, best_of(state if newest else checkpoint.load(kept)))
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
-        """Write `state` to last.pt.  `best`: the state is at the end of the best epoch, so write best.pt too."""
+        """Write `state` to last.pt. `best`: the state is at the end of the best epoch, so write best.pt too."""
         self._write(self.last, state)
         if best:
             self._write(self.best, best_of(state))
@@ -164,7 +164,7 @@ def best_of(state: dict[str, Any]) -> dict[str, Any]:
 
 
 class CheckpointTimer:
-    """When to save within an epoch.  `every`: "500" steps, "10m" minutes or "0" for never, as `--checkpoint-every`."""
+    """When to save within an epoch. `every`: "500" steps, "10m" minutes or "0" for never, as `--checkpoint-every`."""
 
     def __init__(self, every: str) -> None:
         self._minutes = float(every[:-1]) if every.endswith("m") else None
@@ -188,7 +188,7 @@ class CheckpointTimer:
 
 
 class Deadline:
-    """When a run has to end.  `limit`: "90s", "55m", "3h", or "0" for never, as `--time-limit`; counted from now."""
+    """When a run has to end. `limit`: "90s", "55m", "3h", or "0" for never, as `--time-limit`; counted from now."""
 
     def __init__(self, limit: str) -> None:
         seconds = float(limit[:-1]) * {"s": 1, "m": 60, "h": 3600}[limit[-1]] if limit != "0" else math.inf

@@ -21,7 +21,7 @@ HEAD_START = 1.0
 """Seconds that the other ranks wait, so that the first one prints its error before torchrun ends it."""
 
 CONNECTION_ERRORS = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "remote process exited")
-"""Phrases in the errors of gloo and NCCL when the other end of a connection is gone or silent."""
+"""Phrases in the errors of gloo and NCCL when the other end of a connection has closed or does not answer."""
 
 
 class LostRank(RuntimeError):
@@ -51,7 +51,7 @@ class Place:
         return self.rank == 0
 
     def device(self, wanted: str) -> str:
-        """`--device` for this rank: its own GPU.  Raises InputError if one GPU is named for all ranks."""
+        """`--device` for this rank: its own GPU. Raises InputError if one GPU is named for all ranks."""
         if self.world_size == 1:
             return wanted
         if wanted.startswith("cuda:"):

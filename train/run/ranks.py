@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 8 -m train --release DIR --out runs/one
 
 In a process that torchrun did not start, the world size is 1 and every function here returns its own argument.
-Tensors on GPUs travel by NCCL, those on the CPU by gloo.  docs/distributed.md describes restarts and cluster recipes.
+Tensors on GPUs travel by NCCL, those on the CPU by gloo. docs/distributed.md describes restarts and cluster recipes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .place import one_error_per_node as one_error_per_node
 from .place import start_folder
 
 START_TIMEOUT = timedelta(minutes=30)  # for the other ranks: compiling, or indexing a new release, takes minutes
-# After the first epoch: NCCL's default, and enough for rank 0 to write a checkpoint to a slow disk.  It only matters
-# for a node that vanishes without closing its connections: torchrun and its peers notice a dead process in a second.
+# After the first epoch: NCCL's default, and enough for rank 0 to write a checkpoint to a slow disk. It only matters
+# for a node that vanishes without closing its connections: torchrun and the others notice a dead rank in a second.
 EPOCH_TIMEOUT = timedelta(minutes=10)
 STARTED = "started"  # the file by which a job marks that it owns its run folder
 
@@ -81,10 +81,10 @@ def leave_group() -> None:
 
 
 def _start_id(store: Store, place: Place) -> str:
-    """A random id that all ranks of this start share, and no earlier start.
+    """A random id: the same on all ranks of this start, and different from earlier starts.
 
     torchrun keeps one store over all restarts, and its restart count does not change when a node joins or leaves.
-    Without an id of its own, a new group would read the addresses of dead processes and wait for them.  Each process
+    Without an id of its own, a new group would read the addresses of dead processes and wait for them. Each process
     stores a random token, and rank 0 answers each token with the id until all ranks have confirmed it.
     """
     if not place.is_rank_zero:
@@ -108,9 +108,9 @@ def _start_id(store: Store, place: Place) -> str:
 def data_parallel(model: nn.Module, device: torch.device, *, compress: bool) -> nn.Module | None:
     """Wrap `model` in DDP, which averages gradients over the ranks during the backward; None for a single process.
 
-    `compress`: reduce in bf16, which halves the bytes.  `gradient_as_bucket_view` saves a copy of all gradients.
-    `static_graph` stays off: no parameter is unused, and with it the first backward overlaps nothing.  Buffers are not
-    broadcast, because training changes none.  Blocks may be compiled before or after this call.
+    `compress`: reduce in bf16, which halves the bytes. `gradient_as_bucket_view` saves a copy of all gradients.
+    `static_graph` stays off: no parameter is unused, and with it the first backward overlaps nothing. Buffers are not
+    broadcast, because training changes none. Blocks may be compiled before or after this call.
     """
     if not dist.is_initialized():
         return None
@@ -130,7 +130,7 @@ def data_parallel(model: nn.Module, device: torch.device, *, compress: bool) -> 
 def _fix_bucket_order(network: nn.Module, device: torch.device) -> None:
     """Run one backward pass and discard its gradients.
 
-    DDP orders its buckets by the first backward.  With three or more ranks the bucket order changes the order of
+    DDP orders its buckets by the first backward. With three or more ranks the bucket order changes the order of
     summation, so a resumed run would differ in the last bits from one that was not interrupted.
     """
     network.eval()  # no drop path, so no random numbers are drawn
@@ -167,7 +167,7 @@ def barrier() -> None:
 
 
 def mean_over_ranks(value: Tensor) -> float:
-    """The mean over ranks of a 0-dim tensor, in float64.  Synchronises the device."""
+    """The mean over ranks of a 0-dim tensor, in float64. Synchronises the device."""
     here = value.detach().to("cpu", torch.float64)
     if dist.is_initialized():
         dist.all_reduce(here)
@@ -218,7 +218,7 @@ class Agreement:
 def mark_started() -> None:
     """Mark that this job owns its run folder, so that a restart by torchrun resumes without --resume."""
     if folder := start_folder():
-        with suppress(OSError):  # without the mark a restart asks for --resume
+        with suppress(OSError):  # without the mark a restart needs --resume
             (folder.parent / STARTED).touch()
 
 

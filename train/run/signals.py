@@ -24,7 +24,7 @@ from typing import Any
 
 EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 75, signal.SIGINT: 130}
 TIME_LIMIT = 3
-"""Stands for --time-limit among the numbers of signals; no handler is installed for it.  A signal of schedulers, which
+"""Stands for --time-limit among the numbers of signals; no handler is installed for it. A signal of schedulers, which
 is larger, has precedence."""
 ECHO = 2.0
 SAVED = "the last checkpoint is intact"
@@ -34,7 +34,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 class Stopped(BaseException):
     """A run was stopped by a signal or by --time-limit; the message is a sentence for the user.
 
-    Like KeyboardInterrupt it is no Exception, so that code that handles errors does not catch it.
+    Like KeyboardInterrupt it is not an Exception, so that code that handles errors does not catch it.
     """
 
     def __init__(self, number: int, state: str, advice: str = "add --resume to continue") -> None:
@@ -46,7 +46,7 @@ class Stopped(BaseException):
 class Signals:
     """Raises `Stopped` on the first signal, or only stores it within `remembered`; a context manager.
 
-    `received`: the number of the first signal, or 0.  Outside the main thread, where Python allows no handlers, signals
+    `received`: the number of the first signal, or 0. Outside the main thread, where Python allows no handlers, signals
     are not handled.
     """
 
@@ -87,7 +87,7 @@ class Signals:
 def end_with_parent() -> None:
     """On Linux, have the kernel send SIGUSR1 to this process when its parent ends.
 
-    A killed torchrun leaves its ranks behind, and SIGUSR1 kills it, too, unless it is configured to handle it.  The
+    A killed torchrun leaves its ranks behind, and SIGUSR1 kills it, too, unless it is configured to handle it. The
     ranks would continue to write into the run folder that the next start resumes.
     """
     with suppress(OSError, AttributeError):

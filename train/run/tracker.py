@@ -4,7 +4,7 @@
     tracker.scalars(3, {"rmse": 15.8})      # after an epoch
     tracker.finish(config, scores, figure)  # at the end
 
-Tracking is optional: metrics.jsonl and report.html hold everything.
+Tracking is optional: metrics.jsonl and report.html contain the same data.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Snapshot:
         self._from_gpu = False
 
     def of(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of `values`.  Its tensors are valid until the next call."""
+        """A copy of `values`. Its tensors are valid until the next call."""
         copied: dict[str, Any] = self._copy(values, "")
         if self._from_gpu:
             torch.cuda.synchronize()
@@ -52,7 +52,7 @@ class Snapshot:
 class CheckpointWriter:
     """Runs jobs one after another on a thread; while one runs, one more may wait.
 
-    An error in a job is raised by the next call of `start`, `wait` or `check`, and later jobs are skipped.  A context
+    An error in a job is raised by the next call of `start`, `wait` or `check`, and later jobs are skipped. A context
     manager: all jobs end before it exits.
     """
 
@@ -79,7 +79,7 @@ class CheckpointWriter:
         return bool(self._jobs)
 
     def start(self, job: Callable[[], None]) -> None:
-        """Run `job` after the running one.  Blocks while another job is waiting."""
+        """Run `job` after the running one. Blocks while another job is waiting."""
         self.wait(1)
         self._jobs.append(self._executor.submit(self._run, job))
 
