@@ -1,4 +1,4 @@
-"""Benchmarks: throughput compared with baselines, growth, what options are worth, and the synthetic dataset."""
+"""Benchmarks: throughput compared with baselines, growth, the effect of options, and the synthetic dataset."""
 
 from dali_pipes.errors import refuse_hidden_packages
 

@@ -7,14 +7,14 @@ It prints two tables, and one JSON object as the last line.
 1. Epochs of training, without validation; all take turns. The reference reads loose files with a DataLoader of two
    workers, steps in eager fp32 NCHW, and calls `loss.item()` after each step. Ours uses the loader, streamed and
    cached, and the step that `python -m train` would choose here. Two columns show the cost of data. *Waits* is the
-   share of an epoch in which the host waited for the next batch. It does not show what loading takes from the step: on
-   a CPU both use the same cores, and on a GPU the host may run ahead. *Above its step* therefore is the time of an
+   share of an epoch in which the host waited for the next batch. It does not show how much loading slows the step down:
+   on a CPU both use the same cores, and on a GPU the host may run ahead. *Above its step* is therefore the time of an
    epoch, divided by the time of the same steps on batches in memory, minus one: the whole cost of data.
-2. Time until preset `fast` is as good as preset `reference` gets. Both run as in `python -m train`, with our loader and
-   step, scaled down equally so that a CPU can do it: the backbones of `--backbones`, random weights, smaller frames,
-   and fewer epochs. The target of a seed is the lowest validation RMSE of the reference at that seed. It is chosen in
-   hindsight, so it is the hardest target that the reference can be said to reach. The seconds are those of the epochs,
-   validation included. `--seeds 0` skips this part.
+2. Time until preset `fast` is as good as the best epoch of preset `reference`. Both run as in `python -m train`, with
+   our loader and step, scaled down equally so that a CPU can do it: the backbones of `--backbones`, random weights,
+   smaller frames, and fewer epochs. The target of a seed is the lowest validation RMSE of the reference at that seed.
+   It is known only afterwards, so it is the hardest target that the reference reaches. The seconds are those of the
+   epochs, validation included. `--seeds 0` skips this part.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Arguments:
 
 @dataclass
 class Epochs:
-    """Each call trains one epoch and appends to `waits` the share of it in which the step waited for data."""
+    """Each call trains one epoch and appends to `waits` the share of its time in which it waited for data."""
 
     batches: Callable[[], Iterator[Any]]
     step: Callable[[Any], int]
@@ -238,7 +238,7 @@ def to_target(arguments: Arguments, release: Path, scratch: Path) -> list[dict[s
 
 
 def scaled_down(name: str, arguments: Arguments, seed: int) -> Config:
-    """The configuration of a preset in the race, scaled down as the flags say."""
+    """The configuration of a preset in the race, scaled down according to the flags."""
     preset = PRESETS[name]()
     share = arguments.epochs / PRESETS["reference"]().epochs
     warmup = max(1, round(share * preset.optimizer.variance_warmup))

@@ -2,9 +2,9 @@
 
     python -m bench.fill docs/benchmarks.md runs/gpu/loader.txt runs/gpu/step.txt
 
-Each text file is the output of one command, and its name is that of a place. The first line is the command itself, `$
-python -m bench.loader …`. The last line is the JSON object of a benchmark, which contains its tables, or the summary of
-pytest. A place is the text between two comments, which stay:
+Each text file is the output of one command, and is named after a place. The first line is the command itself, `$ python
+-m bench.loader …`. The last line is the JSON object of a benchmark, which contains its tables, or the summary of
+pytest. A place is the text between two comments, which are kept:
 
     <!-- gpu:loader -->
     No GPU has run this yet.

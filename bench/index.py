@@ -190,7 +190,7 @@ def _black_jpeg() -> NDArray[np.uint8]:
 
 
 class _Made(Members):
-    """`count` VIA labels, or as many equal images, that are made when they are read, so that they take no memory."""
+    """`count` VIA labels, or as many equal images, that are generated on access, so that they take no memory."""
 
     def __init__(self, count: int, suffix: str) -> None:
         self.names = [f"{name}{suffix}" for name in tile_names(count)]
@@ -215,7 +215,7 @@ def _growth(largest: int) -> tuple[Table, list[dict[str, float]]]:
 
 
 def _build(size: int) -> tuple[float, int]:
-    """Seconds to build a table of `size` labels, and bytes of its peak memory above that before."""
+    """Seconds to build a table of `size` labels, and the growth of peak memory in bytes."""
     labels, images = _Made(size, ".json"), _Made(size, ".jpg")
     before = memory_of("VmHWM")
     seconds = seconds_of(lambda: SampleTable.from_labels(labels, images))

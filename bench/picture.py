@@ -2,12 +2,12 @@
 
     python -m bench.picture runs/picture-release runs/picture --out docs/tile.png
 
-The release must be the one that the run was trained on. The predictions are those of the run's `predictions.csv`, so
-no network is loaded. The sample is a typical one: among the validation samples of scenes that training has not seen
-(of all scenes if it has seen them all), it is the one whose calibrated error has the median size.
+The release must be the one that the run was trained on. The predictions are those of the run's `predictions.csv`, so no
+network is loaded. The sample is a typical one: among the validation samples of scenes not seen in training (of all
+scenes if all were seen), it is the one whose calibrated error has the median size.
 
 The picture is a PNG on a white ground, so that it is legible on light and dark pages. Its colours are reduced to a
-palette, which makes it a third as large.
+palette, which makes the file a third of the size.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Arguments:
     release: tyro.conf.Positional[Path]
     """The release that the run was trained on."""
     run: tyro.conf.Positional[Path]
-    """The run folder, which holds predictions.csv."""
+    """The run folder, which contains predictions.csv."""
     out: Path
     """The PNG file to write."""
 
@@ -86,7 +86,7 @@ def typical(run: Path) -> Sample:
 
 
 def tile_of(release: Path, sample: Sample) -> NDArray[np.uint8]:
-    """The sample's tile, (H, W, 3) uint8 RGB. Raises InputError if `release` does not hold it."""
+    """The sample's tile, (H, W, 3) uint8 RGB. Raises InputError if `release` does not contain it."""
     from PIL import Image
 
     table = SampleTable.from_release(release, "validation")

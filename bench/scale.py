@@ -11,7 +11,7 @@ which other programs do not change.
    The other ranks do not run: a plan needs no communication.
 
 The baseline, `sorted epoch`, is what most samplers do: in each epoch each rank sorts (or permutes) all samples and
-takes its part. Its cost per sample of one rank grows in proportion to the ranks.
+takes its part. Its cost per sample of one rank grows in proportion to the number of ranks.
 
 The tables repeat the rows of one release. Images are read from the same places again, so this measures how the code
 scales, not the disk.
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 PLAN, SOURCE, SORTED = "plan", "source", "sorted epoch"
 FEWEST = 1_000  # samples of the smallest table
-BATCHES = 8  # to read
+BATCHES = 8  # read per call
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ PEAKS = {
     "V100": 125e12,
     "T4": 65e12,
 }
-"""Dense 16-bit FLOP/s with fp32 accumulation, by whole words of the name of the GPU, the more specific name first.
+"""Dense 16-bit FLOP/s with fp32 accumulation, by whole words of the GPU's name, the more specific name first.
 Source: NVIDIA's data sheets."""
 OTHERS = re.compile(r"\b(MIG|Laptop|Max-Q|Ti|D)\b")
 """Words in the name of a part of a GPU or of a different GPU: the peak is unknown."""
@@ -292,7 +292,7 @@ def main(argv: list[str]) -> None:
         from train.machine.choices import choose_device
 
         device = choose_device(arguments.device)
-        torch.set_float32_matmul_precision("high")  # for all variants, also the reference's
+        torch.set_float32_matmul_precision("high")  # for all variants, including the reference's
         torch.backends.cudnn.benchmark = True
         small = ("convnext_atto", "convnext_tiny")
         backbones = arguments.backbones or (small if device.type == "cpu" else (*small, "convnext_base"))

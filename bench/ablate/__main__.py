@@ -1,19 +1,19 @@
-"""What each option of the training recipe is worth: each option alone, the reference's recipe, and ours.
+"""Measure the effect of each option of the training recipe: each option alone, the reference's recipe, and ours.
 
     python -m bench.ablate --release runs/release --seeds 3 [--markdown FILE] [--figure FILE]
 
-Every run trains the same small network, convnext_atto at 80², from random weights on the same samples. It chooses its
-best epoch on held-out scenes, and is evaluated on the validation samples once. `--split scene` validates all recipes of
-`recipes.py` on a fold of scenes that training never saw. `--split official` validates the reference's recipe and ours
-on scenes that training knows. The seed sets the weights, the order of the samples, the fold and the held-out scenes.
-Recipes are compared seed by seed, because folds differ more than recipes do.
+Every run trains the same small network, convnext_atto at 80², from random weights on the same samples. Its best epoch
+is chosen on held-out scenes, and evaluated once on the validation samples. `--split scene` validates all recipes of
+`recipes.py` on a fold of unseen scenes. `--split official` validates the reference's recipe and ours on scenes seen in
+training. The seed sets the weights, the order of the samples, the fold and the held-out scenes. Recipes are compared
+seed by seed, because folds differ more than recipes do.
 
 It prints two kinds of tables: the errors of all recipes, and the quality of the uncertainty of two of them. They are
 valid for training from random weights on rendered tiles, and say nothing about fine-tuning ImageNet weights on real
 ones.
 
-Each finished run is one line of `results.jsonl` in `--out`, identified by a digest of its configuration. So the command
-resumes where it was stopped, and more seeds or other options cost only the new runs.
+Each finished run is one line of `results.jsonl` in `--out`, identified by a digest of its configuration. The command
+therefore resumes where it was stopped, and more seeds or other options cost only the new runs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Arguments:
     """Compare training recipes."""
 
     release: Path
-    """A release in any form, best a rendered one of 1,000 tiles or more."""
+    """A release in any form, preferably a rendered one of 1,000 tiles or more."""
     out: Path = Path("runs/ablation")
     """Folder for results.jsonl and for the unfinished run."""
     seeds: int = 3
@@ -68,7 +68,7 @@ class Arguments:
 
 
 def planned(arguments: Arguments) -> list[Run]:
-    """All runs: every seed of the chosen recipes on the scene split, of two of them on the official split."""
+    """All runs: every seed of the chosen recipes on the scene split, and of two of them on the official split."""
     chosen = [name for name in recipes() if not arguments.only or name in arguments.only]
     seeds, epochs, size = arguments.seeds, arguments.epochs, arguments.size
     if arguments.quick:

@@ -1,4 +1,4 @@
-"""The runs of the ablation: trained once, evaluated, and kept as a line of results.jsonl."""
+"""The runs of the ablation: trained once, evaluated, and stored as a line of results.jsonl."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """A digest of the settings that affect the result and differ from the defaults, so that new settings may come.
+        """A digest of the settings that affect the result and differ from the defaults; new settings do not change it.
 
         After a change of a default, or of the code of a recipe, results need another `--out`.
         """
@@ -56,7 +56,7 @@ class Run:
 
 
 def results_of(runs: Sequence[Run], release: Path, out: Path) -> list[dict[str, Any]]:
-    """Do the runs that have no result in `out` yet → the results of all runs, in order."""
+    """Run those that have no result in `out` yet → the results of all runs, in order."""
     out.mkdir(parents=True, exist_ok=True)
     path, digest = out / "results.jsonl", digest_of(release)
     lines = path.read_text("utf-8").splitlines() if path.exists() else []

@@ -106,7 +106,7 @@ def _rmse(of_seed: BySeed, predictor: str) -> str:
 
 
 def _spread(values: Sequence[float | None], digits: int = 2) -> str:
-    """Mean ± standard deviation; "–" if a value is None, as the width of an interval without a guarantee is."""
+    """Mean ± standard deviation; "–" if a value is None: the width of an interval without a guarantee."""
     numbers = [value for value in values if value is not None]
     if not numbers or len(numbers) < len(values):
         return "–"

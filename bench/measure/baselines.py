@@ -87,8 +87,8 @@ class TunedDataset(Dataset[Any]):
 class _ForkedLoader(DataLoader[Any]):
     """A DataLoader that may be forked after OpenCV has started threads in this process.
 
-    A forked worker has a copy of OpenCV's pool without its threads, and would wait for them forever. So the pool is
-    ended before the fork, and a worker has one thread unless `worker_init_fn` asks for more.
+    A forked worker has a copy of OpenCV's pool without its threads, and would wait for them forever. The pool is
+    therefore ended before the fork, and a worker has one thread unless `worker_init_fn` asks for more.
     """
 
     def __iter__(self) -> Any:

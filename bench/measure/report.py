@@ -1,6 +1,6 @@
-"""The output of a benchmark: tables for people, then one JSON object as the last line.
+"""The output of a benchmark: tables to read, then one JSON object as the last line.
 
-The JSON object contains the tables, too, so that `bench.fill` can copy them into a page as they were printed.
+The JSON object also contains the tables, so that `bench.fill` can copy them into a page as they were printed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.measure.timing import Rate
 if TYPE_CHECKING:
     import torch
 
-WIDTH = 140  # columns where the output is no terminal
+WIDTH = 140  # columns where the output is not a terminal
 
 
 def grid(title: str, *columns: str, first: str = "") -> Table:

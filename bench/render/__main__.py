@@ -6,8 +6,8 @@ The real release requires a login. This command writes one of the same format: `
 `TL_KS_LINE.zip` and `VL_KS_LINE.zip` (labels). The images are 512 × 512 JPEGs of 59 to 70 kB. The labels are VIA JSON
 with Korean values, and the order of their keys varies from file to file.
 
-Heights follow from polyline, GSD and tilt by the formula of the real labels, and the image shows the tilt. So a network
-has to learn the same thing as on real tiles: the metres per pixel of the scene.
+Heights follow from polyline, GSD and tilt by the formula of the real labels, and the image shows the tilt. A network
+therefore has to learn the same quantity as on real tiles: the metres per pixel of the scene.
 
 By default the validation tiles come from scenes that are also in the training split, as in the official split. With
 `--disjoint` a quarter of the scenes is kept for validation. The same seed gives the same bytes with any number of

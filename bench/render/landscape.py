@@ -9,7 +9,7 @@ The image shows the scale in several ways. Each varies between scenes:
 - The line of sight: visible walls of buildings with storeys of 3 m, the length of a chimney relative to its width and
   to its shadow, and the path radiance, which grows as tan(tilt). That growth is steeper than in nature, so that a small
   network learns it within minutes: sixfold between the smallest and the largest tilt, where the air mass adds a quarter
-  at an optical depth of .3.
+  at an optical depth of 0.3.
 - The sensor, and so the GSD: width of streets, length of cars, size of blocks, sharpness and colour balance.
 
 Not painted: shadows on walls and roofs, terrain, clouds, smoke.

@@ -1,7 +1,7 @@
 """The geometry of a rendered scene: where chimneys stand, and where their tops and shadows appear.
 
 A *scene* is one acquisition: one sensor, one line of sight, one position of the sun, one region. All tiles of a scene
-share them, and so they share the *scale*, which the network has to learn:
+share these, and therefore the *scale*, which the network has to learn:
 
     scale = height / length_px = gsd / sqrt(tan² roll + tan² pitch)        metres per pixel
 
@@ -10,7 +10,7 @@ This module draws scenes and chimneys from a random generator. It does not paint
 
 Two vectors define the whole geometry, both in pixels per metre of height:
 
-- `Scene.layover`: a point at height z appears at z · layover from its foot. On the published labels the vector is (tan
+- `Scene.layover`: a point at height z appears at z · layover from its foot. In the published labels the vector is (tan
   roll, tan pitch) / gsd, rotated by −7° to −8.5° (the inclination of the ground track) and reversed for some passes.
   The same is done here.
 - `Scene.shadow`: the shadow of that point falls at z · shadow from its foot. Its length is 1 / tan(sun elevation) /
@@ -27,7 +27,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-TILE = 512  # pixels a side
+TILE = 512  # pixels per side
 SCALE_LIMITS = (0.8, 3.6)  # metres per pixel
 HEIGHT_LIMITS = (40.0, 298.0)  # metres
 LENGTH_LIMITS = (17.0, 319.0)  # pixels
@@ -36,7 +36,7 @@ MARGIN = 4  # pixels between a labelled point and the tile's edge
 # ln(1+h) of the release has mean 4.60 and standard deviation 0.43, and the mean height is 109 m. This normal
 # distribution has the same moments after it is truncated to 40–298 m.
 LOG_HEIGHT = (4.57, 0.48)
-# ln(scale) of the release has mean ln 1.5 and standard deviation .30: .12 from the GSDs of the two sensors, the rest
+# ln(scale) of the release has mean ln 1.5 and standard deviation 0.30: 0.12 from the GSDs of the two sensors, the rest
 # from the tilt.
 LOG_TAN_TILT = (math.log(0.414), 0.275)
 CHIMNEYS_A_TILE = (0.76, 0.165, 0.075)  # probability of 1, 2, 3: mean 1.315 = 10,590 / 8,052

@@ -46,9 +46,9 @@ def render_tile(tile: Tile) -> tuple[bytes, bytes]:
 
 
 def encode(rgb: np.ndarray) -> bytes:
-    """JPEG of (512, 512, 3) uint8 RGB, of a quality that brings its size into `JPEG_BYTES`.
+    """JPEG of (512, 512, 3) uint8 RGB, with a quality that brings its size into `JPEG_BYTES`.
 
-    Most tiles need about 89. There one step of quality changes the size by 4 to 6 %, so the search cannot miss the
+    Most tiles need about 89. There, one step of quality changes the size by 4 to 6 %, so the search cannot miss the
     range, which is 16 % wide.
     """
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
@@ -103,7 +103,7 @@ def _shuffled(mapping: Mapping[str, object], rng: np.random.Generator) -> dict[s
 
 
 def start_worker() -> None:
-    """Prepare a worker process: one thread, because a tile is small, and an end when the parent ends or is killed."""
+    """Prepare a worker process: one thread, because a tile is small, and exit when the parent ends or is killed."""
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
 

@@ -56,7 +56,7 @@ class HeightFunction(nn.Module):
         """(B, S, S, 3·V), (B, S, S, V), (B, S, S, V) uint8, (B, 1) float32 → calibrated height and σ, (B,) metres.
 
         `length` is the polyline's length in (x / width, y / height) of the tile. `sides` (B, 1) is its length in units
-        of the tile's longer side; only the target log_scale takes it.
+        of the tile's longer side; only the target log_scale uses it.
         """
         image = five_channels(rgb, polyline, padding).float() * self.get_buffer("scale") + self.get_buffer("shift")
         scaled = (length - self.stats.length_mean) / self.stats.length_std

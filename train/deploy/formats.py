@@ -1,4 +1,4 @@
-"""Write a trained network in each format of export, and check each file before it gets its name."""
+"""Write a trained network in each format of export, and check each file before it gets its final name."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def write_checked(
 ) -> float:
     """Write `trained` to `out` if the file agrees with eager; return their largest difference in metres.
 
-    The two are compared on random tiles and on `real` ones. `before_rename` gets the difference before the file gets
-    its name. Raises InputError, and leaves no file, if they differ by more than `TOLERANCE`.
+    The two are compared on random tiles and on `real` ones. `before_rename` is called with the difference before the
+    file gets its final name. Raises InputError, and leaves no file, if they differ by more than `TOLERANCE`.
     """
     device, names = real[0].device, input_names(trained)
     function = HeightFunction(trained).to(device)

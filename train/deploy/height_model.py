@@ -28,7 +28,7 @@ from .predicted_heights import Float64, PredictedHeights
 ImageSource = str | Path | Sequence[str | Path]
 PolylineSource = ImageSource | Mapping[str, Sequence[ArrayLike]]
 
-BATCH_PIXELS = 1 << 28  # of the images of a batch, which lie in memory together; 64 images of 2048 × 2048
+BATCH_PIXELS = 1 << 28  # of the images of a batch, which are in memory together; 64 images of 2048 × 2048
 
 
 class HeightModel:

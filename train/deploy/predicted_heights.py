@@ -4,11 +4,11 @@
     .json      a project of the VGG Image Annotator 2, with the prediction in the attributes of each region
     .geojson   one feature without a geometry for each polyline, whose pixels are among its properties
 
-Tiles have no georeference, and every GIS takes the coordinates of a GeoJSON for degrees: RFC 7946 allows nothing else.
-A feature without a geometry is valid, opens as a row of a table, and cannot be shown at a wrong place on the globe.
+Tiles have no georeference, and every GIS reads the coordinates of a GeoJSON as degrees: RFC 7946 allows nothing else. A
+feature without a geometry is valid, opens as a row of a table, and cannot be shown at a wrong place on the map.
 
-A project that was given is written back with all its settings, attributes and images. A file is written whole or not
-at all.
+A project that was given is written back with all its settings, attributes and images. A file is written completely or
+not at all.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COLUMNS = (
     *("height_m", "sigma_m", "low_m", "high_m"),
     *("raw_height_m", "raw_sigma_m", "raw_low_m", "raw_high_m"),
 )
-PREFIX = "predicted_"  # in VIA's region attributes, which may also hold a true height
+PREFIX = "predicted_"  # in VIA's region attributes, which may also contain a true height
 PIXELS = "pixels of the tile, x to the right, y downwards"
 SETTINGS = {
     "ui": {
@@ -155,7 +155,7 @@ def check_suffix(path: Path) -> None:
 def _via_project(images: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
     """A project file of VIA 2.0.10 with `images`; its "Load Project" requires each of these keys.
 
-    What the `given` project has is kept, in its order. VIA identifies an image by its name and its size in bytes.
+    Everything in the `given` project is kept, in its order. VIA identifies an image by its name and its size in bytes.
     """
     keys = [f"{image['filename']}{image['size']}" for image in images]
     metadata = dict(zip(keys, images, strict=True))
@@ -177,7 +177,7 @@ def _via_project(images: list[dict[str, Any]], given: dict[str, Any]) -> dict[st
 
 
 def _completed(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return `given` with what it lacks of `defaults`, at any depth of objects."""
+    """Return `given`, completed from `defaults` at any depth of objects."""
     completed = {**given, **{key: value for key, value in defaults.items() if key not in given}}
     for key, value in defaults.items():
         if isinstance(value, dict) and isinstance(given.get(key), dict):

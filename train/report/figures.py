@@ -4,9 +4,9 @@
 2.  `curves`: training loss and RMSE by epoch, each with its caption.
 3.  `uncertainty_figures`: reliability, coverage by scene, RMSE by height, length and sensor.
 
-Several figures can stand in one page: their ids do not collide, their styles do not leak, and the same input gives
-the same bytes.  Names of groups, tiles and scenes come from other people's files, and matplotlib would read them as
-formulas: so they appear only in captions and labels, which the template escapes.
+Several figures can be in one page: their ids do not collide, their styles do not leak, and the same input gives the
+same bytes. Names of groups, tiles and scenes come from untrusted files, and matplotlib would parse them as formulas.
+Therefore they appear only in captions and labels, which the template escapes.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def scatter(group: Predictions) -> Markup:
 
 
 def curves(history: Sequence[Mapping[str, Any]], measured_on: Part | None) -> list[Captioned]:
-    """Training loss and RMSE by epoch.  A figure without values in the history is left out.
+    """Training loss and RMSE by epoch. A figure without values in the history is skipped.
 
     `measured_on`: the group that the history's RMSE was measured on, for its name and its baselines.
     """
@@ -123,7 +123,7 @@ def curves(history: Sequence[Mapping[str, Any]], measured_on: Part | None) -> li
 
 
 def rmse_by_epoch(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """RMSE in metres by epoch, one line a run (by name), on the samples that each run's best epoch is chosen on."""
+    """RMSE in metres by epoch, one line per run (by name), on the samples that choose the best epoch of the run."""
     figure, axes = blank_figure(6.0, 4.0)
     for name, history in histories.items():
         axes.plot(*series(history, "rmse"), "o-", markersize=2.5, linewidth=1.2, label=name)
@@ -147,7 +147,7 @@ def to_svg(figure: Figure, alt: str, salt: str) -> Markup:
         figure.savefig(buffer, format="svg", dpi=200, transparent=True, metadata=omitted)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # not unique in a page, since they count per figure, and never used
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # unused, and not unique in a page: ids count per figure
     text = text.replace("*{", ".plot *{")  # the style must not leak into the page
     label = Markup('<svg class="plot" role="img" aria-label="{}" ').format(alt)
     return label + Markup(text.removeprefix("<svg "))
@@ -228,7 +228,7 @@ def bins(values: Float64, edges: Sequence[float], unit: str) -> list[tuple[str, 
 
 
 def _rmse_by(quantity: str, parts: list[tuple[str, NDArray[np.bool_]]], group: Predictions) -> Captioned:
-    """RMSE of each part, one marker a forecast."""
+    """RMSE of each part, one marker per forecast."""
     figure, axes = blank_figure(5.0, 3.0)
     x = np.arange(len(parts))
     for i, (name, forecast) in enumerate(group.forecasts().items()):
@@ -236,8 +236,8 @@ def _rmse_by(quantity: str, parts: list[tuple[str, NDArray[np.bool_]]], group: P
         axes.plot(x + 0.16 * (i - 1), rmse, MARKERS[name], color=COLOURS[name], markersize=5, label=name)
     labels = [f"{name}\n{mask.sum():,}" for name, mask in parts]
     axes.set(xlim=(-0.6, len(parts) - 0.4), ylabel="RMSE, m")
-    axes.set_xticks(x, labels, fontsize=8.5, parse_math=False)  # a sensor's name comes from a file and is no formula
-    # Matplotlib's margin is a share of the range.  If the range is small, it cuts a marker in two.
+    axes.set_xticks(x, labels, fontsize=8.5, parse_math=False)  # a sensor's name comes from a file and is not a formula
+    # Matplotlib's margin is a share of the range. If the range is small, it clips a marker.
     axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
     figure.legend(loc="outside upper left", fontsize=9, frameon=False, ncols=3)
     caption = f"RMSE by {quantity}, with the number of samples."

@@ -7,7 +7,7 @@
 5.  `account`: what the uncertainty figures show, and what they cannot show.
 6.  `history_in_words`: how the training went.
 
-Every sentence is plain text, which the template escapes.  It claims only what its numbers support: it says when all
+Every sentence is plain text, which the template escapes. It claims only what its numbers support: it says when all
 scenes were seen, when there are too few scenes for an interval, and when a baseline is better.
 """
 
@@ -204,7 +204,7 @@ def series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[Float64, Flo
 
 
 def _coverage(part: Part, covered: Float64, width: float) -> list[str]:
-    """What share of each scene's heights the intervals hold, `covered` (scenes,), and whether that fits their level."""
+    """The share of each scene's heights within the intervals, `covered` (scenes,), and whether it fits their level."""
     scenes, mean = len(covered), float(covered.mean())
     intervals = f"the {'pooled' if part.predictions.pooled else 'calibrated'} {LEVEL:.0%} intervals"
     if scenes < MIN_SCENES_FOR_INTERVAL:

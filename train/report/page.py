@@ -2,12 +2,12 @@
 
     write_report(run / "report.html", Evaluation.of(predictions, baselines), title="…", history=history, …)
 
-The page is one file and loads nothing else.  It first says how large the error is and on which samples, then how much
-of the result may come from recognising scenes, and then shows the scores and figures.  Every score says which samples
-it was measured on, whether their scenes were seen in training, and whether metadata were used.
+The page is one file and loads nothing else. It first says how large the error is and on which samples, then how much of
+the result may come from recognising scenes, and then shows the scores and figures. Every score says which samples it
+was measured on, whether their scenes were seen in training, and whether metadata were used.
 
-All names and paths come from other people's files, so the template escapes them.  The same input gives the same bytes.
-The sentences are in findings.py, the figures in figures.py, the layout in page.html.j2.
+All names and paths are untrusted, so the template escapes them. The same input gives the same bytes. The sentences are
+in findings.py, the figures in figures.py, the layout in page.html.j2.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def write_report(
     environment: Mapping[str, Any],
     training: Mapping[str, Any],
 ) -> None:
-    """Write the report as one HTML file.  The file at `path` is replaced only once the new one is complete.
+    """Write the report as one HTML file. The file at `path` is replaced only once the new one is complete.
 
-    `history`: one mapping an epoch with any of epoch, train_loss, rmse, mae, nll, learning_rate, samples_per_s,
-    data_wait (share of the epoch's time, 0 to 1) and seconds; rmse, mae (metres) and nll are of the group that chose
-    the best epoch.  It may be empty.  `config`: nested.  `training`: any of release, samples, tiles, scenes, left_out
-    (reason → count) and seconds.  A value of `config`, `environment` or `training` may be None.
+    `history`: one mapping per epoch with any of epoch, train_loss, rmse, mae, nll, learning_rate, samples_per_s,
+    data_wait (share of the epoch's time, 0 to 1) and seconds; rmse, mae (metres) and nll are those of the group that
+    chose the best epoch. It may be empty. `config`: nested. `training`: any of release, samples, tiles, scenes,
+    left_out (reason → count) and seconds. A value of `config`, `environment` or `training` may be None.
     """
     groups = [part.predictions for part in evaluation.groups]
     shown = findings.uncertainty_part(evaluation)

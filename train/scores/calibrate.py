@@ -1,22 +1,22 @@
 """Fit a calibration on development scenes, which were held out of training as a whole, and apply it.
 
-1.  `fit_mean_line`: the correction of the mean, by the maximum of the Gaussian likelihood.
-2.  `conformal_quantile`: the half-width, in units of σ, of intervals that hold their level on unseen scenes.
+1.  `fit_mean_line`: the linear correction of the mean, by maximum likelihood.
+2.  `conformal_quantile`: the half-width, in units of σ, of intervals with the nominal coverage on unseen scenes.
 3.  `fit_calibration`: both, the temperature of σ, and the shares of the errors' variance that tiles and scenes have in
     common (pooling.py).
-4.  `calibrate`: apply a calibration.  `cross_calibrate`: calibrate each development scene by the other ones.
+4.  `calibrate`: apply a calibration. `cross_calibrate`: calibrate each development scene by the other ones.
 
 The errors within a scene are correlated, so samples are not exchangeable, and the usual split-conformal quantile is too
-small.  Scenes are exchangeable.  So each scene has one vote, divided among its samples, and the new scene adds one
-infinite score: the hierarchical conformal prediction of Lee, Barber and Willett 2023 (arXiv:2306.06342; the pooled
-distribution of Dunn, Wasserman and Ramdas 2022, arXiv:1809.07441, with a correction for few scenes).  K scenes allow
+small. Scenes are exchangeable. Therefore each scene has weight one, divided among its samples, and the new scene adds
+one infinite score: the hierarchical conformal prediction of Lee, Barber and Willett 2023 (arXiv:2306.06342; the pooled
+distribution of Dunn, Wasserman and Ramdas 2022, arXiv:1809.07441, with a correction for few scenes). K scenes allow
 levels up to K/(K + 1): 90 % needs 9 scenes, and 95 % needs 19.
 
-A fit has smaller errors on its own scenes than on others, the more so the fewer they are.  So everything that describes
-the size of errors is fitted out of sample, as in the jackknife: temperature and shares to each scene's errors from the
-line of the other scenes, quantiles to its errors from their whole calibration.  In a simulation with 8 scenes, the
-squared error of pooled heights on new scenes was 1.5 times the predicted variance; fitted in sample, 2.1 times.
-The best epoch, too, is chosen on these scenes; that optimism is not corrected.
+A fit has smaller errors on its own scenes than on others, especially with few scenes. Therefore everything that
+describes the size of errors is fitted out of sample, as in the jackknife: temperature and shares to the errors of each
+scene under the line of the other scenes, quantiles to its errors under their whole calibration. In a simulation with 8
+scenes, the squared error of pooled heights on new scenes was 1.5 times the predicted variance; fitted in sample, 2.1
+times. The best epoch is also chosen on these scenes; this optimism is not corrected.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ from .uncertainty import LEVELS, Forecast
 
 Gaussians = tuple[Float64, Float64]  # mu, sigma (N,) metres
 
-MIN_SCENES_TO_CALIBRATE = 5  # with fewer scenes the line fits chance, and no level above 80 % is possible
+MIN_SCENES_TO_CALIBRATE = 5  # with fewer scenes the line fits noise, and no level above 80 % is possible
 
 
 def fit_mean_line(height: Float64, mu: Float64, sigma: Float64) -> tuple[float, float]:
     """`a`, `b` that maximise the likelihood of `height` (N,) under N(a·mu + b, (c·sigma)²) for any c; all metres.
 
-    Least squares with weights 1/sigma².  `a` stays 1 if the predictions do not vary, or if heights fall as they rise.
+    Least squares with weights 1/sigma². `a` stays 1 if the predictions do not vary, or if the fitted slope is not
+    positive.
     """
     weight = 1 / sigma**2
     weight /= weight.sum()
@@ -57,7 +58,7 @@ def fit_mean_line(height: Float64, mu: Float64, sigma: Float64) -> tuple[float, 
 
 
 def conformal_quantile(nonconformity: Float64, scene: NDArray[np.str_], level: float) -> float:
-    """The `level` quantile of nonconformity scores (N,), with one vote a scene and an infinite score for a new scene.
+    """The `level` quantile of nonconformity scores (N,), weight one per scene, with an infinite score for a new scene.
 
     Infinite if there are too few scenes for the level.
     """
@@ -70,7 +71,7 @@ def conformal_quantile(nonconformity: Float64, scene: NDArray[np.str_], level: f
 
 
 def fit_calibration(development: Predictions) -> Calibration:
-    """Fit to development scenes.  Raises ValueError for fewer than `MIN_SCENES_TO_CALIBRATE` of them."""
+    """Fit to development scenes. Raises ValueError for fewer than `MIN_SCENES_TO_CALIBRATE` of them."""
     scene = development.table.scene
     if (scenes := len(np.unique(scene))) < MIN_SCENES_TO_CALIBRATE:
         raise ValueError(
@@ -103,7 +104,7 @@ def calibrate(calibration: Calibration, raw: Predictions, *, by_scene: bool) -> 
 def cross_calibrate(development: Predictions, *, by_scene: bool) -> Predictions:
     """The development scenes with forecasts as `calibrate` makes them, but each scene calibrated by all others.
 
-    So their scores are those of unseen scenes, provided that the scenes are alike.
+    Their scores are therefore those of unseen scenes, if the scenes are exchangeable.
     """
     scene = development.table.scene
 

@@ -1,9 +1,10 @@
-"""All predictors scored on all evaluated samples, once: report, console and model card render the same `Evaluation`.
+"""All predictors scored on all evaluated samples: report, console and model card render the same `Evaluation`.
 
     evaluation = Evaluation.of([validation, development], baselines)
     evaluation.parts    # each group, and its seen and unseen scenes where it has both
 
-Scenes seen and not seen in training are scored apart, because a network may recognise a scene that it was trained on.
+Scenes seen and not seen in training are scored separately, because a network may recognise a scene that it was trained
+on.
 """
 
 from __future__ import annotations
@@ -54,16 +55,16 @@ class Part:
 
     name: Literal["all", "seen", "unseen"]
     predictions: Predictions
-    """Those of this part alone."""
+    """Only those of this part."""
     rows: Mapping[str, ScoreRow]
     """By predictor, in the order in which they are shown."""
     uncertainty: Mapping[str, tuple[UncertaintyScores, UncertaintyScores]]
-    """By forecast: its own scores, and those of the same means with a constant σ.  Empty if there are no samples, or if
+    """By forecast: its own scores, and those of the same means with a constant σ. Empty if there are no samples, or if
     the network's predictions are not all finite."""
 
     @property
     def group(self) -> str:
-        """The name of the group that this is, or is a part of."""
+        """The name of the group that this part is or belongs to."""
         return self.predictions.name
 
     @property
@@ -92,11 +93,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions and their scores.  The headline is about the first of the predictions: of a run, "validation"."""
+    """Predictions and their scores. The headline is about the first group: in a run, "validation"."""
 
     predictions: tuple[Predictions, ...]
     parts: tuple[Part, ...]
-    """Of each group "all", then "seen" and "unseen" if it has both."""
+    """For each group "all", then "seen" and "unseen" if it has both."""
 
     @classmethod
     def of(cls, predictions: Sequence[Predictions], baselines: Baselines) -> Evaluation:

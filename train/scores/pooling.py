@@ -1,12 +1,12 @@
-"""Pooling: all polylines of one acquisition share its scale, so each one's height can use the others' predictions.
+"""Pooling: the polylines of a scene share its scale, so the height of each can use the predictions of the others.
 
-In a scene, height ÷ length is one constant, and S is its logarithm.  The network estimates S from each polyline.  The
-error has three parts: one common to the tiles of the scene (haze, season), one common to the polylines of a tile (which
-show the same image), and one of the polyline itself.  So polylines are combined by tile, and tiles by scene, with the
+In a scene, height ÷ length is constant, and S is its logarithm. The network estimates S from each polyline. The error
+has three parts: one common to the tiles of the scene (haze, season), one common to the polylines of a tile (which show
+the same image), and one of the polyline itself. Therefore polylines are combined by tile, and tiles by scene, with the
 same rule.
 
-The rule.  Of a group's n members, i gives an estimate s_i of S with a variance v_i.  With ρ, the share of the errors'
-variance that is common to the group, and the harmonic mean h = n / Σ 1/v_j, let
+The rule. Member i of a group of n gives an estimate s_i of S with variance v_i. Let ρ be the share of the error
+variance that is common to the group, and h = n / Σ 1/v_j the harmonic mean of the variances. Then
 
     s_i − S = c + e_i,    c ~ N(0, ρ·h),    e_i ~ N(0, (1 − ρ)·v_i),    all independent.
 
@@ -15,21 +15,21 @@ With a flat prior, the posterior of S given s_1 … s_n (generalised least squar
     mean      Σ s_i/v_i  ÷  Σ 1/v_i                       weighted by precision; the common part changes no weight
     variance  ρ·h + (1 − ρ)/Σ 1/v_i  =  (1 + (n − 1)·ρ) / Σ 1/v_i
 
-This is the evidence of n/(1 + (n − 1)ρ) members, the design effect of cluster samples (Kish 1965, Survey Sampling,
-5.4).  The variance never falls below ρ·h, however large n is.  For n = 1 the estimate stays as it is.
+The group counts as n/(1 + (n − 1)ρ) independent members, by the design effect of cluster samples (Kish 1965, Survey
+Sampling, 5.4). The variance never falls below ρ·h, however large n is. For n = 1 the estimate stays as it is.
 
-Two steps.  The rule with ρ = `within_tile` combines the polylines of tile t into an estimate x_t with a variance w_t.
-The rule with β = `between` combines the x_t and w_t of a scene.  The two steps are one generalised least squares:
+Two steps. The rule with ρ = `within_tile` combines the polylines of tile t into an estimate x_t with a variance w_t.
+The rule with β = `between` combines the x_t and w_t of a scene. The two steps are one generalised least squares:
 
     s_i − S = (x_t − S) + (s_i − x_t)
 
-The first part is a member's error in the scene's rule.  By the tile's rule, the second has the covariance
-(1 − ρ)·(diag(v) − 11ᵀ/Σ 1/v_j) and is uncorrelated with the first, so given x_t it carries no information on S.  ρ is
-the correlation of two polylines' errors in one tile, and β that of two tiles' errors in one scene.  Both are fitted by
+The first part is a member's error in the scene's rule. By the tile's rule, the second has the covariance
+(1 − ρ)·(diag(v) − 11ᵀ/Σ 1/v_j) and is uncorrelated with the first, so given x_t it carries no information about S. ρ is
+the correlation of two polylines' errors in one tile, and β that of two tiles' errors in one scene. Both are fitted by
 maximum likelihood on development scenes: first ρ, as if tiles were independent, then β on the x_t.
 
 A Gaussian in metres and one of the log scale are converted into each other by the first two moments of the log-normal:
-v = ln(1 + (sigma/mu)²), s = ln(mu/length) − v/2.  No metadata are used, and scenes are known by name.
+v = ln(1 + (sigma/mu)²), s = ln(mu/length) − v/2. No metadata are used, and scenes are identified by name.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def pool_by_scene(
 
     `length` (N,): in pixels or in another unit that is the same in all images of a scene; `mu`, `sigma` (N,): metres,
     calibrated, sigma positive; `tile`, `scene` (N,): names, where a tile belongs to one scene; `shares`: `within_tile`
-    and `between`, each 0 to 1.  Returns mu, sigma (N,) float64 metres.
+    and `between`, each 0 to 1. Returns mu, sigma (N,) float64 metres.
     """
     length = np.asarray(length, np.float64)
     log_scale, variance = pool_log_scale(*to_log_scale(length, mu, sigma), tile, scene, shares)
@@ -94,8 +94,8 @@ def fit_shares(error: Float64, variance: Float64, tile: ArrayLike, scene: ArrayL
 def fit_share(error: Float64, variance: Float64, group: ArrayLike) -> float:
     """The maximum-likelihood ρ of the rule for `error` (N,), with variances `variance` (N,) up to one factor κ.
 
-    A group's errors have the covariance κ·((1 − ρ)·diag(v) + ρ·h·11ᵀ).  Its determinant and inverse have closed forms
-    (Sherman–Morrison), and so has the best κ at each ρ.  Returns 1 if no group has two members: ρ is unknown then.
+    A group's errors have the covariance κ·((1 − ρ)·diag(v) + ρ·h·11ᵀ). Its determinant and inverse have closed forms
+    (Sherman–Morrison), and so has the best κ at each ρ. Returns 1 if no group has two members: ρ is unknown then.
     """
     _, group = np.unique(np.asarray(group), return_inverse=True)
     n = np.bincount(group)[:, None]

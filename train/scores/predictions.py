@@ -3,7 +3,7 @@
     validation = Predictions("validation", "The release's own validation split.", table, mu, sigma, seen)
     write_predictions(run / "predictions.csv", [validation, held_out])
 
-Predictions carry their samples, and whether each sample's scene was trained on, so that every score can say so.
+Predictions carry their samples, and whether each sample's scene was trained on, so that every score can be marked.
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ class Predictions:
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> None:
-    """Write all samples of all groups as CSV.  The file at `path` is replaced only once the new one is complete.
+    """Write all samples of all groups as CSV. The file at `path` is replaced only once the new one is complete.
 
     `polyline` is "x y;x y;…" in pixels, base first; `length` is normalised; `closed_form_m` is empty if the label has
-    no metadata; `optimistic` is true if the best epoch was chosen on the group.  Calibrated and pooled heights have
-    their 90 % interval.  A value that does not exist or is not finite is empty.
+    no metadata; `optimistic` is true if the best epoch was chosen on the group. Calibrated and pooled heights have
+    their 90 % interval. A value that does not exist or is not finite is empty.
     """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")

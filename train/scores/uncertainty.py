@@ -4,9 +4,9 @@
 2.  `crps`, `coverage_by_scene`: one property each, in closed form.
 3.  `UncertaintyScores.of`: all of them on one set of samples.
 
-A forecast must beat `Forecast.constant`: the same means with one σ for all samples, the RMSE on these very samples.
-No other constant has a lower NLL, so a forecast that beats it knows which of its predictions are less certain.
-Everything here works on numpy arrays of samples, in metres.
+A forecast must beat `Forecast.constant`: the same means with one σ for all samples, the RMSE on the same samples. No
+other constant has a lower NLL, so a forecast that beats it knows which of its predictions are less certain. Everything
+here works on numpy arrays of samples, in metres.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 class Forecast:
     """Predictive distributions of N heights: `mu`, `sigma` (N,) float64 metres; `intervals`: level → low, high (N,).
 
-    `conformal`: whether the intervals were fitted to hold their level on unseen scenes (train/scores/calibrate.py).
-    If not, they are those of the Gaussian.
+    `conformal`: whether the intervals were fitted to have the nominal coverage on unseen scenes
+    (train/scores/calibrate.py). If not, they are those of the Gaussian.
     """
 
     mu: Float64
@@ -60,7 +60,7 @@ class Forecast:
 def crps(height: Float64, mu: Float64, sigma: Float64) -> Float64:
     """Continuous ranked probability score of N(mu, sigma²), (N,) metres: σ·(z·(2Φ(z) − 1) + 2φ(z) − 1/√π).
 
-    The closed form of Gneiting et al. 2005, Monthly Weather Review 133, eq. 5.  As sigma goes to 0, it becomes the
+    The closed form of Gneiting et al. 2005, Monthly Weather Review 133, eq. 5. As sigma goes to 0, it becomes the
     absolute error.
     """
     z = (height - mu) / sigma
@@ -105,5 +105,5 @@ class UncertaintyScores:
 
     @property
     def scene_coverage(self) -> dict[float, float]:
-        """Level → mean over scenes of the share of heights within the intervals.  Conformal intervals hold this."""
+        """Level → mean over scenes of the share of heights within the intervals. Conformal intervals target this."""
         return {level: float(covered.mean()) for level, covered in self.by_scene.items()}
