@@ -68,7 +68,7 @@ def _without_alias(argument: str, aliases: Mapping[str, str]) -> str:
 
 
 def _reflowed(text: str) -> str:
-    """`text` with each paragraph on one line; indented lines stay as they are. tyro wraps lines, but joins none."""
+    """`text` with each paragraph on one line; indented lines stay as they are. tyro wraps lines but joins none."""
     lines: list[str] = []
     for line in text.splitlines():
         if lines and lines[-1] and line and not line.startswith(" ") and not lines[-1].startswith(" "):
@@ -103,7 +103,7 @@ def _registry() -> ConstructorRegistry:
 
 
 def check_out(out: Path) -> None:
-    """Raise InputError if no file can be written to `out`; commands ask this before their work."""
+    """Raise InputError if no file can be written to `out`; commands call this before they start."""
     folder = out.absolute().parent
     if not folder.is_dir():
         raise InputError(f"--out {out} lies in no folder; make {out.parent} first")
@@ -116,7 +116,7 @@ def check_out(out: Path) -> None:
 
 
 def check_out_folder(out: Path) -> None:
-    """Raise InputError if no folder can be made at `out`, or no file in it; commands ask this before their work."""
+    """Raise InputError if no folder can be made at `out`, or no file in it; commands call this before they start."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out takes a folder, found a file at {out}")
     existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())

@@ -23,7 +23,7 @@ class InputError(ValueError):
 
 
 class CutShort(InputError):
-    """An archive has no central directory at its end: the file is incomplete, or no ZIP."""
+    """An archive has no central directory at its end: the file is incomplete, or not a ZIP."""
 
 
 class OtherKind(InputError):

@@ -5,9 +5,9 @@
     with replacing(path) as file:       for a library that writes by name: give it file.name
         export(network, file.name)
 
-An unfinished file lies in the same folder, so that it can be renamed, under a hidden name of its own, so that two
-writers cannot mix their bytes.  Its writer holds a lock on it.  When a process is killed, the kernel frees the lock,
-and the next writer of the same path deletes the file.
+An unfinished file is in the same folder, so that it can be renamed. Each writer uses its own hidden name, so that two
+writers cannot mix their bytes. It holds a lock on its file. When a process is killed, the kernel frees the lock, and
+the next writer of the same path deletes the file.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errn
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8; lone surrogates, which a hostile file name may hold, become escapes.  Raises OSError."""
+    """Write `text` as UTF-8; lone surrogates, which a hostile file name may contain, become escapes. Raises OSError."""
     write_whole(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a new file, then put it in the place of `path`.  Raises OSError, and what `write` raises."""
+    """Let `write` fill a new file, then replace `path` with it. Raises OSError, and what `write` raises."""
     with replacing(path) as file:
         write(file)
 
@@ -44,8 +44,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a new file, open for writing, that takes the place of `path` if the block ends without an exception.
 
     The file `file.name` has the suffix of `path`; a library may write to that name, but must not replace the file.
-    Order: fsync of the file, rename, fsync of the folder.  On an exception `path` is as before, and the new file is
-    deleted.  A link at `path` is replaced, not followed.  Raises OSError.
+    Order: fsync of the file, rename, fsync of the folder. On an exception `path` is as before, and the new file is
+    deleted. A link at `path` is replaced, not followed. Raises OSError.
     """
     sweep(path)
     file = _create(path)
@@ -59,7 +59,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):
             unfinished.unlink()
-        if isinstance(error, OSError) and error.errno and not error.filename:  # write and fsync know no name
+        if isinstance(error, OSError) and error.errno and not error.filename:  # errors of write and fsync have no name
             error.filename = str(path)
         raise
     _fsync_folder(path.parent)
@@ -79,7 +79,7 @@ def sweep(path: Path) -> None:
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Hold the file `lock`, which stays there, so that other processes wait.  Raises OSError if it cannot be opened.
+    """Hold the file `lock`, which stays there, so that other processes wait. Raises OSError if it cannot be opened.
 
     Where the file system has no locks nobody waits: others may do the same work at the same time.
     """
@@ -112,7 +112,7 @@ def _delete_if_abandoned(unfinished: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         abandoned = True
     except BlockingIOError:
-        abandoned = False  # its writer lives
+        abandoned = False  # its writer is alive
     except OSError:
         abandoned = time.time() - os.fstat(descriptor).st_mtime > ABANDONED_S
     try:
@@ -129,7 +129,7 @@ def _wait_for_lock(descriptor: int) -> None:
 
 
 def _fsync_folder(folder: Path) -> None:
-    """Make a rename durable.  A file system that cannot fsync a folder is no error."""
+    """Make a rename durable. It is not an error if the file system cannot fsync a folder."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What the HTML pages share: base.html.j2, templates that escape all they are given, and pictures of tiles."""
+"""What the HTML pages share: base.html.j2, templates that escape all values, and pictures of tiles."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tile(
     """The values of tile.html.j2, without its `label` and its `serial`, a number that is unique in the page.
 
     `read` returns the JPEG file's bytes (n,) uint8 of the tile, `width` × `height` pixels; `polyline`: (P, 2) pixels,
-    base first.  A tile that is too large, or that cannot be read or decoded, has no picture.
+    base first. A tile that is too large, or that cannot be read or decoded, has no picture.
     """
     try:
         uri = _jpeg_uri(read()) if int(width) * int(height) <= LARGEST_PIXELS else None

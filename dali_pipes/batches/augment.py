@@ -5,12 +5,12 @@
     rgb, polyline, padding = reorient((rgb, polyline, padding), draws)
     rgb = jitter(rgb, padding, draws)
 
-The changes are a function of (seed, epoch, sample) alone.  So a resumed run, another number of ranks, and a streamed or
-cached epoch all show the same images.  Random numbers are SplitMix64 (Steele, Lea and Flood, 2014) of a counter: one
-vectorised call draws a batch, and no release of a library can change them.
+The changes are a function of (seed, epoch, sample) alone. Therefore a resumed run, another number of ranks, and a
+streamed or cached epoch all show the same images. Random numbers are SplitMix64 (Steele, Lea and Flood, 2014) of a
+counter: one vectorised call draws a batch, and no release of a library can change them.
 
-Labels stay valid.  The height belongs to the chimney.  The normalised length of a polyline is the sum of
-hypot(dx / width, dy / height).  A flip changes signs only.  A 90° rotation swaps both terms, because it swaps width and
+Labels stay valid. The height belongs to the chimney. The normalised length of a polyline is the sum of
+hypot(dx / width, dy / height). A flip changes signs only. A 90° rotation swaps both terms, because it swaps width and
 height together with x and y, so the length also stays right for tiles that are not square.
 """
 
@@ -34,9 +34,9 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's increment
 class Augmentation:
     """How training images are changed; by default not at all.
 
-    `hflip`, `vflip`, `rot90`: probability of a left-right flip, an up-down flip, and a 90° rotation; 0.5 each makes
-    the eight orientations of a square equally likely.  `brightness`, `contrast`: the factor is drawn uniformly from
-    1 - x to 1 + x.  Raises ValueError if one is not between 0 and 1.
+    `hflip`, `vflip`, `rot90`: probability of a left-right flip, an up-down flip, and a 90° rotation; 0.5 each makes the
+    eight orientations of a square equally likely. `brightness`, `contrast`: the factor is uniform between 1 - x and
+    1 + x. Raises ValueError if one is not between 0 and 1.
     """
 
     hflip: float = 0.0
@@ -83,7 +83,7 @@ class Draws:
 def reorient(frames: Sequence[Tensor], draws: Draws) -> list[Tensor]:
     """Flip and rotate stacks of B square frames (B, S, S, C) of any dtype → the same shapes, on their device.
 
-    The views of a sample are channels, so they rotate together.  The host sorts the samples by orientation and copies
+    The views of a sample are channels, so they rotate together. The host sorts the samples by orientation and copies
     the order to the device once; then each orientation is applied to its samples, and nothing waits.
     """
     import torch
@@ -114,7 +114,7 @@ def _oriented(frames: Tensor, orientation: int) -> Tensor:
 def jitter(rgb: Tensor, padding: Tensor, draws: Draws) -> Tensor:
     """Change brightness and contrast of `rgb` (B, S, S, 3·V) uint8 where `padding` (B, S, S, V) is 0 → the same shape.
 
-    All V views of a sample change alike, and each keeps its own padding.  A grey level x becomes
+    All V views of a sample change alike, and each keeps its own padding. A grey level x becomes
     brightness · (contrast · (x - 128) + 128), rounded and clamped to 0 … 255.
     """
     import torch

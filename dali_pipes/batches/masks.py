@@ -1,8 +1,8 @@
-"""Polyline and padding masks, exactly as the reference system draws them with OpenCV.  255 is foreground.
+"""Polyline and padding masks, exactly as the reference system draws them with OpenCV. 255 is foreground.
 
-The polyline is drawn at the image's own size, cut like the image, and letterboxed by the same bilinear resize.  So its
-grey edge is bit-identical to the reference's.  The letterbox costs 34 µs here; DALI's CPU resize of a 512² mask costs
-510.  A 224² mask also has a fifth of the bytes to copy to a GPU.
+The polyline is drawn at the image's own size, cut like the image, and letterboxed by the same bilinear resize. Its grey
+edge is therefore bit-identical to the reference's. The letterbox costs 34 µs here; DALI's CPU resize of a 512² mask
+costs 510. A 224² mask also has a fifth of the bytes to copy to a GPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def polyline_mask(points: NDArray[np.float64], height: int, width: int, window: 
     """Draw the open polyline `points` (P, 2) px on black → (height, width) uint8, or only its `window`.
 
     Like the reference, the vertices are truncated to whole pixels, and the stroke is
-    `max(1, int(0.004 * min(height, width)))` pixels thick.  `window`: top, left, height and width, in pixels.
+    `max(1, int(0.004 * min(height, width)))` pixels thick. `window`: top, left, height and width, in pixels.
     """
     top, left, rows, columns = window or (0, 0, height, width)
     mask = np.zeros((rows, columns), np.uint8)
@@ -57,7 +57,7 @@ def polyline_frame(points: NDArray[np.float64], height: int, width: int, window:
 
 @lru_cache(maxsize=256)
 def padding_mask(box: Letterbox, size: int) -> UInt8:
-    """255 on padding, 0 on the image → (size, size) uint8.  Calls share the mask, so it is read-only."""
+    """255 on padding, 0 on the image → (size, size) uint8. Calls share the mask, so it is read-only."""
     mask = np.full((size, size), 255, np.uint8)
     mask[box.top : box.top + box.height, box.left : box.left + box.width] = 0
     mask.setflags(write=False)

@@ -1,6 +1,6 @@
 """The callback that feeds the graph: step number → JPEG bytes, windows, polylines and rows of one batch.
 
-DALI calls `Source` once per batch, ahead of the training step, and counts the calls.  The plan has no last step, so
+DALI calls `Source` once per batch, ahead of the training step, and counts the calls. The plan has no last step, so
 there is no StopIteration and nothing to reset.
 """
 

@@ -4,7 +4,7 @@
     frames = view.frames(table, size=224)
     frames.window  # (N, 2, 4): the tile, then the window
 
-Only this module knows the names of views.  The source, the graph, the masks and the caches ask `Frames` for windows.
+Only this module knows the names of views. The source, the graph, the masks and the caches use the windows of `Frames`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ViewKind = Literal["tile", "crop", "both"]
 class View:
     """What is shown of a sample: its `tile`, a `crop` around its polyline, or `both`, the tile first.
 
-    `crop`: the smallest side of that window, in pixels of the tile; see `geometry.window`.  Raises ValueError for an
+    `crop`: the smallest side of that window, in pixels of the tile; see `geometry.window`. Raises ValueError for an
     unknown kind.
     """
 
@@ -63,7 +63,7 @@ WHOLE_TILE = View()
 class Frames:
     """V square frames, of `size` = S pixels a side, for each of the N samples of `table`.
 
-    `window`: (N, V, 4) int64, top, left, height and width in pixels of the image.  Each window is cut out and then
+    `window`: (N, V, 4) int64, top, left, height and width in pixels of the image. Each window is cut out and then
     letterboxed like an image of its size.
     """
 
@@ -96,7 +96,7 @@ class Frames:
         return unique_rows(np.column_stack([self.table.image, self.window.reshape(len(self.window), -1)]))[1]
 
     def boxes(self, row: int) -> list[Letterbox]:
-        """Where the windows of `row` lie in their frames."""
+        """The letterbox of each window of `row`."""
         return [letterbox(height, width, self.size) for _, _, height, width in self.window[row].tolist()]
 
     def polyline(self, row: int) -> NDArray[np.uint8]:
@@ -109,7 +109,7 @@ class Frames:
 
 
 def unique_rows(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The index (M,) at which each unique row of `rows` (N, K) first occurs, and the unique row (N,) that each row is.
+    """For each unique row of `rows` (N, K) its first index (M,), and for each row the number of its unique row (N,).
 
     In the order of `np.unique(rows, axis=0)`, which takes seconds for the same result.
     """

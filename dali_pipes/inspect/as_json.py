@@ -1,6 +1,6 @@
-"""An inspection for machines: one object of plain types, complete where the terminal shows the first few.
+"""An inspection for other programs: one object of plain types, with all rows where the terminal shows the first few.
 
-A number that is not finite is null, so that `json.dumps(…, allow_nan=False)` cannot fail.  Keys name their unit;
+A number that is not finite is null, so that `json.dumps(…, allow_nan=False)` cannot fail. Keys name their unit;
 `region` is the polyline's index in its tile's label, -1 for the tile as a whole.
 """
 
@@ -20,7 +20,7 @@ from .leakage import CRITERION
 
 
 def as_json(inspection: Inspection) -> dict[str, Any]:
-    """Everything that the inspection holds, in types that JSON has."""
+    """The whole inspection, in types that JSON has."""
     contents: dict[str, Any] = plain(
         {
             "release": inspection.release,

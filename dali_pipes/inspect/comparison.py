@@ -2,13 +2,13 @@
 
     compare(before, after) -> SplitChanges      two tables of one split
 
-A picture is identified by its file name.  It was added, removed, or changed if its bytes have another CRC-32.  Where
-an archive states the CRCs of its members, they are believed, so that no picture is read.
+A picture is identified by its file name. It was added, removed, or changed if its bytes have another CRC-32. Where an
+archive states the CRCs of its members, they are used, and no picture is read.
 
-A label has no name, and its index in the tile moves when another label is inserted before it.  Therefore the labels of
-a tile are paired in four passes: equal labels (two equal ones count twice), then labels with the same polyline, with
-the same height, and with the same index.  Labels that are paired but not equal have changed; those without a partner
-were added or removed.  Only usable labels are compared; each release's own list says why others are skipped.
+A label has no name, and its index in the tile moves when another label is inserted before it. Therefore the labels of a
+tile are paired in four passes: equal labels (two equal ones count twice), then labels with the same polyline, with the
+same height, and with the same index. Labels that are paired but not equal have changed; those without a partner were
+added or removed. Only usable labels are compared; each release's own list says why others are skipped.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""An inspection in words: sections of sentences and tables, which the terminal and the page show.
+"""An inspection as text: sections with sentences and tables, which the terminal and the page show.
 
     for section in sections(inspection): ...
 
-Texts are plain, without markup of any kind.  The names in them come from other people's files: in sentences they
-are printable already, and who shows a table makes its cells `printable`.
+Texts are plain, without any markup. The names in them come from other people's files. In sentences they are already
+printable; the code that shows a table must make its cells `printable`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Table(NamedTuple):
     """How many columns are text; the ones after them are numbers."""
     rows: list[tuple[str, ...]]
     total: int
-    """Rows that the list has in all."""
+    """Rows of the whole list."""
 
 
 class Plot(NamedTuple):
@@ -80,7 +80,7 @@ def headline(inspection: Inspection) -> str:
 
 
 def missing_splits(inspection: Inspection) -> list[str]:
-    """Which split is not there, and why."""
+    """The missing splits, with reasons."""
     return [f"{split} is missing: {printable(why, 10 * LONGEST)}" for split, why in inspection.missing.items()]
 
 
@@ -91,7 +91,7 @@ def sections(inspection: Inspection) -> list[Section]:
     return [part(inspection) for part in parts] + changes
 
 
-# --- How much there is.
+# --- Contents.
 
 
 def _contents(inspection: Inspection) -> Section:

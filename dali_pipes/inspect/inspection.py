@@ -5,9 +5,9 @@
     json.dumps(as_json(inspection), allow_nan=False)    as_json.py
     write_page(path, inspection)                        page.py
 
-A release may have only one of the two splits; the other one is then reported as missing.  Labels and the headers of
-the pictures are read.  The pictures themselves are read only for a page, and for `against` where an archive states
-no CRC.  The computations are in audit.py, leakage.py and comparison.py.
+A release may have only one of the two splits; the other one is then reported as missing. Labels and the headers of the
+pictures are read. The pictures themselves are read only for a page, and for `against` where an archive states no CRC.
+The computations are in audit.py, leakage.py and comparison.py.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ Missing = dict[Split, str]
 def read_release(paths: ReleasePaths) -> tuple[Tables, Missing]:
     """The tables of the splits that can be read, and for each other split the sentence that says why it cannot.
 
-    Every image is decoded, unless `paths.index_cache` has an index of this release.  Raises InputError with the first
-    of these sentences if no split can be read.
+    Every image is decoded, unless `paths.index_cache` has an index of this release. Raises InputError with the first of
+    these sentences if no split can be read.
     """
     tables: Tables = {}
     missing: Missing = {}
@@ -103,7 +103,7 @@ class Totals(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """The distribution of N values: their moments, and how many lie in each of `BINS` bins from `low` to `high`."""
+    """The distribution of N values: their moments, and how many are in each of `BINS` bins from `low` to `high`."""
 
     least: float
     median: float
@@ -129,7 +129,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that is known about a release; the rows of the audits are rows of `labels`."""
+    """Everything that was found in a release; the rows of the audits are rows of `labels`."""
 
     release: str
     tables: Tables
@@ -187,7 +187,7 @@ class Inspection:
 def plot_range(values: Float64) -> tuple[float, float]:
     """Where a histogram of `values` (n,) begins and ends: at most three interquartile ranges beyond the quartiles.
 
-    So a single height of 10⁹ m does not flatten the plot.
+    A single height of 10⁹ m therefore does not flatten the plot.
     """
     values = np.clip(values, 0, 1e12)  # so that values and their differences are finite
     lower, upper = np.quantile(values, (0.25, 0.75))

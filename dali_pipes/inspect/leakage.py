@@ -1,19 +1,19 @@
-"""What validation shares with training: scenes, tiles, and chimneys that lie in two overlapping tiles.
+"""What validation shares with training: scenes, tiles, and chimneys in two overlapping tiles.
 
-Within one scene height ÷ length is one number.  So a network that recognises a scene knows half of the answer, the
-harder half; a network that recognises a chimney knows all of it.
+Within one scene, height ÷ length is constant. A network that recognises a scene therefore knows this scale, the harder
+half of the answer. A network that recognises a chimney knows its height.
 
-A label does not say where on Earth its chimney is.  It holds the scene, the height and the polyline.  A chimney that
-two overlapping tiles show at different places keeps the vector from its base to its top.  So
+A label does not say where on Earth its chimney is. It has the scene, the height and the polyline. Two overlapping tiles
+show the same chimney at different places, but with the same vector from base to top. Therefore,
 
     two labels are *near-duplicates* if they are of one scene, their heights are at most .01 m apart, and their
     vectors from base to top are at most 1 px apart in x and in y (each of two ends, rounded by half a pixel).
 
 All vectors of one scene point the same way, so two different chimneys of the same height are near-duplicates, too.
-Their number is estimated: the same search is made for chimneys a few pixels longer or shorter than the real ones,
-which can only match by chance.  The estimate is slightly low: among 1,033 samples drawn as in bench/render/scene.py,
-with no chimney in two tiles, 257 were found and 224 expected.  A chimney that was labelled twice by hand, with
-different heights, is not found.
+Their number is estimated: the same search is made for chimneys a few pixels longer or shorter than the real ones, which
+can only match by chance. The estimate is slightly low: among 1,033 samples generated as in bench/render/scene.py, with
+no chimney in two tiles, 257 were found and 224 expected. A chimney that was labelled twice by hand, with different
+heights, is not found.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Leakage:
     samples: int
     """V."""
     in_shared_scenes: int
-    """How many of them lie in scenes that are also in training."""
+    """How many of them are from scenes that are also in training."""
     scenes: int
     """Scenes of validation."""
     shared_scenes: tuple[str, ...]
@@ -125,7 +125,7 @@ def first_alike(queries: _Chimneys, references: _Chimneys) -> Int64:
 
 
 def _key(chimneys: _Chimneys) -> Int64:
-    """One integer for scene and height in hundredths; neighbours in height are neighbours, scenes lie far apart."""
+    """One integer for scene and height in hundredths; neighbours in height are neighbours, scenes are far apart."""
     hundredths = np.rint(np.minimum(chimneys.height, _HIGHEST) / HEIGHT_APART).astype(np.int64)
     return chimneys.scene * np.int64(4 * _HIGHEST / HEIGHT_APART) + hundredths
 

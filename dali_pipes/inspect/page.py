@@ -2,8 +2,8 @@
 
     write_page("release.html", inspect(paths))
 
-Only the tiles that are shown are read and decoded, the worst of each section, with the polyline outlined.  All names
-come from other people's files, and the template (page.html.j2) escapes them.  The same release gives the same bytes.
+Only the tiles that are shown are read and decoded, the worst of each section, with the polyline outlined. All names
+come from other people's files, and the template (page.html.j2) escapes them. The same release gives the same bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LONGEST = 2000  # characters of a text in the page
 
 
 def write_page(path: str | Path, inspection: Inspection) -> None:
-    """Write the page, whole or not at all.  Raises InputError if it cannot be written."""
+    """Write the page, whole or not at all. Raises InputError if it cannot be written."""
     text = template(Path(__file__).with_name("page.html.j2"), {}, _shown).render(
         title=inspection.release,
         headline=headline(inspection),

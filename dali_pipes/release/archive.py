@@ -1,8 +1,9 @@
-"""The members of a ZIP or of a folder, read where they lie: nothing is unpacked.
+"""Read the members of a ZIP or a folder in place: nothing is unpacked.
 
 `Archive` reads a ZIP, which may be a file, parts of one, or inside a tar (see `byte_range.py`). `Folder` reads loose
-files, on disk or in a tar. Both list each file name once, in the order of the names, so that all forms of a release
-number their files alike. Threads may share them, they survive a fork, and a pickle holds only where the files are.
+files, on disk or in a tar. Both list each file name once, in the order of the names, so that the files have the same
+numbers in every form of a release. Threads and forked processes may share both. A pickle contains paths, not the bytes
+of files.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from . import zip_members
 from .byte_range import ByteRange, Segment
 from .names import file_name, is_foreign
 
-LARGEST_MEMBER = 1 << 26  # bytes; a tile has 70 kB, and a false header must not make us allocate more
+LARGEST_MEMBER = 1 << 26  # bytes; limits the memory that a wrong header can claim; a tile has 70 kB
 
 
 class Archive:
     """The members of a ZIP, or of the folder `below` in it.
 
-    Raises InputError if the file is no readable ZIP, or if none of its members can be read.
+    Raises InputError if the file is not a readable ZIP, or if none of its members can be read.
     """
 
     note = ""
@@ -57,7 +58,7 @@ class Archive:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._bytes, self._below = state["bytes"], state["below"]
         self._open()
-        if self.fingerprint() != state["fingerprint"]:  # its members may be numbered in another way now
+        if self.fingerprint() != state["fingerprint"]:  # its members may have other numbers now
             raise InputError(f"{self.where} was changed while it was being read; start again")
 
     def fault(self, index: int) -> str:
@@ -104,7 +105,7 @@ _CURES = {
     "MiB allowed": "it is too large for a tile or a label; leave it out",
     "there twice": "keep the right one of them",
 }
-"""Words of a fault that another download would not change, and what helps."""
+"""Words of a fault that another download would not correct, and what helps."""
 
 
 def _cure(fault: str) -> str:
@@ -150,7 +151,7 @@ class Folder:
     def read(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of member `index` as (n,) uint8, read-only.
 
-        Raises UnreadableMember if the file cannot be read, or has another length than when it was listed.
+        Raises UnreadableMember if the file cannot be read, or if its length has changed since it was listed.
         """
         (path, offset, length), fault = self._files[index].segment, self._files[index].fault
         if length > LARGEST_MEMBER:
@@ -181,7 +182,7 @@ _Member = TypeVar("_Member", zip_members.ZipMember, LooseFile)
 
 
 def _by_name(members: Iterable[_Member], same: Callable[[_Member, _Member], bool]) -> dict[str, _Member]:
-    """Return name → member, sorted by name. Of members with the same name and bytes the first is kept.
+    """Return name → member, sorted by name. If members have the same name and bytes, the first is kept.
 
     Members with the same name and different bytes are ambiguous: one of them is kept, with a fault.
     """
@@ -208,7 +209,7 @@ def _checked_size(member: zip_members.ZipMember) -> zip_members.ZipMember:
 def _inflate(data: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflated = inflater.decompress(data.data, size + 1)  # one byte more than recorded, to detect a false size
+        inflated = inflater.decompress(data.data, size + 1)  # one byte more than recorded, to detect a wrong size
     except zlib.error as error:
         raise ValueError(f"its deflated data are broken ({error})") from None
     if len(inflated) != size:

@@ -1,13 +1,13 @@
-"""A range of bytes that consists of segments of files, read by position as if it were one file.
+"""Segments of files, read by position as if they were one file.
 
 A ZIP of a release may be a file, a member of a tar, or parts that are files or members of a tar. All of these are a
 list of segments (file, offset, length):
 
     ByteRange([Segment(tar, 512, 1 << 30), Segment(tar, 1_073_743_360, 4_096)], where="download.tar: TS_KS.zip.part*")
 
-The files stay open and `pread` reads them, so threads may share a range and it survives a fork. A pickle holds only
-the segments; the other process opens the files again. A file that is replaced meanwhile is read as it was. A file
-that is cut short raises InputError; a memory map would end the process.
+The files stay open and `pread` reads them, so threads and forked processes may share a range. A pickle contains only
+the segments; the other process opens the files again. If a file is replaced, the old one is still read. If a file
+becomes shorter, InputError is raised; with a memory map the process would crash.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Segment(NamedTuple):
 
 
 class ByteRange:
-    """The bytes of `segments` in their order: `size` in number; `where` is their place in error sentences.
+    """The `size` bytes of `segments` in their order; `where` is their place in error messages.
 
     Raises InputError if a file cannot be opened or is shorter than its segment.
     """
@@ -90,7 +90,7 @@ class ByteRange:
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return bytes `start` to `stop` (0 <= start <= stop <= size) as (stop - start,) uint8, read-only.
 
-        Raises InputError if a file was cut short meanwhile.
+        Raises InputError if a file has become shorter.
         """
         i = bisect_right(self._starts, start) - 1
         pieces: list[bytes] = []
@@ -135,7 +135,7 @@ class ByteRange:
 
 
 def decode(name: bytes) -> str:
-    """Decode a name in an archive: UTF-8 if the bytes are valid, else cp949, which Korean Windows writes."""
+    """Decode a name in an archive: UTF-8 if the bytes are valid, otherwise cp949, which Korean Windows writes."""
     try:
         return name.decode("utf-8")
     except UnicodeDecodeError:

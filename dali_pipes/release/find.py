@@ -1,11 +1,11 @@
-"""Find and open the images and labels of a split in a release of any form.
+"""Find the images and labels of a split in a release of any form, and open them as `Members`.
 
     images, labels = open_split(ReleasePaths(Path("DIR")), "train")
 
 A release has images and labels of two splits, known by the names in `layouts.py`. Each may be a ZIP, parts of a ZIP
 (`TS_KS.zip.part0`, `TS_KS.zip.part1073741824`, …, numbered by the part's first byte, or just counted), or a folder of
-loose files, at any depth below the release. The release, and anything in it, may also be a tar; the release may be a
-ZIP, and a ZIP may be stored in a ZIP of its name.
+loose files, at any depth below the release. The release itself may be a tar or a ZIP, its files may be in tars, and a
+ZIP may be stored in another ZIP.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _UNREAD = (  # endings of files that are named after a role and cannot be read, 
 def open_split(paths: ReleasePaths, split: Split) -> tuple[Members, Members]:
     """Find and open the (images, labels) of `split`.
 
-    Raises InputError if one of them is missing, is there twice, is of another kind, or cannot be read.
+    Raises InputError if one of them is missing, exists twice, is of another kind, or cannot be read.
     """
     overrides = {role: paths.override(split, role) for role in ROLES}
     listing = _list_release(paths.release) if None in overrides.values() else None
@@ -60,12 +60,12 @@ def open_split(paths: ReleasePaths, split: Split) -> tuple[Members, Members]:
 
 
 def open_images(given: Sequence[Path]) -> Members:
-    """Open JPEGs that belong to no release, as `open_files` does."""
+    """Open JPEGs that are not part of a release, as `open_files` does."""
     return open_files(given, "images", "--images")
 
 
 def open_files(given: Sequence[Path], role: Role, flag: str) -> Members:
-    """Open the files of a role that belong to no release: files, and folders, tars, ZIPs and parts that hold them.
+    """Open files of a role outside a release: single files, and folders, tars, ZIPs and parts that contain them.
 
     ZIPs within a folder or a tar are opened if it has no loose files. Raises InputError, which names `flag`, if there
     are no files, or if two different ones in two places have the same name.
@@ -90,12 +90,12 @@ def open_files(given: Sequence[Path], role: Role, flag: str) -> Members:
 
 
 def _loose_candidates(path: Path, role: Role) -> list[_Candidate]:
-    """Return what a folder or an archive has of a role: all loose files, or its ZIPs. Raises InputError if nothing."""
+    """Return a role's candidates in a folder or archive: all loose files, or its ZIPs. Raises InputError if none."""
     if path.is_file() and path.suffix.lower() == ".zip":
         with suppress(OtherKind):
             archive = _open_zip(ByteRange.of_file(path), role)
             return [_Candidate(archive.where, lambda: archive)]
-        candidates = _any_candidates(Listing(path), role)  # it may hold several ZIPs
+        candidates = _any_candidates(Listing(path), role)  # it may contain several ZIPs
         if candidates:
             return candidates
     _, kind, advice = _unread(path.name)
@@ -107,12 +107,12 @@ def _loose_candidates(path: Path, role: Role) -> list[_Candidate]:
 
 
 def _list_release(path: Path) -> Listing:
-    """List a release; a ZIP named TS_KS.zip and so on is one archive of it, whose members are not looked into."""
+    """List a release. A ZIP named after a role, such as TS_KS.zip, is one of its archives and is not opened."""
     return Listing(path, open_zip=not (path.is_file() and path.suffix.lower() == ".zip" and is_role(path.stem)))
 
 
 def _list_given(path: Path) -> Listing:
-    """List what a flag names; of a part of a ZIP, all parts in its folder."""
+    """List the path of a flag; for a part of a ZIP, all parts in its folder."""
     part = PART.fullmatch(path.name)
     if part is None or not path.is_file():
         return _list_release(path)
@@ -120,7 +120,7 @@ def _list_given(path: Path) -> Listing:
     return Listing(path, [each for each in siblings if each.is_file()])
 
 
-# --- What in a listing may be the images or labels of a split.
+# --- Candidates for the images or labels of a split.
 
 
 class _Candidate(NamedTuple):
@@ -143,7 +143,7 @@ def _open_only(listing: Listing, split: Split, role: Role) -> Members:
 
 
 def _only(candidates: Sequence[_Candidate], release: Path, split: Split, role: Role) -> Members:
-    """Open the only candidate, or the first of several that hold the same files. Raises InputError if they differ."""
+    """Open the only candidate, or the first of several with the same files. Raises InputError if they differ."""
     first, *others = candidates
     if not others:
         return first.open()
@@ -160,7 +160,7 @@ def _only(candidates: Sequence[_Candidate], release: Path, split: Split, role: R
 
 
 def _same_files(a: Members, b: Members, role: Role) -> bool:
-    """Return whether two sources hold files of the same names and sizes; of labels also the same bytes."""
+    """Return whether two sources have files of the same names and sizes, and for labels the same bytes."""
     contents = []
     for members in (a, b):
         numbers = [i for i, name in enumerate(members.names) if name.lower().endswith(SUFFIXES[role])]
@@ -209,7 +209,7 @@ def _candidates(files: Iterable[ListedFile], split: Split, role: Role) -> Iterat
 
 
 def _any_candidates(listing: Listing, role: Role) -> list[_Candidate]:
-    """Return what holds files of the role under any name: all loose files as one, else each ZIP and set of parts."""
+    """Return all candidates, whatever their names: all loose files as one, otherwise each ZIP and set of parts."""
     loose = [file for file in listing.files if file.path.lower().endswith(SUFFIXES[role])]
     if loose:
         where = str(listing.release)
@@ -240,7 +240,7 @@ def _place_of(folder: str, file: ListedFile) -> str:
 
 
 def _missing(listing: Listing, split: Split, role: Role) -> InputError:
-    """Return the error of a role that is not in a listing; it names what has the role's name and cannot be read."""
+    """Return the error of a role that is not in a listing; it names a file of that name that cannot be read."""
     stem, flag, suffix = STEMS[split, role], f"--{split}-{role}", SUFFIXES[role][0]
     for file in listing.files:
         place, kind, advice = _unread(file.path)
@@ -284,7 +284,7 @@ def _other_kind(names: Sequence[str], where: str, role: Role) -> OtherKind:
 
 
 def _open_override(given: Path, split: Split, role: Role) -> Members:
-    """Open what a flag names as this role; its name need not be the role's."""
+    """Open the path of a flag as this role, whatever its name."""
     listing = _list_given(given)
     if any(_candidates(listing.files, split, role)):
         return _open_only(listing, split, role)
@@ -343,7 +343,7 @@ def _open_role_folder(folder: str, files: Sequence[ListedFile]) -> Members:
 def _open_folder(files: Sequence[ListedFile], where: str, below: int = 0, inside: str = "") -> Members:
     """Open loose files, on disk or in a tar, without the first `below` characters of their paths.
 
-    Files in a ZIP may be deflated, so their ZIP reads them, below its folder `inside`.
+    Files in a ZIP may be compressed, so they are read through their ZIP, below its folder `inside`.
     """
     if files and files[0].container is not None:
         return Archive(files[0].container, below=inside)

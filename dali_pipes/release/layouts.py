@@ -31,7 +31,7 @@ _COPY = r"(?:[ _]?\([0-9]{1,3}\)| [0-9]{1,2}|(?: -)?[ _](?:copy|복사본)(?: \(
 
 
 class Match(NamedTuple):
-    """How well a place matches a role: the least of several matches is used."""
+    """How well a place matches a role: the smallest of several matches is used."""
 
     layout: int
     """Row of `LAYOUTS`."""
@@ -43,9 +43,9 @@ class Match(NamedTuple):
 
 @cache
 def match(place: str, split: Split, role: Role, *, outermost: bool = False) -> Match | None:
-    """Return how `place`, or else the next folder above it that does, matches a role; None if none does.
+    """Return how `place`, or otherwise the nearest folder above it that does, matches a role; None if none does.
 
-    With `outermost` it is the first folder from above that matches.
+    With `outermost`, the topmost folder that matches is used.
     """
     column = list(STEMS).index((split, role))
     parts = place.split("/")

@@ -21,15 +21,15 @@ class ListedFile(NamedTuple):
     """A file on disk, or in a tar or ZIP of the release."""
 
     path: str
-    """Path below the release with / between folders; an archive counts as a folder that is named by its stem."""
+    """Path below the release with / between folders; an archive counts as a folder, named without its suffix."""
     where: str
-    """Its place, as error sentences name it."""
+    """Where it is, for error messages."""
     segment: Segment | None
     """Where its bytes are; None if it is deflated or unreadable in a ZIP."""
     modified: int
     """Time of the last change, in nanoseconds."""
     container: ByteRange | None = None
-    """The ZIP that holds it, if one does."""
+    """The ZIP that contains it, if any."""
 
     @property
     def length(self) -> int:
@@ -46,10 +46,10 @@ class ListedFile(NamedTuple):
 
 
 class Listing:
-    """The `files` of a release, and what was `unvisited`, with reasons.
+    """The `files` of a release, and the `unvisited` paths in it, with reasons.
 
-    `only`: list these files next to `release` instead. Raises InputError if `release` is no folder, tar or ZIP, or is
-    damaged.
+    `only`: list these files next to `release` instead. Raises InputError if `release` is not a folder, tar or ZIP, or
+    is damaged.
     """
 
     def __init__(self, release: Path, only: Sequence[Path] = (), *, open_zip: bool = True) -> None:
@@ -97,7 +97,7 @@ class Listing:
 
 
 def list_file(path: Path, below: str, *, open_zip: bool = False) -> Iterator[ListedFile]:
-    """Yield a file on disk under the name `below`, then the files inside it if it is a tar, or a ZIP and `open_zip`."""
+    """Yield the file `path` as `below`, then the files inside it if it is a tar, or a ZIP and `open_zip`."""
     status = path.stat()
     modified = max(status.st_mtime_ns, status.st_ctime_ns)  # cp -p and rsync -t restore only the mtime
     yield ListedFile(below, str(path), Segment(path, 0, status.st_size), modified)
@@ -119,7 +119,7 @@ def list_file(path: Path, below: str, *, open_zip: bool = False) -> Iterator[Lis
 
 
 def stored_span(container: ByteRange, member: zip_members.ZipMember) -> tuple[int, int] | None:
-    """Return where the bytes of a ZIP's member start and stop in it, if it is stored and sound."""
+    """Return where the bytes of a ZIP's member start and stop in it; None if it is compressed or damaged."""
     if member.fault or member.method != zip_members.STORED:
         return None
     try:

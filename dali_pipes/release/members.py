@@ -1,7 +1,7 @@
-"""`Members`: the files of one role, read by number, wherever their bytes lie.
+"""`Members`: the files of one role, read by number.
 
-`archive.Archive` (a ZIP) and `archive.Folder` (loose files) are the two that read a release. A source in memory may
-subclass `Members`, and then has to define only `names` and `read`.
+`archive.Archive` (a ZIP) and `archive.Folder` (loose files) read a release. To read from elsewhere, subclass `Members`
+and define `names` and `read`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Members(Protocol):
     """File names without folders, each once."""
 
     where: str = "memory"
-    """The place of the files, as error sentences name it."""
+    """Where the files are, for error messages."""
 
     note: str = ""
     """A sentence for the user about how the files were found, or ""."""
@@ -53,7 +53,7 @@ class Members(Protocol):
 
 
 class Merged(Members):
-    """The files of several sources, numbered through in the order of the sources."""
+    """The files of several sources, numbered consecutively, in the order of the sources."""
 
     def __init__(self, *sources: Members) -> None:
         self.sources = sources

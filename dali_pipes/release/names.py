@@ -1,4 +1,4 @@
-"""File names: which files do not belong to a release, and which two names are one.
+"""File names: which files do not belong to a release, and which two names are the same.
 
 Every form of a release uses these rules, so that a folder, a ZIP and a tar of the same files give the same names.
 """
@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 
 SUFFIXES = {"images": (".jpg", ".jpeg", ".jpe", ".jfif"), "labels": (".json",)}
-"""How the names of loose files end, by role."""
+"""Suffixes of loose files, by role."""
 
 _LEFT_BY_SYSTEMS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"})
 
@@ -62,7 +62,7 @@ class NumberOf:
 
 
 def name_key(name: str) -> str:
-    """Return what a file name has in common with those that differ only in case, or in .jpg against .jpeg."""
+    """Return a key that is the same for names that differ only in case, or in .jpg against .jpeg."""
     folded = name.casefold()
     suffixes = SUFFIXES["images"]
     return stem_of(folded) + suffixes[0] if folded.endswith(suffixes) else folded

@@ -1,4 +1,4 @@
-"""A ZIP from its parts, as AI Hub's download tool leaves them.
+"""Join the parts of a ZIP, as AI Hub's download tool writes them.
 
 Each part is numbered by its first byte in the ZIP: `TS_KS.zip.part0`, `TS_KS.zip.part1073741824`, …. Other tools count
 the parts, from 0 or 1.
@@ -21,7 +21,7 @@ Numbered = Sequence[tuple[int, ListedFile]]
 
 
 def join_parts(parts: Numbered) -> ByteRange:
-    """Return the ZIP that is made of parts (number, file). Raises InputError where they do not join."""
+    """Return the ZIP that is made of parts (number, file). Raises InputError if one is missing or overlaps another."""
     parts = sorted(parts, key=lambda part: part[0])
     whole = PART.sub(r"\1", parts[0][1].where)
     if _are_counted(parts):

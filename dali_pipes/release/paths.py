@@ -1,4 +1,4 @@
-"""Where a release lies, and where its images, labels and index lie if not there: one value for all commands.
+"""The paths of a release, and of its images, labels and index if they are elsewhere: one value for all commands.
 
     paths = ReleasePaths(Path("DIR"), train_labels=Path("corrected.zip"))
 
@@ -24,7 +24,7 @@ ALIASES = {"--data": "--release", "--data-dir": "--release"}
 
 @dataclass(frozen=True)
 class ReleasePaths:
-    """The release to read. Raises InputError if a path for both splits is given along with one for a single split."""
+    """The release to read. Raises InputError if, for example, both `images` and `train_images` are given."""
 
     release: Path
     """The release in any form: ZIPs, parts of ZIPs, tars or folders below a folder; or a single tar or ZIP.
@@ -66,7 +66,7 @@ class ReleasePaths:
         return getattr(self, f"{split}_{role}") or getattr(self, role)
 
     def cached_in(self, folder: Path) -> ReleasePaths:
-        """Return these paths with the index in `folder`, unless --index-cache names another."""
+        """Return these paths with the index in `folder`, unless --index-cache was given."""
         return replace(self, index_cache=self.index_cache or folder)
 
     def given(self) -> dict[str, str]:

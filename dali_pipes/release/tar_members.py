@@ -2,10 +2,12 @@
 
 A tar is a sequence of 512-byte headers, each followed by its member's bytes, up to a block of zeros. A long or Korean
 path is in a member of its own before the one it names (GNU's @LongLink, type L; POSIX's pax header, type x). Links,
-devices and folders are skipped. Every number is checked before it is used; a contradiction is refused with its byte.
+devices and folders are skipped. Every number is checked before it is used; a contradiction is an error that states the
+byte.
 
-Why not tarfile: after a damaged header it ends without an error (it listed 4,002 of 8,000 members), accepts negative
-sizes, reads names of any length into memory, and takes longer (8,000 members: 0.42 s there, 0.32 s here).
+`tarfile` is not used, because it ends without an error after a damaged header (it listed 4,002 of 8,000 members),
+accepts negative sizes, reads names of any length into memory, and takes longer (8,000 members: 0.42 s there, 0.32 s
+here).
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@
     refuse_above(0.01, "train", table, listing)
 
 The checksum, the headers and the entropy-coded data of each image are checked here, so that no damaged image reaches a
-batch. What is decoded is what the loader decodes: `pixels_only`, without the segments that may be odd in a sound image.
-The decoder is simplejpeg in strict mode, because no other one names the damaged image: DALI fails for a whole
-batch without naming the sample, and, like OpenCV, accepts a JPEG that ends halfway as an image with a grey half. All
-three use libjpeg-turbo; simplejpeg turns its warning into an error and is as fast (`python -m bench.index`).
+batch. Like the loader, this decodes `pixels_only`, without the segments that may be odd in an intact image. The decoder
+is simplejpeg in strict mode, because no other one names the damaged image: DALI fails for a whole batch without naming
+the sample, and, like OpenCV, accepts a truncated JPEG and fills the rest with grey. All three use libjpeg-turbo;
+simplejpeg turns its warning into an error and is as fast (`python -m bench.index`).
 
 The cache has two files per split, named by a fingerprint of the archives: the table, and `….left_out.csv`, which lists
 everything that was skipped. They are written whole or not at all. A file that is damaged, or belongs to other data or
@@ -64,7 +64,7 @@ class Index(NamedTuple):
 def open_index(
     paths: ReleasePaths, split: Split, *, console: Console | None = None, threads: int | None = None
 ) -> Index:
-    """Return the checked samples of one split, read from `paths.index_cache` if they are there, else built.
+    """Return the checked samples of one split, read from `paths.index_cache` if they are there, otherwise built.
 
     Building uses `threads` threads, by default one per core, and shows its progress if `console` (default: stderr) is a
     terminal. Raises InputError if an archive is missing or damaged, if no sample is left, or if the cache cannot be
@@ -97,7 +97,7 @@ def open_index(
 
 
 def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path | None = None) -> None:
-    """Raise InputError, with counts by reason, if more than the share `max_bad` of the tiles were skipped in part.
+    """Raise InputError, with counts by reason, if a larger share of the tiles than `max_bad` was skipped, even in part.
 
     An image without a label does not count: a release may have images without chimneys.
     """
@@ -158,7 +158,7 @@ def check_by_decoding(
 
 
 def _decode(images: Members, most_pixels: int, part: Sequence[int]) -> list[JpegHeader | Reason]:
-    pixels = np.empty(0, np.uint8)  # one buffer for all: new memory for each image would cost half a decode
+    pixels = np.empty(0, np.uint8)  # one buffer for all: allocating one per image takes half as long as decoding
     checked: list[JpegHeader | Reason] = []
     for image in part:
         try:
@@ -188,7 +188,7 @@ def fault_of(data: NDArray[np.uint8], jpeg: JpegHeader, pixels: NDArray[np.uint8
         decoded = decode_jpeg(
             pixels_only(data), "RGB", min_height=height, min_width=width, min_factor=1, buffer=pixels, strict=True
         )
-    except ValueError as error:  # also if a second header needs a larger buffer than the first
+    except ValueError as error:  # also raised if a second header needs a larger buffer than the first
         return Reason.TRUNCATED if "Premature end of JPEG file" in str(error) else Reason.UNDECODABLE
     return None if decoded.shape == (height, width, 3) else Reason.UNDECODABLE
 

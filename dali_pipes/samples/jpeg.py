@@ -1,9 +1,9 @@
-"""What a JPEG is: its size, whether it can be used, and its bytes without what no pixel depends on.
+"""The headers of a JPEG: its size, whether it can be used, and its bytes without what no pixel depends on.
 
-The header of a JPEG is a row of segments in front of the first scan. Cameras and editors write much there that no
-pixel depends on: EXIF, ICC profiles, comments, odd versions, even junk between two segments. A strict decoder refuses
-some of it, and DALI's parser refuses other parts. So both get `pixels_only(data)`, in which only the segments that
-decoding needs are left. What comes behind the end of the image is read by no decoder, and stays.
+The header of a JPEG is a row of segments in front of the first scan. Cameras and editors write much there that no pixel
+depends on: EXIF, ICC profiles, comments, odd versions, even junk between two segments. A strict decoder refuses some of
+it, and DALI's parser refuses other parts. Therefore both get `pixels_only(data)`, which keeps only the segments that
+decoding needs. Bytes after the end of the image stay, because no decoder reads them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ MOST_SCENE_PIXELS = 1 << 29  # of an image of which only windows are decoded
 
 _SCAN, _JFIF, _EXIF, _ADOBE = 0xDA, 0xE0, 0xE1, 0xEE
 _TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})  # Huffman, arithmetic, quantisation, restart interval
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # these three are tables and reserved
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # C4 and CC are tables, C8 is reserved
 _HUFFMAN = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive
 _ARITHMETIC = frozenset({0xC9, 0xCA})
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 _START, _END = 0xD8, 0xD9
-_MOST_MARKERS = 4096  # before the scan; cameras write about twenty, and a hostile file may hold millions
+_MOST_MARKERS = 4096  # before the scan; cameras write about twenty, and a hostile file may have millions
 
 _FORMATS = (
     (Reason.PNG, 0, b"\x89PNG"),
@@ -47,7 +47,7 @@ _FORMATS = (
 CONVERTIBLE = frozenset(reason for reason, _, _ in _FORMATS if reason is not Reason.WEB_PAGE) | {
     *(Reason.TWELVE_BITS, Reason.ARITHMETIC, Reason.RARE_CODING, Reason.COLOURS, Reason.ROTATED)
 }
-"""Why images cannot be used that are whole, so that another program can save them in a usable form."""
+"""Reasons of images that are intact, so that another program can save them in a usable form."""
 
 
 class JpegHeader(NamedTuple):
@@ -69,7 +69,7 @@ class JpegHeader(NamedTuple):
 class _Segment(NamedTuple):
     marker: int
     start: int
-    """Of its marker."""
+    """Position of its marker."""
     stop: int
 
 
@@ -96,9 +96,9 @@ def usable_header(data: NDArray[np.uint8], most_pixels: int = MOST_PIXELS) -> Jp
 
 
 def read_header(data: bytes | memoryview) -> JpegHeader | Reason:
-    """Read the headers of the JPEG in `data`, or return the reason why it is no JPEG with a frame.
+    """Read the headers of the JPEG in `data`, or return the reason why it is not a JPEG with a frame header.
 
-    `complete`: whether the end-of-image marker follows the first scan. Bytes behind it, such as a line end, a camera
+    `complete`: whether the end-of-image marker follows the first scan. Bytes after it, such as a line end, a camera
     maker's trailer or a second picture, do no harm. A truncated download has intact headers but no such marker.
     """
     data = bytes(data)
@@ -134,7 +134,7 @@ def pixels_only(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the JPEG `data` (n,) uint8 with only those segments of its header that the pixels depend on.
 
     These are its tables and its frame, and the two that state the colour space: JFIF, with a version that exists, and
-    Adobe. Without anything else to leave out it is `data` itself, and so is what is no JPEG.
+    Adobe. Returns `data` itself if nothing has to be removed, or if it is not a JPEG.
     """
     head = data.tobytes()
     kept, end = [head[:2]], 2
@@ -160,7 +160,7 @@ def pixels_only(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _segments(data: bytes) -> Iterator[_Segment]:
     """Yield the segments of a header up to the first scan; junk between two is skipped, as libjpeg does.
 
-    Raises ValueError if `data` is no JPEG, and its subclass `_Cut` if it ends before the first scan.
+    Raises ValueError if `data` is not a JPEG, and its subclass `_Cut` if it ends before the first scan.
     """
     if data[:2] != b"\xff\xd8":
         raise ValueError("no start of an image")

@@ -1,7 +1,7 @@
 """Read the labels and images of a split into columns, and list what was skipped, with reasons.
 
-Labels become rows in growing buffers, a few machine words per row: a million rows as objects would take gigabytes. Each
-image that a row names is then checked once by a `Check`: by its headers here, or by decoding it in `index.py`.
+The rows are kept in growing buffers: as Python objects, a million rows would take gigabytes. Then a `Check` checks each
+image of a row once: by its headers here, or by decoding it in `index.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .jpeg import JpegHeader, usable_header
 from .via import Reason
 
 Check = Callable[[Members, Sequence[int]], Iterable[JpegHeader | Reason]]
-"""Checks images by number → for each in order its header, or the reason why it cannot be used."""
+"""(images, numbers) → for each image in order its header, or the reason why it cannot be used."""
 
 
 class LeftOut(NamedTuple):
@@ -38,7 +38,7 @@ class Rows:
     def __init__(self) -> None:
         self.image, self.region, self.points_of = array("q"), array("q"), array("q")
         self.points, self.numbers, self.stated = array("d"), array("d"), array("d")
-        self.doubted: set[int] = set()  # images that two label files name
+        self.doubted: set[int] = set()  # images that two labels name
 
     def append(self, image: int, tile: via.TileLabel, region: via.Region) -> None:
         """Append one region of `tile`, which is image number `image`."""
@@ -59,9 +59,9 @@ class Rows:
 def read_labels(labels: Members, images: Members, left_out: list[LeftOut]) -> Rows:
     """Read all labels, and add to `left_out` what cannot be used, before the images are checked.
 
-    The tile of a label must be certain: a label that names another tile's image, although its own exists, is skipped,
-    and an image that two label files name is added to `doubted`. Names are compared as `NumberOf` does. The
-    only label file may describe all tiles, so it may have any name, and the bytes of as many labels.
+    A label is skipped if it names another tile's image although its own exists. An image that two labels name is added
+    to `doubted`. Names are compared as `NumberOf` does. If there is only one label file, it may describe all tiles: it
+    may have any name, and be as large as the labels of all tiles together.
     """
     number_of = NumberOf(images.names)
     rows, owner = Rows(), dict[int | str, tuple[int, int]]()  # image, or its name if there is none → file and entry

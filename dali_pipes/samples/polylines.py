@@ -13,9 +13,9 @@ All forms are converted to VIA's own objects of images, so that they can be writ
 
 A CSV may be as a spreadsheet saves it: with a BOM, CRLF, semicolons or tabs, empty rows, and other file sizes.
 
-Users expect a height for every polyline. So what training would skip is an error here that names tile and region, and
-so is what could not be written back as it was read. Regions of other shapes, such as rectangles, are kept as they are
-and are not predicted.
+Users expect a height for every polyline. What training would skip is therefore an error here that names tile and
+region, and so is input that cannot be written back unchanged. Regions of other shapes, such as rectangles, are kept as
+they are and are not predicted.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ csv.field_size_limit(1 << 24)  # the default is 128 KiB, and a polyline in VIA's
 class Polylines:
     """Polylines by tile.
 
-    `images`: VIA's object of each image (`filename`, `size` in bytes or -1, `regions` as a list that may hold null,
+    `images`: VIA's object of each image (`filename`, `size` in bytes or -1, `regions` as a list that may contain null,
     `file_attributes`), in file order; `drawn`: all their polylines, each with the number of its image; `where`: their
-    source, as error sentences name it; `project`: the VIA project that they come from, if they come from one alone.
+    source, for error messages; `project`: the VIA project that they come from, if they come from one alone.
     """
 
     images: list[dict[str, Any]]
@@ -208,7 +208,7 @@ def _sizes(images: Members, wanted: Sequence[int], console: Console, most_pixels
     for i, jpeg in zip(wanted, checked, strict=True):
         if isinstance(jpeg, Reason):
             if jpeg is Reason.DAMAGED:
-                images.read(i)  # raises with a more exact reason, such as two files of one name
+                images.read(i)  # raises with a more exact reason, such as two files of the same name
             advice = "replace the file"
             if jpeg is Reason.TOO_LARGE:
                 advice = f"cut it into images of at most {most_pixels:,} pixels"
@@ -305,7 +305,7 @@ def _from_csv(text: str, source: Path) -> list[dict[str, Any]]:
 def _csv_rows(text: str, source: Path) -> tuple[Any, list[str]]:
     """Return a reader of the rows below the names of the columns, and these names.
 
-    Fields are separated by commas, or as spreadsheets in other languages write them, by semicolons or tabs. Raises
+    Fields are separated by commas, or by semicolons or tabs, as spreadsheets in other languages write them. Raises
     InputError if no separator gives the columns of a form.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -338,7 +338,7 @@ def _add_via_row(image: dict[str, Any], row: Mapping[str, str]) -> None:
 
 
 def _from_json(text: str) -> Any:
-    """Parse standard JSON. Raises ValueError for what Python's parser accepts beyond the standard, or changes.
+    """Parse standard JSON. Raises ValueError for values that Python would accept against the standard, or change.
 
     These are NaN and Infinity, which other programs cannot read; numbers too large for a float, which become infinite;
     and two values under one key, of which Python drops the first.

@@ -1,14 +1,14 @@
-"""Divide samples into training and validation: the release's own split, or folds that share no scene.
+"""Divide samples into training and validation: the release's own split, or folds of whole scenes.
 
     training, validation = Division("scene", folds=5, fold=0, seed=0).divide(train, validation)
 
-All validation scenes of the official split are also in training, and a network can recognise a scene. `scene` therefore
-merges both splits and assigns each whole scene to one of `folds` folds; fold number `fold` validates. Tiles only
-overlap within a scene, so no picture of a chimney is on both sides.
+All validation scenes of the official split are also in training, and a network can recognise a scene. With `scene`,
+both splits are therefore merged, and each scene belongs to one of `folds` folds. Fold number `fold` is for validation.
+Tiles only overlap within a scene, so no picture of a chimney is on both sides.
 
 A chimney that was photographed on two days is in two scenes, and nothing in the data links them: labels have no
-coordinates, `chi_id` counts within a tile, and equal heights prove nothing. From such a pair a network could learn the
-height of a chimney from another angle, but not the scale of the scene. This is not prevented.
+coordinates, `chi_id` counts within a tile, and different chimneys may have equal heights. From such a pair a network
+could learn the height of a chimney from another angle, but not the scale of the scene. This is not prevented.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .table import SampleTable, scene_of
 from .via import Reason
 
 VALIDATION, DEVELOPMENT = "validation", "development"  # the groups of samples that are not trained on
-MOST_SHARED = 0.2  # of either split's tiles; more are no accident of a dataset, but wrong paths
+MOST_SHARED = 0.2  # of either split's tiles; a larger share means wrong paths
 FOLDS = 0xF01D  # second word of the seed, so that folds and held-out scenes are independent
 
 
@@ -148,11 +148,12 @@ def assign_folds(sizes: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.
     """Assign scenes of `sizes` (S,) samples to folds → fold of each scene (S,) int64, the same on every machine.
 
     Large scenes are assigned first, each to the smallest fold so far, so that two folds differ by at most the largest
-    scene. Sizes are compared by powers of two and scenes of one power in drawn order, or the seed would hardly matter.
+    scene. Sizes are rounded down to powers of two, and scenes of equal rounded size are ordered at random. Otherwise
+    the seed would hardly change the folds.
     """
     words = np.random.PCG64(np.random.SeedSequence((seed, FOLDS))).random_raw(len(sizes) + folds)
     magnitude = np.frexp(np.asarray(sizes, np.float64))[1]
-    smallest = [(0, int(word), fold) for fold, word in enumerate(words[len(sizes) :])]  # ties: the drawn word decides
+    smallest = [(0, int(word), fold) for fold, word in enumerate(words[len(sizes) :])]  # ties: the random word decides
     heapq.heapify(smallest)
     fold_of = np.empty(len(sizes), np.int64)
     for scene in np.lexsort((words[: len(sizes)], -magnitude)).tolist():

@@ -1,10 +1,10 @@
-"""The table of samples: one row per polyline, in columns of numpy, built from a release and checked.
+"""The table of samples: one row per polyline, in numpy columns, built from a release and checked.
 
-What cannot be used is skipped and listed in `left_out` with its reason. Exact duplicates of polylines, of which the
-published release has three, stay: otherwise scores on its validation split would not be comparable with other work.
+What cannot be used is skipped and listed in `left_out` with its reason. Exact duplicates of polylines are kept (the
+published release has three), so that scores on its validation split are comparable with other work.
 
-Images are checked by their headers, unless `check` does more. `index.py` decodes them all, and keeps the result with
-`save` and `load`, which store only what cannot be derived.
+Images are checked by their headers, unless `check` does more. `index.py` decodes them all, and stores the result with
+`save`. Columns that can be derived are not stored.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from . import via
 from .labels import Check, LeftOut, check_headers, check_images, read_labels
 from .via import Reason
 
-FORMAT = 3  # of a saved table; raise it when the same release would give another table
+FORMAT = 3  # of a saved table; increase it when the same release would give another table
 
 
 class Statistics(NamedTuple):
-    """Mean and population standard deviation (+ 1e-8) of length and of height in metres, as the reference has them."""
+    """Mean and population standard deviation (+ 1e-8) of length and of height in metres, as in the reference."""
 
     length_mean: float
     length_std: float
@@ -43,7 +43,7 @@ class Statistics(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleTable:
-    """N samples in columns of numpy, rows in the order of the labels' archive.
+    """N samples in numpy columns, rows in the order of the labels' archive.
 
     `tile` and `scene`: (N,) str, the image's file name, and its part before the last underscore;
     `polyline`: (N, P, 2) float64 px (x, y), base first; shorter ones repeat their last point;
@@ -76,8 +76,8 @@ class SampleTable:
     ) -> SampleTable:
         """Read the labels and the headers of the images of one split of `release`, in any form.
 
-        `images` and `labels`: other places for them. Raises InputError if either is missing or damaged, or if no
-        sample is left.
+        `images`, `labels`: where they are, if not in the release. Raises InputError if either is missing or damaged, or
+        if no sample is left.
         """
         if split not in ("train", "validation"):
             raise InputError(f'a release has the splits "train" and "validation", found {split!r}')
@@ -176,7 +176,7 @@ class SampleTable:
                 polyline=self.polyline,
                 numbers=np.stack([self.height, self.gsd, self.roll, self.pitch], axis=1),
                 size=np.stack([self.width, self.height_px], axis=1),
-                left_out=np.frombuffer(json.dumps(listed).encode(), np.uint8),  # as wide as each name, not the widest
+                left_out=np.frombuffer(json.dumps(listed).encode(), np.uint8),  # arrays are as wide as the longest name
             ),
         )
 
@@ -223,7 +223,7 @@ class SampleTable:
     def hold_out_scenes(self, fraction: float, seed: int) -> tuple[SampleTable, SampleTable]:
         """Split by scene into (kept, held out), with about `fraction` of the samples held out, none for 0.
 
-        The order in which scenes are drawn depends only on `seed` and their names. Raises InputError if no scene is
+        The order in which scenes are chosen depends only on `seed` and their names. Raises InputError if no scene is
         left to train on.
         """
         names, inverse, counts = np.unique(self.scene, return_inverse=True, return_counts=True)
@@ -236,7 +236,7 @@ class SampleTable:
                 " hold out less"
             )
         held_out = np.isin(inverse, chosen)
-        return self.select(~held_out), replace(self.select(held_out), left_out=())  # the kept side lists it
+        return self.select(~held_out), replace(self.select(held_out), left_out=())  # the kept side has the list
 
 
 def scene_of(file: str) -> str:

@@ -2,7 +2,7 @@
 
 A label file is JSON of the VGG Image Annotator 2: an object of images, each with `regions` and `file_attributes`. It
 describes one tile, or all of them. All values are text, except `size` and the coordinates. A region that cannot be used
-becomes a `Rejected` with a `Reason`; it never raises.
+becomes a `Rejected` with a `Reason`; no exception is raised for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 LARGEST_LABEL = 1 << 22  # bytes per tile; a label has about 900, and parsed JSON takes up to 40 times its text
 LONGEST_FILENAME = 255  # characters; every row of the table is as wide as the longest name
 TALLEST = 10_000  # metres; one larger height would dominate every mean
-MOST_PIXELS = 1 << 26  # of an image, such as 8192 × 8192; a false header must not make us allocate more
+MOST_PIXELS = 1 << 26  # of an image, such as 8192 × 8192; limits the memory that a wrong header can claim
 MOST_POINTS = 64  # a chimney has two; every row of the table is as wide as the longest polyline
 
 
@@ -101,7 +101,7 @@ class TileLabel:
 
 
 class UnusableLabel(ValueError):
-    """A label file that is too large or of another program, which `reason` says."""
+    """A label file that is too large or of another program, as `reason` says."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.value)
@@ -115,15 +115,15 @@ _FORMATS = (
     (Reason.GEOJSON, {"type", "features"}),
     (Reason.GEOJSON, {"type", "geometry"}),
 )
-"""Formats that are no VIA 2, and keys that only they have at the top."""
+"""Formats other than VIA 2, and keys that only they have at the top."""
 
 
 def parse(data: bytes, largest: int = LARGEST_LABEL) -> list[TileLabel]:
     """Parse the UTF-8 bytes of one label file (a BOM is allowed) into its images.
 
-    The file may be an annotation export or a project. Of several images, one that cannot be read has no regions, and
-    is rejected as a whole, and so is one that occurs twice. Raises UnusableLabel if the file has more than `largest`
-    bytes or is another program's, and ValueError if it is not a JSON object of VIA images, or if a key occurs twice.
+    The file may be an annotation export or a project. If there are several images, those that cannot be read or occur
+    twice are rejected as a whole. Raises UnusableLabel if the file has more than `largest` bytes or is of another
+    program, and ValueError if it is not a JSON object of VIA images, or if a key occurs twice.
     """
     if len(data) > largest:
         raise UnusableLabel(Reason.LARGE_LABEL)
@@ -176,7 +176,7 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_tile(image: Any, *, heights: bool = True) -> TileLabel:
     """Parse VIA's object of one image. Without `heights`, a region needs no height, and gets NaN.
 
-    Raises ValueError if it is no such object.
+    Raises ValueError if it is not one.
     """
     if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
         raise ValueError("expected images with a filename")
