@@ -17,7 +17,8 @@ def metres(value: float) -> str:
 
 def number(value: float, digits: int = 2) -> str:
     """`value` with a real minus sign, a dash if it is not finite; from a million on only four digits are shown."""
-    text = f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.4g}"
+    rounded = round(value, digits) + 0.0 if math.isfinite(value) else value  # -0.001 is 0.00, not −0.00
+    text = f"{rounded:.{digits}f}" if abs(value) < 1e6 else f"{value:.4g}"
     return text.replace("-", "−") if math.isfinite(value) else "–"
 
 
