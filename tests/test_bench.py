@@ -15,7 +15,7 @@ import torch
 from rich.table import Table
 from torch.utils.data import Dataset
 
-from bench import epoch, index, loader, ranks, scale, step
+from bench import epoch, host, index, loader, ranks, scale, step
 from bench.epoch import Epochs, race, scaled_down, target_table
 from bench.measure.baselines import ReferenceDataset, ReferenceStep, data_loader
 from bench.measure.data import random_batch, unpack
@@ -66,6 +66,17 @@ def test_a_printed_table_becomes_plain_values_and_markdown() -> None:
         "caption": "two cores",
     }
     assert as_markdown(plain) == "loading\n\n|  | samples/s |\n| --- | ---: |\n| ours | 1,000 |\n\ntwo cores"
+
+
+def test_the_host_time_of_each_part_of_a_step_is_measured(release: Path) -> None:
+    arguments = host.Arguments(release, ("convnext_atto",), batch_size=4, steps=1, repeats=1)
+    parts = host.measure(arguments, "convnext_atto")
+    assert {len(rate.each) for rate in parts.values()} == {1}
+    assert list(parts) == [
+        *("forward", "backward", "clip and AdamW", "moving average"),
+        *("cached batch", "cached batch, augmented"),
+    ]
+    assert host.table({"convnext_atto": parts}).row_count == 6
 
 
 def test_the_references_step_equals_ours_in_fp32(release: Path, tmp_path: Path) -> None:

@@ -393,6 +393,22 @@ def test_a_snapshot_does_not_change_with_its_source() -> None:
     assert again["model"]["w"].data_ptr() == first["model"]["w"].data_ptr(), "the memory is reused"
 
 
+class OnSecondGpu(torch.Tensor):
+    """Claims to be on cuda:1."""
+
+    is_cuda = True
+    device = torch.device("cuda", 1)
+
+
+def test_a_snapshot_waits_for_the_gpu_that_its_tensors_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, **_: torch.zeros(tensor.shape))
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    copied = Snapshot().of({"model": {"w": torch.ones(3).as_subclass(OnSecondGpu)}})
+    assert copied["model"]["w"].tolist() == [1, 1, 1]
+    assert waited == [torch.device("cuda", 1)]
+
+
 @pytest.mark.parametrize(
     ("every", "expected"), [("3", [3, 6, 9]), ("2", [2, 4, 6, 8]), ("1", [2, 3, 4, 5, 6, 7, 8, 9]), ("0", [])]
 )

@@ -10,7 +10,9 @@ import torch
 from dali_pipes import Batch, CacheOptions, Loader, SampleTable
 from dali_pipes.batches.augment import Augmentation
 from model import HeightRegressor
+from tests.test_graph import assert_decoded_alike
 from tests.test_step import network, random_batch
+from train.engine.readout import Readout
 from train.engine.step import Forward, Step
 
 pytestmark = [
@@ -92,7 +94,18 @@ def test_no_cached_and_augmented_batch_synchronises_with_the_gpu(cache: str, rel
     for mine, theirs in zip(batches, expected, strict=True):  # a buffer that is reused too early differs
         for name in ("polyline", "padding", "sample", "height"):
             assert torch.equal(getattr(mine, name).cpu(), getattr(theirs, name)), name
-        assert (mine.rgb.cpu().int() - theirs.rgb.int()).abs().float().mean() < 2
+        assert_decoded_alike(theirs.rgb, mine.rgb)
+
+
+def test_a_loss_is_read_one_call_late_and_without_waiting() -> None:
+    readout, values = Readout(), [torch.full((), float(i), device=GPU) for i in range(3)]
+    torch.cuda.synchronize()
+    assert readout.next(values[0]) is None
+    torch.cuda._sleep(10**9)  # the device is busy while the value of the last call is read
+    late = readout.next(values[1])
+    assert late is not None
+    assert late.item() == 0
+    assert not torch.cuda.current_stream().query(), "the host waited for the device"
 
 
 def test_the_scaler_skips_a_step_with_an_overflow() -> None:

@@ -421,6 +421,11 @@ def test_device_and_precision_are_chosen_by_the_hardware(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert choose_precision("auto", cpu).value == "fp32"
     assert choose_precision("bf16", cpu).value == "bf16"
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    assert current == [torch.device("cuda", 1)], "streams and events are those of the current device"
 
 
 def test_compilation_depends_on_the_device_and_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 GREY = 128.0  # the centre of contrast, as in DALI's brightness_contrast
@@ -54,6 +56,11 @@ class Augmentation:
         """Whether anything is changed."""
         return any(vars(self).values())
 
+    @property
+    def reorients(self) -> bool:
+        """Whether frames may be flipped or rotated."""
+        return any((self.hflip, self.vflip, self.rot90))
+
     def draw(self, seed: int, epoch: int, rows: NDArray[np.int64]) -> Draws:
         """The changes in `epoch` of the samples `rows` (B,) of the table."""
         u = uniform(seed, epoch, rows, 5)
@@ -81,34 +88,35 @@ class Draws:
 
 
 def reorient(frames: Sequence[Tensor], draws: Draws) -> list[Tensor]:
-    """Flip and rotate stacks of B square frames (B, S, S, C) of any dtype → the same shapes, on their device.
+    """Flip and rotate stacks of B square frames (B, S, S, C) of one dtype → views of the same shapes, on their device.
 
-    The views of a sample are channels, so they rotate together. The host sorts the samples by orientation and copies
-    the order to the device once; then each orientation is applied to its samples, and nothing waits.
+    The stacks become channels of one stack, whose pixels are gathered once: on a GPU that is four kernels, on a CPU
+    a fifth faster than a copy for each orientation.
     """
     import torch
 
     from .transfer import to_device
 
     orientation = 4 * draws.transpose + 2 * draws.hflip + draws.vflip
-    if not orientation.any():
-        return list(frames)
-    reoriented = [torch.empty_like(stack) for stack in frames]
-    counts = np.bincount(orientation).tolist()
-    order = to_device(np.argsort(orientation, kind="stable"), frames[0].device)
-    for number, samples in enumerate(order.split(counts)):
-        if len(samples):
-            for stack, out in zip(frames, reoriented, strict=True):
-                out.index_copy_(0, samples, _oriented(stack.index_select(0, samples), number))
-    return reoriented
+    stack = torch.cat(list(frames), dim=-1)
+    count, size = stack.shape[:2]
+    sources = _pixel_maps(size, stack.device)[to_device(orientation, stack.device)]  # (B, S²)
+    sources += torch.arange(count, device=stack.device)[:, None] * size**2
+    pixels = stack.flatten(0, 2).index_select(0, sources.flatten())
+    return list(pixels.view(stack.shape).split([part.shape[-1] for part in frames], dim=-1))
 
 
-def _oriented(frames: Tensor, orientation: int) -> Tensor:
-    """`frames` (B, S, S, C) in one `orientation`: 4 transposes, + 2 flips left-right, + 1 flips up-down."""
-    if orientation & 4:
-        frames = frames.transpose(1, 2)
-    axes = [axis for axis in (1, 2) if orientation & axis]
-    return frames.flip(axes) if axes else frames
+@lru_cache(maxsize=4)
+def _pixel_maps(size: int, device: torch.device) -> Tensor:
+    """Where each pixel of a frame comes from, (8, S²) int64; orientation 4 transposes, + 2 flips x, + 1 flips y."""
+    import torch
+
+    position = torch.arange(size**2, device=device).view(size, size)
+    maps = []
+    for orientation in range(8):
+        oriented = position.T if orientation & 4 else position
+        maps.append(oriented.flip([axis for axis in (0, 1) if orientation & (axis + 1)]).flatten())
+    return torch.stack(maps)
 
 
 def jitter(rgb: Tensor, padding: Tensor, draws: Draws) -> Tensor:

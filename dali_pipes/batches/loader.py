@@ -125,7 +125,9 @@ class Loader:
         if not self._augmentation:
             return batch
         draws = self._augmentation.draw(self._seed, epoch, rows)
-        rgb, polyline, padding = reorient((batch.rgb, batch.polyline, batch.padding), draws)
+        rgb, polyline, padding = batch.rgb, batch.polyline, batch.padding
+        if self._augmentation.reorients:  # in every batch or in none, because the strides select the compiled graph
+            rgb, polyline, padding = reorient((rgb, polyline, padding), draws)
         return replace(batch, rgb=jitter(rgb, padding, draws), polyline=polyline, padding=padding)
 
     def _open_cache(self) -> TileCache | None:

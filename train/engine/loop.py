@@ -83,8 +83,10 @@ class Loop:
         clock = Clock(progress)
         for batch in clock.time_waits(training.train_loader.epoch(progress.epoch, progress.step)):
             training.take_step(batch)
-            if progress.step % config.runtime.log_every == 0 or progress.step == steps:
+            if progress.step == steps:
                 self._log(training.mean_loss())
+            elif progress.step % config.runtime.log_every == 0 and (loss := training.recent_loss()) is not None:
+                self._log(loss)
             clock.read()
             self._timer.count_step()
             if progress.step < steps:

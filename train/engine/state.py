@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from dali_pipes import Batch, CacheOptions, Loader, SampleTable, Shard
@@ -35,7 +34,9 @@ from ..run.console import RunConsole
 from ..run.folder import History
 from ..run.ranks import Place, all_gather, data_parallel, from_rank_zero, mean_over_ranks
 from ..scores.metrics import Baselines
+from .average import MovingAverage
 from .progress import Progress
+from .readout import Readout
 from .schedule import Schedule
 from .step import Forward, Step
 from .trained import Metadata, load_trained
@@ -73,7 +74,7 @@ class Training:
             tensors = len(self.model.backbone.state_dict())
             console.note(f"all {tensors} tensors of {config.backbone} come from {config.weights}; the head is new")
         decay = config.optimizer.ema
-        self.average = ModelEmaV3(self.model, decay, use_warmup=True) if decay else None
+        self.average = MovingAverage(self.model, decay) if decay else None
         choices = self._choose(datasets, index_folder)
         self.environment = self._describe(choices, console)
         network = data_parallel(self.model, device, compress=config.runtime.reduce == "bf16")
@@ -182,6 +183,7 @@ class Training:
     def begin_epoch(self) -> None:
         """Prepare for the steps of an epoch, or for the rest of them after a resume."""
         self.model.train()
+        self._readout = Readout()
         warming_up = self.progress.epoch < self.config.optimizer.variance_warmup
         self._variance_weight = torch.tensor(0.0 if warming_up else 1.0, device=self.device)
         if self.progress.step == 0:
@@ -193,12 +195,17 @@ class Training:
         self.progress.step += 1
         if self.average:
             done = self.progress.epoch * len(self.train_loader) + self.progress.step
-            self.average.update(self.model, step=done)
+            self.average.update_after(done)
         self.schedule.after_step()
 
     def mean_loss(self) -> float:
         """Mean loss of the epoch's steps so far, over all ranks. Synchronises the device."""
         return mean_over_ranks(self._loss) / self.progress.step
+
+    def recent_loss(self) -> float | None:
+        """`mean_loss`, but on a GPU as it was at the last call, so that the device keeps working; None at first."""
+        mean = self._readout.next(self._loss / self.progress.step)
+        return None if mean is None else mean_over_ranks(mean)
 
     def end_epoch(self, record: dict[str, Any]) -> bool:
         """Go to the next epoch; returns whether this one is the best so far. `record` has its "rmse" in metres."""

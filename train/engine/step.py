@@ -122,6 +122,7 @@ class Step:
         self.optimizer = optimizer
         self.clip_norm = clip_norm
         self.accumulate = accumulate
+        self._parameters = list(forward.model.parameters())  # listed once: it takes 1 ms for convnext_base
         self.scaler = torch.amp.GradScaler(forward.device.type, enabled=forward.dtype == torch.float16)
 
     def __call__(self, batch: Batch, variance_weight: Tensor) -> Tensor:
@@ -136,7 +137,7 @@ class Step:
     def update(self) -> None:
         """Clip the gradients, update the parameters, and clear the gradients."""
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.forward.model.parameters(), self.clip_norm)
+        nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -16,7 +16,10 @@ from .hardware import multiplies_bf16, versions
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The torch device for "auto", "cpu", "cuda" or "cuda:N". Raises InputError if it does not exist here."""
+    """The torch device for "auto", "cpu", "cuda" or "cuda:N"; a GPU becomes torch's current device.
+
+    Raises InputError if it does not exist here.
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -29,7 +32,8 @@ def choose_device(wanted: str) -> torch.device:
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             raise InputError(f"expected {wanted} to exist, but torch sees {count} CUDA devices; use --device cpu")
-        return torch.device("cuda", device.index or 0)
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
     return device
 
 

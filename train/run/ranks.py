@@ -52,8 +52,6 @@ def process_group(place: Place, device: torch.device) -> Iterator[None]:
         return
     torch.set_num_threads(place.threads)
     on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.set_device(device)
     store, _, _ = next(rendezvous("env://", place.rank, place.world_size, timeout=START_TIMEOUT))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",

@@ -17,18 +17,19 @@ from dali_pipes.console import printable
 class Snapshot:
     """Copies nested values into host memory, which is reused each time, because their tensors keep changing.
 
-    Tensors on a GPU go to pinned memory, and the host waits for all of them once.
+    Tensors on a GPU go to pinned memory, and the host waits for all of them once, on their own device: it need not be
+    the current one.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
-        self._from_gpu = False
+        self._gpus: set[torch.device] = set()
 
     def of(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of `values`. Its tensors are valid until the next call."""
         copied: dict[str, Any] = self._copy(values, "")
-        if self._from_gpu:
-            torch.cuda.synchronize()
+        for gpu in self._gpus:
+            torch.cuda.synchronize(gpu)
         return copied
 
     def _copy(self, value: Any, name: str) -> Any:
@@ -45,7 +46,8 @@ class Snapshot:
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
             buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
             self._buffers[name] = buffer
-        self._from_gpu |= tensor.is_cuda
+        if tensor.is_cuda:
+            self._gpus.add(tensor.device)
         return buffer.copy_(tensor, non_blocking=True)
 
 
