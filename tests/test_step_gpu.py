@@ -12,8 +12,11 @@ from dali_pipes.batches.augment import Augmentation
 from model import HeightRegressor
 from tests.test_graph import assert_decoded_alike
 from tests.test_step import network, random_batch
+from train.engine.average import MovingAverage
+from train.engine.captured import WARM_UP, CapturedStep, CudaGraph
 from train.engine.readout import Readout
 from train.engine.step import Forward, Step
+from train.machine.compilation import mark_graphs_tested
 
 pytestmark = [
     pytest.mark.gpu,
@@ -95,6 +98,29 @@ def test_no_cached_and_augmented_batch_synchronises_with_the_gpu(cache: str, rel
         for name in ("polyline", "padding", "sample", "height"):
             assert torch.equal(getattr(mine, name).cpu(), getattr(theirs, name)), name
         assert_decoded_alike(theirs.rgb, mine.rgb)
+
+
+@pytest.mark.parametrize("compilation", ["off", "whole"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_captured_step_equals_the_eager_one_and_never_synchronises(precision: str, compilation: str) -> None:
+    eager, mine, weight = step_on_gpu(precision), step_on_gpu(precision, compilation), torch.ones((), device=GPU)
+    averages = [MovingAverage(step.forward.model, 0.9) for step in (eager, mine)]
+    captured = CapturedStep(mine, averages[1], CudaGraph())
+    batches = [on_gpu(random_batch(64, seed=seed)) for seed in range(WARM_UP + 5)]
+    losses: list[list[torch.Tensor]] = [[], []]
+    for i, batch in enumerate(batches):
+        losses[0].append(eager(batch, weight).clone())
+        averages[0].update_after(i + 1)
+    for i, batch in enumerate(batches):
+        torch.cuda.set_sync_debug_mode("error" if i > WARM_UP else "default")
+        try:
+            losses[1].append(captured(batch, weight, i + 1).clone())
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    rtol, atol = (0.05, 0.02) if precision == "bf16" else (1e-3, 1e-4)
+    torch.testing.assert_close(torch.stack(losses[1]), torch.stack(losses[0]), rtol=rtol, atol=atol)
+    if (precision, compilation) == ("bf16", "whole"):  # the last of these tests; `auto` captures from now on
+        mark_graphs_tested()
 
 
 def test_a_loss_is_read_one_call_late_and_without_waiting() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 
 class MovingAverage(ModelEmaV3):
@@ -22,3 +22,9 @@ class MovingAverage(ModelEmaV3):
     def update_after(self, step: int) -> None:
         """Move the average towards the weights; `step` is the number of completed steps, since the decay warms up."""
         torch._foreach_lerp_(self._averages, self._weights, weight=1 - self.get_decay(step))
+
+    @torch.no_grad()
+    def move(self, decay: Tensor) -> None:
+        """The same with a decay on the device, 0-dim, for a CUDA graph."""
+        torch._foreach_mul_(self._averages, decay)
+        torch._foreach_add_(self._averages, torch._foreach_mul(self._weights, 1 - decay))

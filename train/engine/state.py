@@ -26,6 +26,7 @@ from ..machine.choices import (
     choose_precision,
     choose_threads,
     describe,
+    graph_fault,
 )
 from ..recipe.config import Config
 from ..recipe.data import Datasets
@@ -35,6 +36,7 @@ from ..run.folder import History
 from ..run.ranks import Place, all_gather, data_parallel, from_rank_zero, mean_over_ranks
 from ..scores.metrics import Baselines
 from .average import MovingAverage
+from .captured import CapturedStep, CudaGraph
 from .progress import Progress
 from .readout import Readout
 from .schedule import Schedule
@@ -85,6 +87,8 @@ class Training:
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
         self._step = Step(self.forward, optimizer, recipe.clip_norm, accumulate=self._parts)
+        is_captured = choices["compile mode"].value == "cudagraph"
+        self._captured = CapturedStep(self._step, self.average, CudaGraph()) if is_captured else None
         cache = choices["cache"].value
         self.train_loader = self._build_loader(training, cache, index_folder, training=True)
         self.selection_loader = self._build_loader(datasets.selection, cache, index_folder, training=False)
@@ -127,17 +131,20 @@ class Training:
         tables = (datasets.training, datasets.selection)
         needed = sum(bytes_needed(view.frames(table, config.data.size)) for table in tables)
         cache = choose_cache(config.data.cache, needed, device, folder=index_folder, ranks=place.local_world_size)
+        precision = choose_precision(config.runtime.precision, device)
+        fault = graph_fault(device, precision.value, place.world_size, self._parts)
         return {
-            "precision": choose_precision(config.runtime.precision, device),
+            "precision": precision,
             "compilation": compilation,
             "cache": all_gather(cache)[place.rank - place.local_rank],  # free memory may differ from rank to rank
-            "compile mode": choose_compile_mode(config.runtime.compile_mode, compilation.value),
+            "compile mode": choose_compile_mode(config.runtime.compile_mode, compilation.value, fault),
         }
 
     def _describe(self, choices: Mapping[str, Choice], console: RunConsole) -> dict[str, str]:
         """Print the choices with their reasons, and return them with hardware and versions, as in environment.txt."""
         described = {name: f"{choice.value}: {choice.reason}" for name, choice in choices.items()}
-        if choices["compilation"].value == "off" or choices["compile mode"].value == "default":
+        mode = choices["compile mode"].value
+        if mode == "default" or (mode != "cudagraph" and choices["compilation"].value == "off"):
             del described["compile mode"]
         place = self.place
         if place.world_size > 1:
@@ -150,13 +157,14 @@ class Training:
     def _build_forward(
         self, choices: Mapping[str, Choice], model: nn.Module, network: nn.Module | None = None
     ) -> Forward:
+        mode = choices["compile mode"].value
         return Forward(
             model,
             self.device,
             self.config.batch_size // (self.place.world_size * self._parts),
             choices["precision"].value,
             compilation=choices["compilation"].value,
-            mode=choices["compile mode"].value,
+            mode="default" if mode == "cudagraph" else mode,
             network=network,
             beta=self.config.optimizer.beta,
         )
@@ -191,11 +199,14 @@ class Training:
 
     def take_step(self, batch: Batch) -> None:
         """Train on one batch, then update the moving average and the learning rate. Does not wait for the device."""
-        self._loss += self._step(batch, self._variance_weight)
         self.progress.step += 1
-        if self.average:
-            done = self.progress.epoch * len(self.train_loader) + self.progress.step
-            self.average.update_after(done)
+        completed = self.progress.epoch * len(self.train_loader) + self.progress.step
+        if self._captured:
+            self._loss += self._captured(batch, self._variance_weight, completed)
+        else:
+            self._loss += self._step(batch, self._variance_weight)
+            if self.average:
+                self.average.update_after(completed)
         self.schedule.after_step()
 
     def mean_loss(self) -> float:

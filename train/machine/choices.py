@@ -11,7 +11,7 @@ import torch
 from dali_pipes.choice import Choice as Choice
 from dali_pipes.errors import InputError
 
-from .compilation import compiler_fault, set_compiler_cache
+from .compilation import compiler_fault, graphs_tested, set_compiler_cache
 from .hardware import multiplies_bf16, versions
 
 
@@ -68,11 +68,34 @@ def choose_compilation(wanted: str, device: torch.device, world_size: int = 1) -
     return Choice("whole", f"forward and loss in one graph, which pays off on a GPU within minutes{where}")
 
 
-def choose_compile_mode(wanted: str, compilation: str) -> Choice:
-    """The mode of torch.compile. CUDA graphs need a step that is compiled whole: with DDP they have open bugs."""
+def choose_compile_mode(wanted: str, compilation: str, graph_fault: str = "") -> Choice:
+    """The mode of torch.compile, or "cudagraph"; `graph_fault` is why the step cannot be one CUDA graph, if it cannot.
+
+    Raises InputError if "cudagraph" is requested and impossible. With DDP the CUDA graphs of torch.compile have open
+    bugs, too.
+    """
+    if wanted == "cudagraph" and graph_fault:
+        raise InputError(f"--runtime.compile-mode cudagraph needs {graph_fault}; use the mode default")
+    if wanted == "auto":
+        if not graph_fault and graphs_tested():
+            return Choice("cudagraph", "its tests have passed with this GPU and these versions")
+        return Choice("default", "starts fastest")
     if wanted == "max-autotune" and compilation == "regional":
         return Choice("max-autotune-no-cudagraphs", "CUDA graphs need a step that is compiled whole")
-    return Choice(wanted, "as requested" if wanted != "default" else "starts fastest")
+    return Choice(wanted, "as requested")
+
+
+def graph_fault(device: torch.device, precision: str, world_size: int, accumulate: int) -> str:
+    """Why a step cannot be one CUDA graph: what it needs, and what was found. Empty if it can."""
+    for needed, is_met, found in (
+        ("a CUDA device", device.type == "cuda", str(device)),
+        ("a single process", world_size == 1, f"{world_size} ranks"),
+        ("--accumulate 1", accumulate == 1, str(accumulate)),
+        ("bf16 or fp32, because fp16's loss scaler decides on the host", precision != "fp16", precision),
+    ):
+        if not is_met:
+            return f"{needed}, found {found}"
+    return ""
 
 
 def choose_threads(wanted: int, cores: int, device: torch.device) -> int:

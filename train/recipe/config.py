@@ -184,9 +184,11 @@ class Runtime:
     compile: Annotated[Literal["auto", "on", "off"], AsPlainFlag] = "auto"
     """Whether to compile the step with torch.compile. auto: on GPUs only."""
 
-    compile_mode: Literal["default", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    compile_mode: Literal["auto", "default", "max-autotune", "max-autotune-no-cudagraphs", "cudagraph"] = "auto"
     """Mode of torch.compile.
-    max-autotune: try several kernels for each operator, which takes minutes, and on a single GPU use CUDA graphs."""
+    max-autotune: try several kernels for each operator, which takes minutes, and on a single GPU use CUDA graphs.
+    cudagraph: the whole step, with optimizer and average, as one CUDA graph on a single GPU.
+    auto: cudagraph where its tests have passed with this GPU and these versions, else default."""
 
     reduce: Literal["fp32", "bf16"] = "fp32"
     """Precision in which ranks sum their gradients.
