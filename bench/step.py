@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rich.table import Table
@@ -76,6 +77,10 @@ class Arguments:
     """Counted turns of each variant."""
     compile: Literal["on", "off"] = "on"
     """off skips the compiled variants; each takes a minute to start on a CPU."""
+    autotune: Literal["on", "off"] = "on"
+    """off skips max-autotune, which takes minutes to start; on a GPU only."""
+    profile: Path | None = None
+    """File for a trace of ten steps of the last variant, for chrome://tracing or Perfetto."""
 
     def __post_init__(self) -> None:
         at_least(1, batch_size=self.batch_size, steps=self.steps, repeats=self.repeats)
@@ -111,6 +116,8 @@ def measure(arguments: Arguments, backbone: str, device: torch.device) -> dict[s
     batch = random_batch(arguments.batch_size, arguments.size, device)
     steps = dict(variants(arguments, backbone, batch, device))
     rates = alternate({name: step.work for name, step in steps.items()}, arguments.repeats)
+    if arguments.profile:
+        trace(list(steps.values())[-1].parts.step, device, arguments.profile)
     flops = flops_per_sample(backbone, arguments.size)
     peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return {
@@ -153,8 +160,10 @@ def variants(arguments: Arguments, backbone: str, batch: Batch, device: torch.de
     if arguments.compile == "on" and choose_compilation("on", device).value != "off":
         ours.append(("+ compiled by block", native, "regional", "default"))
         ours.append(("+ compiled whole", native, "whole", "default"))
-        if device.type == "cuda":
-            ours.append(("+ max-autotune, CUDA graphs", native, "whole", "max-autotune"))
+        if device.type == "cuda" and native != "fp16":
+            ours.append(("+ one CUDA graph", native, "whole", "cudagraph"))
+        if device.type == "cuda" and arguments.autotune == "on":
+            ours.append(("max-autotune, CUDA graphs", native, "whole", "max-autotune"))
     for name, *settings in ours:
         yield name, ready(partial(_our_step, backbone, batch, device, *settings), arguments, device)
 
@@ -162,14 +171,18 @@ def variants(arguments: Arguments, backbone: str, batch: Batch, device: torch.de
 def _our_step(backbone: str, batch: Batch, device: torch.device, precision: str, compilation: str, mode: str) -> Parts:
     import torch
 
+    from train.engine.captured import CapturedStep, CudaGraph
     from train.engine.step import Forward, Step
 
     model = network(backbone, device).to(memory_format=torch.channels_last)
+    captures = mode == "cudagraph"
+    mode = "default" if captures else mode
     forward = Forward(model, device, len(batch), precision, compilation=compilation, mode=mode)
     step = Step(forward, torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True), 5.0)
     weight = torch.ones((), device=device)
+    captured = CapturedStep(step, None, CudaGraph()) if captures else None
     return Parts(
-        lambda: step(batch, weight),
+        (lambda: captured(batch, weight, 1)) if captured else (lambda: step(batch, weight)),
         lambda: forward.loss(batch, weight),
         lambda loss: step.scaler.scale(loss).backward(),
         step.update,
@@ -212,6 +225,17 @@ def ready(build: Callable[[], Parts], arguments: Arguments, device: torch.device
         return arguments.steps * arguments.batch_size
 
     return Variant(work, seconds, peak, parts)
+
+
+def trace(step: Callable[[], object], device: torch.device, path: Path) -> None:
+    """Write a trace of ten steps, with host and device, to `path`."""
+    import torch
+
+    with torch.profiler.profile() as profiler:
+        for _ in range(10):
+            step()
+        finish(device)
+    profiler.export_chrome_trace(str(path))
 
 
 def milliseconds(parts: Parts, repeats: int, device: torch.device) -> dict[str, Rate]:

@@ -78,7 +78,7 @@ def test_without_a_measurement_on_a_gpu_the_page_does_not_change(
 
 
 SCRIPT = (ROOT / "bench/gpu.sh").read_text("utf-8").replace("\\\n", "")  # continued lines
-COMMANDS = re.findall(r"^record \w+ (bench\.\w+) (.*)$", SCRIPT, re.MULTILINE)
+COMMANDS = re.findall(r"record \w+ \d+ (bench\.\w+) (.*?)(?: ;;)?$", SCRIPT, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("module", "flags"), COMMANDS)
@@ -87,14 +87,15 @@ def test_the_benchmarks_know_the_flags_of_the_script(module: str, flags: str) ->
     parse(importlib.import_module(module).Arguments, shlex.split(flags), module=module, description=None)
 
 
-def gpu_script(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
+def gpu_script(folder: Path, python: str, *parts: str) -> subprocess.CompletedProcess[str]:
     """`bench/gpu.sh` on a copy of the page."""
-    (folder / "bench").mkdir()
-    (folder / "bench/gpu.sh").write_bytes((ROOT / "bench/gpu.sh").read_bytes())
-    (folder / "docs").mkdir()
-    (folder / "docs/benchmarks.md").write_text(PAGE, "utf-8")
+    for name in ("bench/gpu.sh", "docs/benchmarks.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        if not (folder / name).exists():
+            (folder / name).write_bytes((ROOT / name).read_bytes())
     environment = {**os.environ, "PYTHON": python, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(["bash", "bench/gpu.sh"], cwd=folder, env=environment, capture_output=True, text=True)
+    command = ["bash", "bench/gpu.sh", *parts]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def test_without_a_gpu_the_script_says_so_and_changes_nothing(tmp_path: Path) -> None:
@@ -106,33 +107,51 @@ def test_without_a_gpu_the_script_says_so_and_changes_nothing(tmp_path: Path) ->
 
 
 FAKE = """#!/usr/bin/env bash
-# A python that finds a GPU and prints the output of each command.
+# A python that finds a GPU, notes each command, and prints its output.
+echo "$*" >> {log}
 case "$*" in
     "-c"*) ;;
     "-m bench.render"*) mkdir -p "$3" ;;
     "-m pytest"*) echo "7 passed, 300 deselected in 9.8s" ;;
     "-m bench.fill"*) exec {python} "$@" ;;
-    "-m {broken}"*) exit 1 ;;
+    "-m {broken}"*) echo "half of it"; exit 1 ;;
     "-m bench."*) echo '{result}' ;;
+    "-m train"*) echo "done" ;;
     *) exit 9 ;;
 esac
 """
 
 
-@pytest.mark.parametrize("broken", ["", "bench.scale"])
-def test_with_a_gpu_the_script_fills_every_place_or_none(tmp_path: Path, broken: str) -> None:
-    fake = tmp_path / "python"
-    result = printed("any").splitlines()[-1]
-    fake.write_text(FAKE.format(python=sys.executable, result=result, broken=broken or "nothing"), "utf-8")
+def fake_python(folder: Path, broken: str = "nothing") -> Path:
+    fake, result = folder / "python", printed("any").splitlines()[-1]
+    text = FAKE.format(python=sys.executable, result=result, broken=broken, log=folder / "log")
+    fake.write_text(text, "utf-8")
     fake.chmod(0o755)
-    ended = gpu_script(tmp_path, str(fake))
+    return fake
+
+
+def test_a_part_that_fails_leaves_the_figures_of_the_others(tmp_path: Path) -> None:
+    ended = gpu_script(tmp_path, str(fake_python(tmp_path, "bench.loader")))
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("not done: loader\n")
     text = (tmp_path / "docs/benchmarks.md").read_text("utf-8")
-    if broken:
-        assert ended.returncode != 0
-        assert text == PAGE
-        return
-    assert ended.returncode == 0, ended.stderr
-    for name in PLACES:
-        command = "pytest" if name == "tests" else f"bench.{name}"
-        assert f"<!-- gpu:{name} -->\n`python -m {command} " in text
-    assert text.count("Made-up 100") == len(PLACES) - 1 == 5
+    assert {name for name in PLACES if f"<!-- gpu:{name} -->\n`python -m bench.{name}`: no GPU" in text} == {"loader"}
+    assert text.count("Made-up 100") == len(PLACES) - 2 == 4, "all but the tests and the loader"
+    assert (tmp_path / "runs/gpu/loader.failed.txt").read_text().endswith("half of it\n")
+
+    (tmp_path / "log").unlink()
+    assert gpu_script(tmp_path, str(fake_python(tmp_path))).returncode == 0
+    commands = (tmp_path / "log").read_text()
+    assert "bench.loader" in commands
+    assert "bench.step" not in commands, "what is there is not run again"
+    assert "no GPU has run it yet" not in (tmp_path / "docs/benchmarks.md").read_text("utf-8")
+
+
+def test_parts_run_alone_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
+    assert gpu_script(tmp_path, str(fake_python(tmp_path)), "step64").returncode == 0
+    commands = (tmp_path / "log").read_text()
+    assert commands.count("bench.step") == 1
+    assert "pytest" not in commands
+    refused = gpu_script(tmp_path, str(fake_python(tmp_path)), "speed")
+    assert refused.returncode == 2
+    assert "expected parts among versions" in refused.stderr

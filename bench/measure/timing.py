@@ -57,13 +57,15 @@ def alternate(
     `clock` returns seconds; `time.process_time` counts CPU time, which other programs do not change.
     """
     rates: dict[str, list[float]] = {name: [] for name in works}
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False)
     turns = [name for i in range(warm_up + repeats) for name in works]
     for i, name in enumerate(track(turns, "measuring", console=console, disable=not console.is_terminal)):
         began = clock()
         samples = works[name]()
         if i >= warm_up * len(works):
             rates[name].append(samples / (clock() - began))
+            if not console.is_terminal:  # a run that is cut short still leaves what it measured
+                console.print(f"{name}: {rates[name][-1]:,.1f}", markup=False)
     return {name: Rate.of(values) for name, values in rates.items()}
 
 
