@@ -18,7 +18,6 @@ from .cuda import choose, installed_gpus
 from .lowest import lowest
 
 ROOT = Path(__file__).parents[1]
-LEAST_PYTHON = (3, 10)
 OF_TORCH = "import torch; print(torch.version.cuda or '')"
 
 
@@ -29,9 +28,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--cuda", choices=["12", "13"], help="default: what fits this machine")
     parser.add_argument("--lowest", action="store_true", help="install the lower bounds of setup.cfg")
     arguments = parser.parse_args(argv)
-    if sys.version_info < LEAST_PYTHON:
-        found = ".".join(map(str, sys.version_info[:2]))
-        sys.exit(f"error: expected Python 3.10 to 3.13, found {found}; name another one: make PYTHON=python3.12")
     python = make_environment(arguments.folder)
     try:
         if arguments.lowest:
@@ -54,10 +50,11 @@ def make_environment(folder: Path) -> Path:
         subprocess.run([*venv, "--without-pip"], check=True)
         subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", "pip"], check=True)
     else:
-        sys.exit(
+        sys.stderr.write(
             f"error: expected a Python with ensurepip or pip, found neither in {sys.executable}; on Debian and Ubuntu"
-            " sudo apt install python3-venv, or name another Python: make PYTHON=python3.12"
+            " sudo apt install python3-venv, or name another Python, such as make PYTHON=python3.12\n"
         )
+        sys.exit(2)
     return python
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import install
 import install.__main__ as installation
 from dali_pipes.batches.wheel import fitting_extra
 from dali_pipes.errors import InputError
@@ -159,12 +161,25 @@ def test_an_environment_is_made_with_ensurepip_or_with_pip(
 
 
 def test_without_ensurepip_and_pip_one_sentence_names_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(installation, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"error: expected a Python with ensurepip or pip.*apt install python3-venv"):
+    with pytest.raises(SystemExit) as end:
         installation.make_environment(tmp_path / "venv")
+    assert end.value.code == 2
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("error: expected a Python with ensurepip or pip, found neither")
+    assert "apt install python3-venv" in sentence
+    assert sentence.count("\n") == 1
     assert not (tmp_path / "venv").exists()
+
+
+def test_an_old_python_gets_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 6, 15))
+    with pytest.raises(SystemExit) as end:
+        importlib.reload(install)
+    assert end.value.code == 2
+    assert "expected Python 3.10 to 3.13, found 3.6; name another one" in capsys.readouterr().err
 
 
 def test_the_other_wheel_of_dali_is_removed_before_the_one_that_fits_is_installed(
