@@ -22,14 +22,14 @@ OF_TORCH = "import torch; print(torch.version.cuda or '')"
 
 
 def main(argv: list[str]) -> None:
-    """The command; a failure of pip ends it with pip's own output and exit status."""
+    """The command; a failure of venv or pip ends it with their own output and exit status."""
     parser = argparse.ArgumentParser("python -m install", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the virtual environment")
     parser.add_argument("--cuda", choices=["12", "13"], help="default: what fits this machine")
     parser.add_argument("--lowest", action="store_true", help="install the lower bounds of setup.cfg")
     arguments = parser.parse_args(argv)
-    python = make_environment(arguments.folder)
     try:
+        python = make_environment(arguments.folder)
         if arguments.lowest:
             install_lowest(python)
         else:
@@ -43,7 +43,7 @@ def make_environment(folder: Path) -> Path:
     python = folder / "bin/python"
     if python.exists() and _runs(python, "import pip"):
         return python
-    venv = [sys.executable, "-m", "venv", "--clear", str(folder)]
+    venv = [sys.executable, "-m", "venv", str(folder)]  # completes a folder that is there
     if find_spec("ensurepip"):
         subprocess.run(venv, check=True)
     elif find_spec("pip"):  # Debian and Ubuntu have ensurepip in a package of its own; pip can install itself

@@ -145,8 +145,8 @@ class Recorder:
 @pytest.mark.parametrize(
     ("present", "made"),
     [
-        (("ensurepip", "pip"), ["-m venv --clear {}"]),
-        (("pip",), ["-m venv --clear {} --without-pip", "-m pip --python {}/bin/python install pip"]),
+        (("ensurepip", "pip"), ["-m venv {}"]),
+        (("pip",), ["-m venv {} --without-pip", "-m pip --python {}/bin/python install pip"]),
     ],
 )
 def test_an_environment_is_made_with_ensurepip_or_with_pip(
