@@ -1,7 +1,7 @@
 # The README's commands. The first run creates the virtual environment; later runs install nothing.
 PYTHON ?= python3
 # 12 or 13; if empty, what fits this machine: see install/cuda.py.
-CUDA ?=
+CUDA :=
 BIN := .venv/bin
 RUNS := runs
 # Test processes, with one thread each: one per core, as far as memory reaches (2 GB each).
