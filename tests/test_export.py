@@ -71,7 +71,13 @@ def predicted(trained: Trained, table: SampleTable) -> tuple[np.ndarray, np.ndar
 
 
 def torch_runs(path: Path) -> Callable[..., Any]:
-    return torch.export.load(path).module()
+    module = torch.export.load(path).module()
+
+    def run(*tiles: torch.Tensor) -> Any:
+        with torch.no_grad():  # with torch 2.9 the parameters of a loaded program require gradients
+            return module(*tiles)
+
+    return run
 
 
 def aoti_runs(path: Path) -> Callable[..., Any]:

@@ -36,11 +36,13 @@ import train.evaluate
 import train.export
 import train.predict
 import train.promotion
+from train.cli import BENCHMARKS, COMMANDS
 
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 ROOT = Path(__file__).parent.parent
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 USE = "docs/prediction-and-export.md"
+KOREAN = "docs/README.ko.md"
 DATA = "docs/data-and-releases.md"
 RUN = ("README.md", "docs/training.md", DATA, USE, "docs/benchmarks.md")
 
@@ -165,7 +167,10 @@ def test_make_demo_ends_with_a_report(tmp_path: Path) -> None:
 
 
 def named_commands() -> Iterator[tuple[str, str, list[str]]]:
-    """(page, module, arguments) of each `-m MODULE …` in the code blocks and inline code of all pages."""
+    """(page, module, arguments) of each `-m MODULE …` and `chimney NAME …` in the code of all pages.
+
+    A name of `chimney` that does not exist is a KeyError.
+    """
     for path in PAGES:
         text = path.read_text("utf-8").replace("\\\n", " ")
         inside = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
@@ -173,6 +178,9 @@ def named_commands() -> Iterator[tuple[str, str, list[str]]]:
         for line in (*"\n".join(inside).split("\n"), *inline):
             if command := re.search(r"-m ((?:dali_pipes|train|bench|tests)[\w.]*)(.*)", line):
                 yield path.name, command[1], shlex.split(command[2], comments=True)
+            elif command := re.search(r"(?<![/\w])chimney (bench \w+|(?!bench|chimney)\w+)(.*)", line):
+                module, _ = {**COMMANDS, **{f"bench {name}": of for name, of in BENCHMARKS.items()}}[command[1]]
+                yield path.name, module.removesuffix(".__main__"), shlex.split(command[2], comments=True)
 
 
 class Parsed(BaseException):
@@ -195,10 +203,26 @@ def test_the_commands_of_every_page_parse(monkeypatch: pytest.MonkeyPatch) -> No
             module = importlib.import_module(f"{name}.__main__")
         except ModuleNotFoundError:
             module = importlib.import_module(name)
-        if arguments and not {"…", "..."} & set(arguments):
+        if arguments and not {"…", "...", "--help"} & set(arguments):
             with pytest.raises(BaseException) as raised:  # noqa: PT011
                 module.main(arguments)
             assert raised.type is Parsed, f"{page}: python -m {name} {shlex.join(arguments)}: {raised.value!r}"
+
+
+def test_the_korean_page_leads_from_the_data_to_a_report_and_predictions() -> None:
+    lines = [line for block in blocks(KOREAN, "sh") for line in block.splitlines()]
+    others = [line for line in lines if not line.startswith(("chimney ", "make demo"))]
+    assert others == [
+        "curl -o aihubshell https://api.aihub.or.kr/api/aihubshell.do",
+        "chmod +x aihubshell",
+        "./aihubshell -mode l -datasetkey 71805",
+        "./aihubshell -mode d -datasetkey 71805 -filekey 11111,22222 -aihubapikey 'API_KEY'",
+        "source .venv/bin/activate",
+        'pip install ".[cuda13]"',
+    ]
+    ours = [module for page, module, _ in named_commands() if page == Path(KOREAN).name]
+    steps = ["train.environment", "dali_pipes", "train", "train.predict", "train.export"]
+    assert [module for module in dict.fromkeys(ours) if module in steps] == steps
 
 
 def test_the_pages_name_no_other_commands() -> None:

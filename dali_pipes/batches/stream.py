@@ -23,6 +23,7 @@ from .batch import Letterboxed
 from .plan import Plan
 from .source import Source
 from .view import Frames
+from .wheel import check_dali
 
 
 class Stream:
@@ -91,8 +92,7 @@ class Stream:
 
 def _graph() -> ModuleType:
     """The module that imports DALI. Raises InputError if it cannot be imported."""
-    try:
-        from . import graph
-    except ImportError as error:
-        raise InputError(f"NVIDIA DALI cannot be imported ({error}); pip install nvidia-dali-cuda120") from None
+    check_dali()
+    from . import graph
+
     return graph

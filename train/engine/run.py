@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from torch.distributed import is_torchelastic_launched
 
+from dali_pipes.batches.wheel import check_dali
 from dali_pipes.errors import InputError
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import DEVELOPMENT
@@ -94,6 +95,7 @@ def _check_before_reading(config: Config, place: Place, out: Path) -> None:
             f"--batch-size counts the samples of a step over all ranks: expected a multiple of {ranks} ranks"
             f" × {parts} of --accumulate, found {config.batch_size}"
         )
+    check_dali()
     check_backbone(config.backbone, config.initial_weights)
     if config.init_from and not (out / "last.pt").exists():
         checkpoint.check_exists(checkpoint_of(Path(config.init_from)))

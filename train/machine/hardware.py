@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dali_pipes.batches.wheel import how_to_install
 from dali_pipes.capacity import free_memory
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _dali_advice(machine: Machine) -> str:
     if len(wheels) > 1:
         return f"only one wheel of DALI may be installed: pip uninstall {' '.join(wheels)}, then install one"
     if not wheels:
-        return f"no wheel of DALI is installed: pip install {DALI}120"
+        return f"no wheel of DALI is installed: {how_to_install(machine.torch_cuda)}"
     [wheel], of_wheel = wheels, dali_cuda(wheels[0])
     if of_torch in ("", of_wheel):
         return ""

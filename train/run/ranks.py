@@ -13,7 +13,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TypeVar
+from inspect import signature
+from typing import Any, TypeVar
 
 import torch
 import torch._dynamo
@@ -113,11 +114,15 @@ def data_parallel(model: nn.Module, device: torch.device, *, compress: bool) -> 
     if not dist.is_initialized():
         return None
     torch._dynamo.config.optimize_ddp = False  # blocks are compiled one by one, so no graph spans two buckets
+    # torch 2.12 renamed the flag of the broadcast in each forward pass
+    names = signature(DistributedDataParallel).parameters
+    broadcast = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    no_broadcast: dict[str, Any] = {broadcast: False}
     network = DistributedDataParallel(
         model,
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        forward_sync_buffers=False,
+        **no_broadcast,
     )
     if compress:
         network.register_comm_hook(None, bf16_compress_hook)
