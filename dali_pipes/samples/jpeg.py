@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .tiff import exif_orientation
 from .via import MOST_PIXELS, Reason
 
 MOST_SCENE_PIXELS = 1 << 29  # of an image of which only windows are decoded
@@ -111,7 +112,7 @@ def read_header(data: bytes | memoryview) -> JpegHeader | Reason:
                     return Reason.NOT_A_JPEG
                 frame = (marker, body)
             if marker == _EXIF and body[:6] == b"Exif\0\0" and frame is None:
-                orientation = _exif_orientation(body[6:])
+                orientation = exif_orientation(body[6:])
             if marker == _SCAN:  # inside a scan FF is followed by 00 or a restart marker
                 complete = data.find(b"\xff\xd9", stop) >= 0
     except _Cut:
@@ -120,7 +121,7 @@ def read_header(data: bytes | memoryview) -> JpegHeader | Reason:
             return Reason.TRUNCATED
     except ValueError:
         if frame is None:
-            return _format_of(data)
+            return format_of(data)
     if frame is None:
         return Reason.NOT_A_JPEG
     marker, body = frame
@@ -186,24 +187,9 @@ def _segments(data: bytes) -> Iterator[_Segment]:
     raise ValueError("more markers than a JPEG has")
 
 
-def _format_of(data: bytes) -> Reason:
+def format_of(data: bytes) -> Reason:
+    """Return what `data`, which are no JPEG, are instead."""
     if not data:
         return Reason.EMPTY
     start = data[:16].lower()
     return next((reason for reason, at, magic in _FORMATS if start[at:].startswith(magic.lower())), Reason.NOT_A_JPEG)
-
-
-def _exif_orientation(tiff: bytes) -> int:
-    """Tag 0x0112 of the first directory of a TIFF header (EXIF 2.3, 4.6.4), or 1 if there is none."""
-    order: dict[bytes, str] = {b"II": "little", b"MM": "big"}
-    if tiff[:2] not in order:
-        return 1
-
-    def number(position: int, size: int) -> int:
-        return int.from_bytes(tiff[position : position + size], order[tiff[:2]])  # type: ignore[arg-type]
-
-    directory = number(4, 4)
-    for entry in range(directory + 2, min(directory + 2 + 12 * number(directory, 2), len(tiff) - 11), 12):
-        if number(entry, 2) == 0x0112:
-            return number(entry + 8, 2)
-    return 1
