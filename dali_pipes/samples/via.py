@@ -63,6 +63,7 @@ class Reason(str, Enum):
     UNDECODABLE = "the JPEG's data are corrupt"
     OUTSIDE = "the polyline leaves the image"
     SHARED = "the tile is also in validation"
+    REPEATED = "the picture is also there under another name"
     OTHER_SIZE = "the image is not of the size that its label states"
 
 
