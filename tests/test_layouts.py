@@ -261,6 +261,15 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         ),
         r"its parts were joined in a wrong order, such as part10 before part2; give the parts themselves, or join",
     ),
+    "parts joined in text order, of which the last is the last by number, too": (
+        each(
+            lambda stem, files: {
+                f"{stem}.zip": b"".join(cut(zipped(files), 12)[i] for i in [*sorted(range(11), key=str), 11])
+            },
+            "TS_KS",
+        ),
+        r"found K3_\w+\.jpg at byte .*: its parts were joined in a wrong order, such as part10 before part2",
+    ),
     "a ZIP of another name": (
         each(lambda stem, files: {"download.zip": zipped(files)}, "TS_KS"),
         r"no TS_KS\.zip below .* among 4 files \(.*/download\.zip not looked into\); download it from AI Hub",

@@ -198,9 +198,14 @@ def test_only_windows_of_a_scene_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "tiled": True, "SPARSE_OK": True}
     with rasterio.open(tmp_path / "scene.tif", "w", width=20_000, height=20_000, **profile) as dataset:
         dataset.write(np.moveaxis(RGB, -1, 0), window=rasterio.windows.Window(15_000, 18_000, 90, 60))
-    boxes = []
+    boxes: list[tuple[int, ...]] = []
     original = tiff.read_window
-    monkeypatch.setattr(tiff, "read_window", lambda dataset, box: boxes.append(box) or original(dataset, box))
+
+    def watched(dataset: Any, box: tuple[int, int, int, int]) -> Any:
+        boxes.append(box)
+        return original(dataset, box)
+
+    monkeypatch.setattr(tiff, "read_window", watched)
     shifted = {"scene.tif": [[(15_010.0, 18_050.0), (15_040.0, 18_012.0)]]}
     table = table_of(read_polylines(shifted), open_pictures([tmp_path]), windowed=True)
     seen = next(iter(Loader(table, 1, size=48, view=View("crop", 48)))).rgb[0].numpy()
