@@ -169,6 +169,10 @@ def test_the_via_project_opens_and_keeps_all_attributes(best: Path, drawn: Path)
     assert first["file_attributes"]["img_provided"] == "한국항공우주연구원"
     heights = load(best, device="cpu").predict(drawn, drawn / "via.json")
     assert float(attributes["predicted_height_m"]) == pytest.approx(heights.mu[0], abs=0.006)
+    assert attributes["predicted_height"] == f"{heights.mu[0]:.0f} ± {heights.sigma[0]:.0f} m"
+    settings = project["_via_settings"]
+    assert settings["ui"]["image"]["region_label"] == "predicted_height"
+    assert settings["core"]["default_filepath"] == f"{drawn}/"
     assert set(attributes) <= set(project["_via_attributes"]["region"])
     assert all(isinstance(value, str) for value in attributes.values())
 

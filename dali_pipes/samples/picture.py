@@ -72,6 +72,11 @@ class Pictures(Members):
         """Return where the bytes of picture `index` are on disk, or None."""
         return self._files.segment(index)
 
+    def file(self, index: int) -> Path | None:
+        """Return the file that picture `index` is, or None if it is in an archive."""
+        segment = self.segment(index)
+        return None if segment is None or segment.file.suffix.lower() == ".tar" else segment.file
+
     def format_of(self, index: int) -> Reason | None:
         """Return None for a JPEG, otherwise what picture `index` is, such as Reason.PNG."""
         if index not in self._formats:

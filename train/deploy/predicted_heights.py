@@ -41,7 +41,8 @@ COLUMNS = (
     *("raw_height_m", "raw_sigma_m", "raw_low_m", "raw_high_m"),
 )
 PREFIX = "predicted_"  # in VIA's region attributes, which may also contain a true height
-SETTINGS = {
+LABEL = "predicted_height"  # the attribute that VIA writes next to a polyline, such as "54 ± 7 m"
+SETTINGS: dict[str, Any] = {
     "ui": {
         "annotation_editor_height": 25,
         "annotation_editor_fontsize": 0.8,
@@ -56,7 +57,7 @@ SETTINGS = {
             "show_image_policy": "all",
         },
         "image": {
-            "region_label": PREFIX + COLUMNS[0],
+            "region_label": LABEL,
             "region_color": "__via_default_region_color__",
             "region_label_font": "10px Sans",
             "on_image_annotation_editor_placement": "NEAR_REGION",
@@ -136,13 +137,21 @@ class PredictedHeights:
         for (i, region), numbers in zip(self.polylines.drawn, self._numbers(), strict=True):
             annotated = regions[i][region.index]
             predicted = {PREFIX + name: "" if value is None else f"{value:.2f}" for name, value in numbers.items()}
-            annotated["region_attributes"] = {**annotated["region_attributes"], **predicted}
+            label = {LABEL: _label(numbers["height_m"], numbers["sigma_m"])}
+            annotated["region_attributes"] = {**annotated["region_attributes"], **label, **predicted}
         size = {i: self.table.images.size(image) for i, image in self._images().items()}
         images = [
             {**image, "size": size.get(i, image["size"]), "regions": [region for region in regions[i] if region]}
             for i, image in enumerate(self.polylines.images)
         ]
-        return json.dumps(_via_project(images, self.polylines.project or {}), ensure_ascii=False, allow_nan=False)
+        project = _via_project(images, self.polylines.project or {}, self._folder())
+        return json.dumps(project, ensure_ascii=False, allow_nan=False)
+
+    def _folder(self) -> str:
+        """The absolute folder of all images with a slash at its end, as VIA wants it, or "" if they have none."""
+        files = [self.pictures.file(i) for i in set(self.table.image.tolist())]
+        folders = {str(file.absolute().parent) for file in files if file}
+        return f"{folders.pop()}/" if None not in files and len(folders) == 1 else ""
 
     def _images(self) -> dict[int, int]:
         """The number of each image with a polyline in `polylines` → its number in `table.images`."""
@@ -154,6 +163,14 @@ class PredictedHeights:
         return write(self.records(), lines, self.pictures, self.table.image)
 
 
+def _label(height: float | None, sigma: float | None) -> str:
+    """The height as it is measured: in whole metres, if σ is one or more."""
+    if height is None or sigma is None:
+        return ""
+    digits = 0 if sigma >= 1 else 1
+    return f"{height:.{digits}f} ± {sigma:.{digits}f} m"
+
+
 def check_suffix(path: Path) -> None:
     """Raise InputError unless `path` has one of the four suffixes, and the library for it is installed."""
     if path.suffix.lower() not in (".csv", ".json", *map_file.SUFFIXES):
@@ -161,8 +178,8 @@ def check_suffix(path: Path) -> None:
     map_file.check_library(path)
 
 
-def _via_project(images: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
-    """A project file of VIA 2.0.10 with `images`; its "Load Project" requires each of these keys.
+def _via_project(images: list[dict[str, Any]], given: dict[str, Any], folder: str) -> dict[str, Any]:
+    """A project file of VIA 2.0.10 with `images` in `folder`; its "Load Project" requires each of these keys.
 
     Everything in the `given` project is kept, in its order. VIA identifies an image by its name and its size in bytes.
     """
@@ -174,12 +191,16 @@ def _via_project(images: list[dict[str, Any]], given: dict[str, Any]) -> dict[st
     regions = {name for image in images for region in image["regions"] for name in region["region_attributes"]}
     files = {name for image in images for name in image["file_attributes"]}
     project = {
-        "_via_settings": SETTINGS,
+        "_via_settings": {**SETTINGS, "core": {**SETTINGS["core"], "default_filepath": folder}},
         "_via_attributes": {"region": _as_text(regions), "file": _as_text(files)},
         "_via_data_format_version": "2.0.10",
     }
+    completed = _completed(given, project)
+    core = completed["_via_settings"].get("core") if isinstance(completed["_via_settings"], dict) else None
+    if isinstance(core, dict):
+        core["default_filepath"] = core["default_filepath"] or folder  # VIA saves "" if the user chose none
     return {
-        **_completed(given, project),
+        **completed,
         "_via_img_metadata": metadata,
         "_via_image_id_list": list(dict.fromkeys([*listed, *keys])),
     }
