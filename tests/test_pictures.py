@@ -40,11 +40,13 @@ def geotiff(path: Path, image: NDArray[Any], **options: Any) -> Path:
 
     height, width, bands = image.shape
     profile = {"crs": CRS, "transform": rasterio.Affine(*NORTH_UP), **options}
-    nodata, interpretation = profile.pop("nodata", None), profile.pop("colorinterp", None)
+    nodata, interpretation, palette = (profile.pop(name, None) for name in ("nodata", "colorinterp", "palette"))
     with rasterio.open(
         path, "w", driver="GTiff", height=height, width=width, count=bands, dtype=image.dtype, nodata=nodata, **profile
     ) as dataset:
         dataset.write(np.moveaxis(image, -1, 0))
+        if palette:
+            dataset.write_colormap(1, palette)
         if interpretation:
             dataset.colorinterp = [rasterio.enums.ColorInterp[name] for name in interpretation]
     return path
@@ -91,12 +93,15 @@ def test_values_of_16_bits_are_scaled_by_one_stated_rule(tmp_path: Path) -> None
 def test_a_damaged_picture_is_named_with_the_reason(tmp_path: Path) -> None:
     whole = saved(tmp_path / "whole.png", RGB).read_bytes()
     raw = saved(tmp_path / "whole.tif", RGB, cv2.IMWRITE_TIFF_COMPRESSION, 1).read_bytes()
+    control = b"acTL" + bytes([0, 0, 0, 2, 0, 0, 0, 0])
+    moving = whole[:33] + b"\0\0\0\x08" + control + zlib.crc32(control).to_bytes(4, "big") + whole[33:]
     changed = bytearray(whole)
     changed[len(whole) // 2] ^= 255
     faults = {
         "cut.png": (whole[: len(whole) // 2], "the PNG is cut short"),
         "no_end.png": (whole[:-12], "the PNG is cut short"),
         "changed.png": (bytes(changed), "the PNG's data are corrupt"),
+        "moving.png": (moving, "the PNG is an animation"),
         "cut.tif": (raw[: len(raw) // 2], "damaged or cut short|cannot read it|data are corrupt"),
         "head.tif": (raw[:8], "the TIFF is damaged or cut short"),
         "a.jpg": (b"GIF89a" + bytes(20), "the image is a GIF"),
@@ -134,6 +139,8 @@ def test_every_packing_of_a_geotiff_has_the_same_pixels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(no_data, np.where(RGB[..., :1] > 99, RGB, 0))
     eleven = read(geotiff(tmp_path / "11.tif", np.rint(RGB * (2047 / 255)).astype(np.uint16), NBITS=11))
     assert np.abs(eleven.astype(int) - RGB).max() <= 1
+    two = geotiff(tmp_path / "palette.tif", RGB[..., :1] >> 7, NBITS=1, palette={0: (0, 128, 0), 1: (9, 8, 7)})
+    np.testing.assert_array_equal(read(two), np.where(RGB[..., :1] > 127, (9, 8, 7), (0, 128, 0)))
     real = geotiff(tmp_path / "real.tif", RGB.astype(np.float32) / 255)
     np.testing.assert_array_equal(read(real, (0, 1)), RGB)
 

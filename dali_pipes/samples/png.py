@@ -35,6 +35,8 @@ def usable_header(data: bytes) -> PngHeader | str:
             header = PngHeader(height, width) if width and height else None
         if name == b"eXIf" and exif_orientation(data[body:stop]) != 1:
             return "the PNG's orientation is not upright"
+        if name == b"acTL":
+            return "the PNG is an animation"
         if name == b"IEND":
             return header or "the PNG's data are corrupt"
         position = stop + 4

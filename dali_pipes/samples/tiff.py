@@ -151,8 +151,12 @@ def colour_bands(dataset: Any) -> tuple[int, int, int]:
 def value_bits(dataset: Any, band: int) -> int:
     """Return the bits that the values of a band use, as the file states them; 0 if they are no whole numbers from 0.
 
-    The file may state fewer than its type has, such as 11 of 16.
+    The file may state fewer than its type has, such as 11 of 16. The colours of a palette have 8 bits.
     """
+    from rasterio.enums import ColorInterp
+
+    if dataset.colorinterp[band - 1] is ColorInterp.palette:
+        return 8
     name = dataset.dtypes[band - 1]
     if name not in ("uint8", "uint16", "uint32"):
         return 0
