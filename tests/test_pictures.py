@@ -148,9 +148,12 @@ def test_every_packing_of_a_geotiff_has_the_same_pixels(tmp_path: Path) -> None:
 @NO_RASTERIO
 def test_a_geotiff_whose_colours_are_unknown_is_refused(tmp_path: Path) -> None:
     four = np.concatenate([RGB, RGB[..., :1]], axis=2)
+    dark = np.where(RGB[..., :1] > 200, 65535, RGB).astype(np.uint16)
     faults: list[tuple[NDArray[Any], dict[str, Any], str]] = [
         (four.astype(np.uint16), {}, r"its 4 bands are gray, undefined.*save it as a TIFF of three bands"),
         (RGB.astype(np.float32), {}, r"its values are float32, without a lowest and a highest one; state them"),
+        (RGB.astype(np.uint32), {}, r"its values are uint32, without a lowest and a highest one"),
+        (dark, {"nodata": 65535}, r"the highest of its 16-bit values is \d+"),
         (RGB[..., :1], {"photometric": "miniswhite"}, "its value 0 is white"),
     ]
     for image, options, reason in faults:

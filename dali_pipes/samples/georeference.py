@@ -80,9 +80,9 @@ def georeference_of(pictures: Pictures, index: int) -> Georeference:
 
 def _fault(dataset: Any) -> str:
     if dataset.transform.is_identity and dataset.gcps[0]:
-        return "it has ground control points, but no affine transform"
+        return "it has ground control points instead of an affine transform"
     if dataset.transform.is_identity and dataset.rpcs is not None:
-        return "it has RPCs, but no affine transform"
+        return "it has RPCs instead of an affine transform"
     if dataset.transform.is_identity or dataset.transform.is_degenerate:
         return "it has no affine transform"
     return "" if dataset.crs else "it does not name its coordinate system"

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ class Pictures(Members):
     def rgb(self, index: int, box: Box | None = None) -> UInt8:
         """Return the pixels of picture `index`, or of its part `box`, as (height, width, 3) uint8.
 
-        `box`: top, left, height and width in pixels. Raises InputError if they cannot be decoded.
+        `box`: top, left, height and width in pixels. Raises InputError if they cannot be decoded, or are too many.
         """
         if self.format_of(index) is Reason.TIFF and tiff.is_available():
             return self._from_tiff(index, box)
@@ -129,7 +129,8 @@ class Pictures(Members):
                 raise self._unusable_jpeg(index, Reason.UNDECODABLE, MOST_PIXELS) from None
             return rgb
         width, height = self._png_size(index) if kind is Reason.PNG else self._tiff_size(index, MOST_PIXELS)
-        with _quiet():
+        values = None
+        with _quiet(), suppress(cv2.error):
             values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
         if values is None or values.shape[:2] != (height, width):
             raise self._unusable(index, "its data are corrupt", "replace the file")
@@ -170,6 +171,8 @@ class Pictures(Members):
 
     def _from_tiff(self, index: int, box: Box | None) -> UInt8:
         with self.dataset(index) as dataset:
+            if box is None and dataset.width * dataset.height > MOST_PIXELS:
+                raise self._too_large(index, dataset.width, dataset.height, MOST_PIXELS)
             bits = self._scaling(index, dataset)
             values, valid = tiff.read_window(dataset, box or (0, 0, dataset.height, dataset.width))
         return self._scaled(index, values, valid, bits)
@@ -206,7 +209,8 @@ class Pictures(Members):
         if bits == 8:
             rgb = values
         else:
-            if bits == 16 and self.value_range is None and 0 < (highest := values.max()) < 1 << CAMERA_BITS:
+            highest = values[valid].max(initial=0)
+            if bits == 16 and self.value_range is None and 0 < highest < 1 << CAMERA_BITS:
                 raise self._unusable(
                     index,
                     f"the highest of its 16-bit values is {highest}, so that it would be almost black",

@@ -149,7 +149,7 @@ def colour_bands(dataset: Any) -> tuple[int, int, int]:
 
 
 def value_bits(dataset: Any, band: int) -> int:
-    """Return the bits that the values of a band use, as the file states them; 0 if they are no whole numbers from 0.
+    """Return the bits that the values of a band use, 0 if they are not whole numbers from 0 of up to 16 bits.
 
     The file may state fewer than its type has, such as 11 of 16. The colours of a palette have 8 bits.
     """
@@ -158,7 +158,7 @@ def value_bits(dataset: Any, band: int) -> int:
     if dataset.colorinterp[band - 1] is ColorInterp.palette:
         return 8
     name = dataset.dtypes[band - 1]
-    if name not in ("uint8", "uint16", "uint32"):
+    if name not in ("uint8", "uint16"):
         return 0
     stated = dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", "")
     return int(stated) if stated.isdigit() else int(name.removeprefix("uint"))
