@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -196,6 +195,8 @@ def pixels_only(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
 @cache
 def _standard_tables() -> bytes:
     """The Huffman tables of the standard (ITU-T T.81, K.3), as OpenCV writes them."""
+    import cv2  # `--help` reads this module, and OpenCV takes long to import
+
     data = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     return b"".join(data[start:stop] for marker, start, stop in _segments(data) if marker == _HUFFMAN_TABLES)
 

@@ -21,12 +21,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -129,9 +128,7 @@ class Pictures(Members):
                 raise self._unusable_jpeg(index, Reason.UNDECODABLE, MOST_PIXELS) from None
             return rgb
         width, height = self._png_size(index) if kind is Reason.PNG else self._tiff_size(index, MOST_PIXELS)
-        values = None
-        with _quiet(), suppress(cv2.error):
-            values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        values = _by_opencv(data)
         if values is None or values.shape[:2] != (height, width):
             raise self._unusable(index, "its data are corrupt", "replace the file")
         values = values if values.ndim == 3 else values[..., None]
@@ -279,11 +276,17 @@ def encoded(images: Members, index: int, windows: NDArray[np.int64]) -> tuple[UI
     return np.frombuffer(header + rgb.tobytes(), np.uint8), (top, left)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep OpenCV from printing about what becomes an InputError, or about tags that it does not know."""
+def _by_opencv(data: UInt8) -> NDArray[Any] | None:
+    """The values of a PNG or TIFF (h, w), or (h, w, 3 or 4) as BGR or BGRA; None if they cannot be decoded.
+
+    OpenCV must not print about what becomes an InputError, or about tags that it does not know.
+    """
+    import cv2  # `--help` reads this module, and OpenCV takes long to import
+
     before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        yield
+        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
     finally:
         cv2.utils.logging.setLogLevel(before)
