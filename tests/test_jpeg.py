@@ -43,6 +43,18 @@ def with_frame(marker: int) -> bytes:
     return GOOD.replace(b"\xff\xc0", bytes([0xFF, marker]), 1)
 
 
+def without_tables() -> bytes:
+    """GOOD without its Huffman tables, which are those of the standard."""
+    data = GOOD
+    while (at := data.find(b"\xff\xc4")) >= 0:
+        data = data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
+    return data
+
+
+def without_last_scan() -> bytes:
+    return PROGRESSIVE[: PROGRESSIVE.rindex(b"\xff\xda")] + PROGRESSIVE[-2:]
+
+
 TRAILER = b"\0\0\1\x0a\x0e\0\0\0Image_UTC_Data1496000000SEFHj\0\0\0\1\0\0\0SEFT"
 UNUSUAL = {
     "a line feed behind its end": GOOD + b"\n",
@@ -68,6 +80,7 @@ UNUSUAL = {
     "a comment that is no text": inserted(segment(0xFE, bytes(range(256)))),
     "EXIF with a picture inside": inserted(segment(0xE1, b"Exif\0\0II*\0" + GOOD[:200] + b"\xff\xd9")),
     "an unknown segment": inserted(segment(0xEB, b"HDR_RI" + bytes(60_000))),
+    "no Huffman tables, as in an M-JPEG": without_tables(),
     "an Adobe segment of no use": inserted(segment(0xEE, b"Adobe\0\x64\0\0\0\0\5")),
 }
 OTHERS = {
@@ -88,6 +101,7 @@ OTHERS = {
     "cut in its header": (GOOD[:100], Reason.TRUNCATED),
     "cut behind its header": (GOOD[: GOOD.index(b"\xff\xda") + 20], Reason.TRUNCATED),
     "two starts": (GOOD[:2] + GOOD, Reason.NOT_A_JPEG),
+    "the first scans of a progressive one": (without_last_scan(), Reason.PARTIAL),
     "8200 × 8200": (cv2.imencode(".jpg", np.zeros((8200, 8200), np.uint8))[1].tobytes(), Reason.TOO_LARGE),
 }
 
@@ -123,7 +137,7 @@ def test_a_jpeg_that_is_cut_anywhere_is_refused(whole: bytes) -> None:
     assert not [len(cut) for cut, found in zip(cuts, checked(*cuts), strict=True) if isinstance(found, JpegHeader)]
 
 
-@pytest.mark.parametrize("whole", [GOOD, RESTARTS])
+@pytest.mark.parametrize("whole", [GOOD, RESTARTS, PROGRESSIVE])
 @pytest.mark.parametrize("behind", [b"\xff\xd9", TRAILER, bytes(200), GOOD])
 def test_a_cut_jpeg_with_something_behind_it_is_refused(whole: bytes, behind: bytes) -> None:
     cuts = [whole[:n] + behind for n in range(whole.index(b"\xff\xda") + 14, len(whole) - 40, 29)]

@@ -261,6 +261,15 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         ),
         r"its parts were joined in a wrong order, such as part10 before part2; give the parts themselves, or join",
     ),
+    "parts joined in text order, of which the last is the last by number, too": (
+        each(
+            lambda stem, files: {
+                f"{stem}.zip": b"".join(cut(zipped(files), 12)[i] for i in [*sorted(range(11), key=str), 11])
+            },
+            "TS_KS",
+        ),
+        r"found K3_\w+\.jpg at byte .*: its parts were joined in a wrong order, such as part10 before part2",
+    ),
     "a ZIP of another name": (
         each(lambda stem, files: {"download.zip": zipped(files)}, "TS_KS"),
         r"no TS_KS\.zip below .* among 4 files \(.*/download\.zip not looked into\); download it from AI Hub",
@@ -320,9 +329,9 @@ def test_images_to_predict_may_be_whatever_training_takes(tmp_path: Path) -> Non
 
 def test_images_that_are_ambiguous_or_not_there_are_refused(tmp_path: Path) -> None:
     write(tmp_path, {"a.zip": zipped({"x.jpg": b"1"}), "b.zip": zipped({"x.jpg": b"2"})})
-    for name, found in (("c.tar.gz", "a compressed tar; decompress it"), ("c.png", "none; name the folder")):
+    for name, found in (("c.tar.gz", "a compressed tar; decompress it"), ("c.gif", "none; name the folder")):
         write(tmp_path, {name: b"x"})
-        with pytest.raises(InputError, match=rf"expected \.jpg files in .*{name}, found {found}"):
+        with pytest.raises(InputError, match=rf"expected \.jpg, \.png or \.tif files in .*{name}, found {found}"):
             open_images([tmp_path / name])
     with pytest.raises(InputError, match=r"two different ones named x\.jpg, in .*a\.zip and .*b\.zip"):
         open_images([tmp_path / "a.zip", tmp_path / "b.zip"])

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dali_pipes.errors import InputError
-from dali_pipes.release.find import open_images
+from dali_pipes.samples.picture import open_pictures
 from dali_pipes.samples.polylines import VIA_COLUMNS, Polylines, read_polylines, table_of
 from dali_pipes.samples.table import SampleTable
 from tests.conftest import jpeg, via_label
@@ -82,7 +82,7 @@ def test_the_table_is_that_of_the_release_without_heights(release: Path, tmp_pat
     expected = SampleTable.from_release(release, "validation")
     names = expected.tile.tolist()
     drawn = {tile: expected.polyline[expected.tile == tile] for tile in dict.fromkeys(names)}
-    table = table_of(read_polylines(drawn), open_images([release / "VS_KS.zip"]))
+    table = table_of(read_polylines(drawn), open_pictures([release / "VS_KS.zip"]))
     assert table.tile.tolist() == names
     assert np.isnan(table.height).all()
     np.testing.assert_array_equal(table.length, expected.length)
@@ -101,7 +101,7 @@ def test_images_may_be_files_a_folder_a_zip_or_a_tar(tmp_path: Path) -> None:
             archive.write(file, file.name)
             tape.add(file, file.name)
     for given_as in ([tmp_path / "tiles"], [tmp_path / "tiles.zip"], [tmp_path / "tiles.tar"], files):
-        images = open_images(given_as)
+        images = open_pictures(given_as)
         assert images.names == list(TILES)
         assert [images.read(i).tobytes() for i in range(2)] == [file.read_bytes() for file in files]
 
@@ -111,7 +111,7 @@ def test_a_korean_name_matches_in_both_forms_of_unicode(listed: Any, stored: Any
     listed, stored = (unicodedata.normalize(form, "굴뚝_7.jpg") for form in (listed, stored))
     (tmp_path / stored).write_bytes(jpeg(64, 96))
     (tmp_path / "lines.csv").write_text(f"tile,polyline\n{listed},1 2;3 4\n", "utf-8")
-    table = table_of(read_polylines(tmp_path / "lines.csv"), open_images([tmp_path]))
+    table = table_of(read_polylines(tmp_path / "lines.csv"), open_pictures([tmp_path]))
     assert table.tile.tolist() == ["굴뚝_7.jpg"]
 
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_predicted_gives_one_sentence(polylines: Any, sentence: s
         (tmp_path / "drawn.csv").write_bytes(polylines if isinstance(polylines, bytes) else polylines.encode())
         polylines = tmp_path / "drawn.csv"
     with pytest.raises(InputError, match=sentence):
-        table_of(read_polylines(polylines), open_images([tmp_path]))
+        table_of(read_polylines(polylines), open_pictures([tmp_path]))
 
 
 @pytest.mark.parametrize(
@@ -317,13 +317,13 @@ def test_two_images_with_the_same_name_are_reported(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a_1.jpg").write_bytes(jpeg(64, 96, seed=i))
     with pytest.raises(InputError, match=r"its name is there twice, as .*one/a_1\.jpg' and .*two/a_1\.jpg'"):
-        table_of(read_polylines({"a_1.jpg": TILES["a_1.jpg"]}), open_images([tmp_path]))
+        table_of(read_polylines({"a_1.jpg": TILES["a_1.jpg"]}), open_pictures([tmp_path]))
 
 
 def test_missing_files_give_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be read: No such file or directory; give --polylines"):
         read_polylines(tmp_path / "none.json")
-    with pytest.raises(InputError, match="expected images at"):
-        open_images([tmp_path / "none"])
-    with pytest.raises(InputError, match=r"expected \.jpg files in .*, found none"):
-        open_images([tmp_path])
+    with pytest.raises(InputError, match="expected pictures at"):
+        open_pictures([tmp_path / "none"])
+    with pytest.raises(InputError, match=r"expected \.jpg, \.png or \.tif files in .*, found none"):
+        open_pictures([tmp_path])

@@ -169,6 +169,10 @@ def test_the_via_project_opens_and_keeps_all_attributes(best: Path, drawn: Path)
     assert first["file_attributes"]["img_provided"] == "한국항공우주연구원"
     heights = load(best, device="cpu").predict(drawn, drawn / "via.json")
     assert float(attributes["predicted_height_m"]) == pytest.approx(heights.mu[0], abs=0.006)
+    assert attributes["predicted_height"] == f"{heights.mu[0]:.0f} ± {heights.sigma[0]:.0f} m"
+    settings = project["_via_settings"]
+    assert settings["ui"]["image"]["region_label"] == "predicted_height"
+    assert settings["core"]["default_filepath"] == f"{drawn}/"
     assert set(attributes) <= set(project["_via_attributes"]["region"])
     assert all(isinstance(value, str) for value in attributes.values())
 
@@ -182,13 +186,13 @@ def test_the_via_key_of_a_large_image_is_its_name_and_all_digits_of_its_size(bes
     assert f"K3_2.jpg{size}" in project["_via_img_metadata"]
 
 
-def test_the_geojson_has_pixels_where_no_gis_takes_them_for_degrees(best: Path, drawn: Path) -> None:
-    document = json.loads(run(best, drawn, "heights.geojson", "--pool", "scene").read_text("utf-8"))
-    assert [feature["geometry"] for feature in document["features"]] == [None, None, None]
-    first = document["features"][0]["properties"]
-    assert (first["tile"], first["polyline"]) == ("K3_1.jpg", "10 60;80 20")
-    assert "pixels" in first["polyline_unit"]
-    assert first["sigma_m"] > 0
+def test_a_map_of_images_without_a_georeference_is_refused_before_anything_is_computed(
+    best: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(best, drawn, "heights.geojson")
+    assert "expected a georeference in K3_1.jpg, but it is no GeoTIFF; write .csv or .json" in capsys.readouterr().err
+    assert not (drawn / "heights.geojson").exists()
 
 
 def test_a_project_is_written_back_with_all_that_was_not_predicted(best: Path, drawn: Path) -> None:
@@ -295,7 +299,7 @@ def test_the_command_warns_if_an_interval_has_no_promised_level(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"--out": "{drawn}/heights.xls"}, "--out takes a file that ends in .csv, .json or .geojson"),
+        ({"--out": "{drawn}/heights.xls"}, "--out takes a file that ends in .csv, .json, .geojson or .gpkg"),
         ({"--out": "{drawn}/no/heights.csv"}, "lies in no folder"),
         ({"--out": "/proc/heights.csv"}, "/proc/heights.csv cannot be written"),
         ({"--images": "{drawn}/K3_1.jpg"}, "has polylines of K3_2.jpg, found no such image among 1"),

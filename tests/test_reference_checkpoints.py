@@ -14,6 +14,7 @@ import torch
 import train.__main__
 import train.engine.trained
 import train.evaluate
+import train.promotion
 from dali_pipes import Loader, Statistics
 from dali_pipes.errors import InputError
 from dali_pipes.samples.table import SampleTable
@@ -91,12 +92,22 @@ def test_a_bare_state_dict_gets_its_statistics_from_a_file_or_a_release(release:
             train.engine.trained.read_statistics(tmp_path / "four.json")
 
 
-def test_a_reference_checkpoint_can_be_fine_tuned(release: Path, tmp_path: Path) -> None:
+def test_a_bare_state_dict_of_the_reference_can_be_fine_tuned_and_compared(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = reference_pth(tmp_path / "best.pth", release, "convnext_atto")["model"]
-    flags = ["--release", release, "--init-from", tmp_path / "best.pth", "--out", tmp_path / "run", "--device", "cpu"]
-    small = ["--backbone", "convnext_atto", "--epochs", "1", "--optimizer.learning-rate"]
+    torch.save(before, tmp_path / "bare.pth")
+    flags = ["--release", release, "--init-from", tmp_path / "bare.pth", "--out", tmp_path / "run", "--device", "cpu"]
+    small = ["--backbone", "convnext_atto", "--epochs", "1", "--optimizer.learning-rate", "0"]  # no step changes them
+    (tmp_path / "four.json").write_text("[0.2, 0.1, 109, 49]")
     with pytest.raises(SystemExit, match="3"):  # too few scenes for a verdict: keep
-        train.__main__.main([str(flag) for flag in flags] + [*small, "0"])  # so no step changes the weights
+        train.__main__.main([*map(str, flags), *small, "--statistics", str(tmp_path / "four.json")])
+    pair = ["--old", tmp_path / "bare.pth", "--new", tmp_path / "run", "--release", release, "--device", "cpu"]
+    with pytest.raises(SystemExit, match="2"):
+        train.promotion.main([str(flag) for flag in pair])
+    assert "found a state dict without the four statistics; give them with --statistics" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="3"):
+        train.promotion.main([*map(str, pair), "--statistics", str(release)])
     after = checkpoint.load(tmp_path / "run/best.pt")["model"]
     assert all(after[name].equal(value) for name, value in before.items())
 

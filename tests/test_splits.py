@@ -22,7 +22,14 @@ from dali_pipes.inspect.inspection import inspect
 from dali_pipes.release.members import Members
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.labels import LeftOut
-from dali_pipes.samples.splits import Division, assign_folds, merge, shared_tiles, without_shared_tiles
+from dali_pipes.samples.splits import (
+    Division,
+    assign_folds,
+    merge,
+    shared_tiles,
+    without_repeated_pictures,
+    without_shared_tiles,
+)
 from dali_pipes.samples.via import Reason
 from train.recipe.config import Config, differences
 from train.recipe.data import load_datasets
@@ -200,6 +207,18 @@ def test_a_few_tiles_of_both_splits_are_dropped_from_training_and_named() -> Non
         InputError, match=r"at most 20%, found 3 of memory also in memory, such as K3_A_5\.jpg and K3_B"
     ):
         without_shared_tiles(train, validation)
+
+
+def test_a_picture_that_training_has_twice_is_dropped_once_and_named() -> None:
+    train = table_of(["K3_A"] * 3 + ["K3_B"] * 3)  # K3_A_0.jpg … K3_A_2.jpg, K3_B_3.jpg …
+    assert without_repeated_pictures(train) == (train, "")
+    with_images(train, {"K3_B_4.jpg": "K3_A_1.jpg"})
+    kept, sentence = without_repeated_pictures(train)
+    assert kept.tile.tolist() == ["K3_A_0.jpg", "K3_A_1.jpg", "K3_A_2.jpg", "K3_B_3.jpg", "K3_B_5.jpg"]
+    assert [(item.file, item.reason) for item in kept.left_out] == [("K3_B_4.jpg", Reason.REPEATED)]
+    assert sentence == (
+        "dropped 1 training tile whose picture is also there under another name: K3_B_4.jpg (also K3_A_1.jpg)"
+    )
 
 
 def test_a_recorded_checksum_is_enough_to_find_the_same_picture() -> None:

@@ -278,7 +278,7 @@ def donor() -> dict[str, Tensor]:
 
 
 def transformers_name(name: str) -> str:
-    """The name of timm's tensor in transformers' ConvNextForImageClassification."""
+    """The name of timm's tensor in ConvNextForImageClassification of transformers 5.24, and in its V2."""
     if name.startswith("head.fc"):
         return name.replace("head.fc", "classifier")
     for mine, theirs in (
@@ -291,6 +291,7 @@ def transformers_name(name: str) -> str:
         ("conv_dw", "dwconv"),
         (".norm.", ".layernorm."),
         ("mlp.fc", "pwconv"),
+        ("mlp.grn", "grn"),
         ("gamma", "layer_scale_parameter"),
     ):
         name = name.replace(mine, theirs)
@@ -310,6 +311,18 @@ def test_weights_with_other_names_bring_every_tensor(
     mine = HeightRegressor("convnext_atto", weights=tmp_path / "x.pth").backbone.state_dict()
     assert all(torch.equal(value, donor[name]) for name, value in mine.items() if name != "stem.0.weight")
     torch.testing.assert_close(mine["stem.0.weight"][:, :3], donor["stem.0.weight"] * 3 / 5)
+
+
+def test_a_second_version_of_transformers_brings_every_tensor(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    donor = timm.create_model("convnextv2_atto").state_dict()
+    theirs = {
+        f"v2.{transformers_name(name)}": value[None, None, None] if "grn" in name else value
+        for name, value in donor.items()
+    }
+    torch.save(theirs, tmp_path / "x.pth")
+    mine = HeightRegressor("convnextv2_atto", weights=tmp_path / "x.pth").backbone.state_dict()
+    assert all(torch.equal(value, donor[name]) for name, value in mine.items() if name != "stem.0.weight")
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,7 @@ def _promote_or_keep(arguments: Arguments, out: Path) -> None:
         out,
         arguments.paths,
         device=config.device,
+        statistics=None if config.statistics is None else Path(config.statistics),
         console=Console(),
     )
     if decided == "keep" and not is_torchelastic_launched():  # torchrun would restart the ranks

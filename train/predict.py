@@ -26,6 +26,7 @@ from dali_pipes.units import count
 from model import BackboneError, CheckpointError
 from model.calibration import Calibration
 
+from .deploy import map_file
 from .deploy.predicted_heights import check_suffix
 from .scores.pooling import Pooling
 from .scores.uncertainty import LEVEL
@@ -53,15 +54,15 @@ class Arguments:
     """A run folder, its best.pt or last.pt, or a .pth in the reference's layout."""
 
     images: tuple[Path, ...]
-    """JPEGs without metadata: files, folders at any depth, ZIPs, parts of a ZIP, or AI Hub's tar. An image may have
-    67 million pixels (8192 × 8192), or 537 million if the network sees a window around the polyline."""
+    """JPEGs, PNGs, TIFFs or GeoTIFFs: files, folders at any depth, ZIPs, parts of a ZIP, or AI Hub's tar. An image may
+    have 67 million pixels (8192 × 8192), or 537 million if the network sees a window around the polyline."""
 
     polylines: tuple[Path, ...]
     """VIA's JSON or CSV, or a CSV with the columns tile and polyline ("x y;x y" in pixels, base first); or a folder or
     archive of VIA's JSON, such as a release's own labels. Several are combined."""
 
     out: Path
-    """heights.csv, heights.json (a VIA project) or heights.geojson (a table, as tiles have no georeference)."""
+    """heights.csv, heights.json (a VIA project), or a map of GeoTIFFs: heights.geojson or heights.gpkg."""
 
     pool: Pooling = "none"
     """scene: estimate one scale for all polylines of a scene, which share it."""
@@ -71,6 +72,10 @@ class Arguments:
 
     batch_size: int = 64
     """Samples per step."""
+
+    value_range: tuple[float, float] | None = None
+    """LOW HIGH: the values that become black and white, for images that do not have 8 bits per sample. By default all
+    values of 16 bits, 0 65535."""
 
     statistics: Path | None = None
     """Needed only for a bare state dict: a JSON file of length mean, length std, height mean and height std, or the
@@ -90,7 +95,14 @@ def predict(arguments: Arguments) -> None:
         batch_size=arguments.batch_size,
         statistics=arguments.statistics,
     )
-    heights = model.predict(arguments.images, arguments.polylines, pool=arguments.pool, console=console)
+    heights = model.predict(
+        arguments.images,
+        arguments.polylines,
+        pool=arguments.pool,
+        value_range=arguments.value_range,
+        located=arguments.out.suffix.lower() in map_file.SUFFIXES,
+        console=console,
+    )
     heights.write(arguments.out)
     summary = f"{len(heights)} heights on {len(set(heights.table.tile.tolist()))} tiles: {arguments.out}"
     say(console, summary)

@@ -50,6 +50,10 @@ class Arguments:
     batch_size: int = 64
     """Samples per step."""
 
+    statistics: Path | None = None
+    """Needed only for a bare state dict: a JSON file of length mean, length std, height mean and height std, or the
+    release that it was trained on."""
+
 
 def main(argv: list[str]) -> None:
     """The command: exits with 0 for promote, 3 for keep, and with 2 and one sentence on bad input."""
@@ -65,6 +69,7 @@ def main(argv: list[str]) -> None:
             arguments.paths,
             device=arguments.device,
             batch_size=arguments.batch_size,
+            statistics=arguments.statistics,
             console=Console(),
         )
         if verdict == "keep":

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..samples.jpeg import pixels_only
+from ..samples.picture import encoded
 from .plan import Plan
 from .view import Frames
 
@@ -61,7 +61,12 @@ class Source:
         for i, row in enumerate(rows.tolist()):
             polyline[i] = frames.polyline(row)
             resized[:, i] = [box[:2] for box in frames.boxes(row)]
-        jpeg = [pixels_only(images.read(image)) for image in frames.table.image[rows].tolist()]
-        window = frames.window[rows].swapaxes(0, 1).astype(np.int32)
-        start, shape = (np.ascontiguousarray(part) for part in (window[..., :2], window[..., 2:]))
-        return SourceBatch(jpeg, polyline, rows[:, None], start, shape, resized)
+        window = frames.window[rows]
+        shown = zip(frames.table.image[rows].tolist(), window, strict=True)
+        parts = [encoded(images, image, windows) for image, windows in shown]
+        corner = np.array([corner for _, corner in parts])
+        start, shape = (
+            np.ascontiguousarray(part.swapaxes(0, 1), np.int32)
+            for part in (window[..., :2] - corner[:, None], window[..., 2:])
+        )
+        return SourceBatch([data for data, _ in parts], polyline, rows[:, None], start, shape, resized)

@@ -18,6 +18,7 @@ from rich.console import Console
 from torch.utils.dlpack import from_dlpack
 
 from ..errors import InputError
+from ..samples.picture import OTHERS
 from ..samples.via import Reason
 from .batch import Letterboxed
 from .plan import Plan
@@ -81,7 +82,7 @@ class Stream:
         bad = [
             f"{table.images.names[image]} ({reason.value})"
             for image, reason in zip(images, checked, strict=True)
-            if isinstance(reason, Reason)
+            if isinstance(reason, Reason) and reason not in OTHERS
         ]
         named = ", ".join(bad) or f"an error that only DALI reports ({str(error).strip().splitlines()[-1]})"
         return (

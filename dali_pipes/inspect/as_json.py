@@ -33,6 +33,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
             "closed_form": _closed_form(inspection),
             "scales": _scales(inspection),
             "repeated_polylines": [_label(inspection, i) for i in inspection.repeated],
+            "repeated_pictures": inspection.twins,
             "against": inspection.changes,
         }
     )

@@ -210,6 +210,10 @@ def _scales(inspection: Inspection) -> Section:
     if len(inspection.repeated):
         repeated, examples = count(len(inspection.repeated), "polyline"), labels.tile[inspection.repeated].tolist()
         sentences.append(f"{repeated} repeated within one tile, and kept, such as {_examples(examples)}")
+    for split, twins in inspection.twins.items():
+        if twins:
+            repeated = count(len(twins), "picture")
+            sentences.append(f"{split}: {repeated} also there under another name, such as {_examples(twins[0])}")
     rows = (
         (
             labels.tile[i],

@@ -26,7 +26,7 @@ from ..release.names import name_key
 from ..release.paths import SPLITS, ReleasePaths, Split
 from ..samples.index import open_index
 from ..samples.labels import LeftOut
-from ..samples.splits import refuse_same_tiles, shared_tiles
+from ..samples.splits import refuse_same_tiles, repeated_pictures, shared_tiles
 from ..samples.table import SampleTable
 from ..samples.via import Reason
 from .audit import ClosedForm, Float64, Int64, Labels, SceneScale, closed_form, repeated, scene_scales
@@ -77,6 +77,7 @@ def inspect(paths: ReleasePaths, against: Path | None = None) -> Inspection:
         closed_form=closed_form(columns),
         scales=scene_scales(columns),
         repeated=repeated(columns, {split: table.polyline for split, table in tables.items()}),
+        twins={split: _twins(table) for split, table in tables.items()},
         changes=changes,
     )
 
@@ -92,6 +93,11 @@ def _shared_pictures(tables: Tables) -> tuple[tuple[str, str], ...]:
         refuse_same_tiles(train, validation, shared)
     names = [(validation.images.names[j], train.images.names[i]) for i, j in shared.items()]
     return tuple(pair for pair in names if name_key(pair[0]) != name_key(pair[1]))
+
+
+def _twins(table: SampleTable) -> tuple[tuple[str, str], ...]:
+    """Return the two names of each picture that one split has twice."""
+    return tuple((table.images.names[i], table.images.names[j]) for i, j in repeated_pictures(table).items())
 
 
 class Totals(NamedTuple):
@@ -140,6 +146,8 @@ class Inspection:
     closed_form: ClosedForm
     scales: list[SceneScale]
     repeated: Int64
+    twins: dict[Split, tuple[tuple[str, str], ...]]
+    """Both names of each picture that a split has twice."""
     changes: Changes | None
 
     @cached_property

@@ -23,19 +23,20 @@ from .byte_range import ByteRange, Segment
 from .names import file_name, is_foreign
 
 LARGEST_MEMBER = 1 << 26  # bytes; limits the memory that a wrong header can claim; a tile has 70 kB
+LARGEST_PICTURE = 1 << 30  # of a picture to predict, which may be a whole scene
 
 
 class Archive:
-    """The members of a ZIP, or of the folder `below` in it.
+    """The members of a ZIP, or of the folder `below` in it. Members of more than `largest` bytes are not read.
 
     Raises InputError if the file is not a readable ZIP, or if none of its members can be read.
     """
 
     note = ""
 
-    def __init__(self, source: ByteRange | Path, below: str = "") -> None:
+    def __init__(self, source: ByteRange | Path, below: str = "", largest: int = LARGEST_MEMBER) -> None:
         self._bytes = source if isinstance(source, ByteRange) else ByteRange.of_file(Path(source))
-        self._below = below
+        self._below, self._largest = below, largest
         self._open()
 
     def _open(self) -> None:
@@ -43,7 +44,7 @@ class Archive:
         members, offset = zip_members.directory(self._bytes)
         self._directory_offset = offset
         ours = [m for m in members if m.path.startswith(self._below) and not is_foreign(m.path)]
-        kept = _by_name(map(_checked_size, ours), _same_bytes)
+        kept = _by_name((_checked_size(member, self._largest) for member in ours), _same_bytes)
         self.names = list(kept)
         self._members = list(kept.values())
         if self._members and all(member.fault for member in self._members):
@@ -53,10 +54,15 @@ class Archive:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"bytes": self._bytes, "below": self._below, "fingerprint": self.fingerprint()}
+        return {
+            "bytes": self._bytes,
+            "below": self._below,
+            "largest": self._largest,
+            "fingerprint": self.fingerprint(),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._bytes, self._below = state["bytes"], state["below"]
+        self._bytes, self._below, self._largest = state["bytes"], state["below"], state["largest"]
         self._open()
         if self.fingerprint() != state["fingerprint"]:  # its members may have other numbers now
             raise InputError(f"{self.where} was changed while it was being read; start again")
@@ -72,6 +78,10 @@ class Archive:
     def size(self, index: int) -> int:
         """Return the number of bytes that the central directory records for member `index`."""
         return self._members[index].size
+
+    def segment(self, index: int) -> None:
+        """Return None: a member may be compressed, and it has a checksum."""
+        return
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of member `index` as (n,) uint8, read-only.
@@ -102,7 +112,7 @@ class Archive:
 _CURES = {
     "encrypted": "pack the files again without a password",
     "compressed by": "pack the files again, stored or deflated",
-    "MiB allowed": "it is too large for a tile or a label; leave it out",
+    "MiB allowed": "it is larger than any tile, label or scene; leave it out",
     "there twice": "keep the right one of them",
 }
 """Words of a fault that another download would not correct, and what helps."""
@@ -126,12 +136,15 @@ class LooseFile(NamedTuple):
 
 
 class Folder:
-    """The files of a folder at any depth, on disk or in a tar. A file is opened when it is read."""
+    """The files of a folder at any depth, on disk or in a tar. A file is opened when it is read.
+
+    Files of more than `largest` bytes are not read.
+    """
 
     note = ""
 
-    def __init__(self, files: Iterable[LooseFile], where: str) -> None:
-        self.where = where
+    def __init__(self, files: Iterable[LooseFile], where: str, largest: int = LARGEST_MEMBER) -> None:
+        self.where, self._largest = where, largest
         kept = _by_name(files, lambda *_: False)
         self.names = list(kept)
         self._files = list(kept.values())
@@ -148,14 +161,18 @@ class Folder:
         """Return the number of bytes that member `index` had when the folder was listed."""
         return self._files[index].segment.length
 
+    def segment(self, index: int) -> Segment | None:
+        """Return where the bytes of member `index` are, unless they cannot be read."""
+        return None if self._files[index].fault else self._files[index].segment
+
     def read(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of member `index` as (n,) uint8, read-only.
 
         Raises UnreadableMember if the file cannot be read, or if its length has changed since it was listed.
         """
         (path, offset, length), fault = self._files[index].segment, self._files[index].fault
-        if length > LARGEST_MEMBER:
-            fault = f"its {length} bytes are more than the {LARGEST_MEMBER >> 20} MiB allowed"
+        if length > self._largest:
+            fault = _too_large(length, self._largest)
         try:
             if not fault:
                 with path.open("rb") as file:
@@ -199,11 +216,15 @@ def _same_bytes(a: zip_members.ZipMember, b: zip_members.ZipMember) -> bool:
     return (a.crc, a.size, a.fault) == (b.crc, b.size, b.fault)
 
 
-def _checked_size(member: zip_members.ZipMember) -> zip_members.ZipMember:
-    largest = max(member.stored, member.size)
-    if member.fault or largest <= LARGEST_MEMBER:
+def _checked_size(member: zip_members.ZipMember, largest: int) -> zip_members.ZipMember:
+    length = max(member.stored, member.size)
+    if member.fault or length <= largest:
         return member
-    return member._replace(fault=f"its {largest} bytes are more than the {LARGEST_MEMBER >> 20} MiB allowed")
+    return member._replace(fault=_too_large(length, largest))
+
+
+def _too_large(length: int, largest: int) -> str:
+    return f"its {length} bytes are more than the {largest >> 20} MiB allowed"
 
 
 def _inflate(data: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -22,14 +22,17 @@ from typing import NamedTuple
 
 from ..errors import CutShort, InputError, OtherKind
 from . import zip_members
-from .archive import Archive, Folder, LooseFile
+from .archive import LARGEST_MEMBER, LARGEST_PICTURE, Archive, Folder, LooseFile
 from .byte_range import ByteRange
 from .layouts import STEMS, Match, is_role, match
 from .listing import ListedFile, Listing, list_file, stored_span
 from .members import Members, Merged
-from .names import SUFFIXES, is_foreign
+from .names import SUFFIXES, Kind, is_foreign
 from .parts import PART, join_parts
 from .paths import ROLES, ReleasePaths, Role, Split
+
+_IN_WORDS: dict[Kind, str] = {"images": ".jpg", "labels": ".json", "pictures": ".jpg, .png or .tif"}
+_LARGEST: dict[Kind, int] = {"images": LARGEST_MEMBER, "labels": LARGEST_MEMBER, "pictures": LARGEST_PICTURE}
 
 _UNREAD = (  # endings of files that are named after a role and cannot be read, what they are, and what helps
     (r"(\.tar)?\.(gz|bz2|xz|zst|z)|\.t(gz|bz2?|xz)", "a compressed tar", "decompress it to a .tar"),
@@ -60,12 +63,12 @@ def open_split(paths: ReleasePaths, split: Split) -> tuple[Members, Members]:
 
 
 def open_images(given: Sequence[Path]) -> Members:
-    """Open JPEGs that are not part of a release, as `open_files` does."""
-    return open_files(given, "images", "--images")
+    """Open pictures that are not part of a release, as `open_files` does."""
+    return open_files(given, "pictures", "--images")
 
 
-def open_files(given: Sequence[Path], role: Role, flag: str) -> Members:
-    """Open files of a role outside a release: single files, and folders, tars, ZIPs and parts that contain them.
+def open_files(given: Sequence[Path], kind: Kind, flag: str) -> Members:
+    """Open files of a kind outside a release: single files, and folders, tars, ZIPs and parts that contain them.
 
     ZIPs within a folder or a tar are opened if it has no loose files. Raises InputError, which names `flag`, if there
     are no files, or if two different ones in two places have the same name.
@@ -73,36 +76,36 @@ def open_files(given: Sequence[Path], role: Role, flag: str) -> Members:
     loose: list[ListedFile] = []
     archives: list[Members] = []
     for path in given:
-        if path.is_file() and path.suffix.lower() in SUFFIXES[role]:
+        if path.is_file() and path.suffix.lower() in SUFFIXES[kind]:
             loose += list_file(path, path.name)
         elif not path.exists():
             raise InputError(
-                f"expected {role} at {path}, found nothing there; give {flag} a folder, an archive or files"
+                f"expected {kind} at {path}, found nothing there; give {flag} a folder, an archive or files"
             )
         else:
-            candidates = _loose_candidates(path, role)
+            candidates = _loose_candidates(path, kind)
             loose += candidates[0].loose
             archives += [candidate.open() for candidate in candidates if not candidate.loose]
     if loose or not archives:
         where = ", ".join(str(path) for path in given[:3]) + (", …" if len(given) > 3 else "")
-        archives.insert(0, _open_folder(loose, where))
-    return archives[0] if len(archives) == 1 else _merged(archives, role, flag)
+        archives.insert(0, _open_folder(loose, where, kind))
+    return archives[0] if len(archives) == 1 else _merged(archives, kind, flag)
 
 
-def _loose_candidates(path: Path, role: Role) -> list[_Candidate]:
-    """Return a role's candidates in a folder or archive: all loose files, or its ZIPs. Raises InputError if none."""
+def _loose_candidates(path: Path, kind: Kind) -> list[_Candidate]:
+    """Return a kind's candidates in a folder or archive: all loose files, or its ZIPs. Raises InputError if none."""
     if path.is_file() and path.suffix.lower() == ".zip":
         with suppress(OtherKind):
-            archive = _open_zip(ByteRange.of_file(path), role)
+            archive = _open_zip(ByteRange.of_file(path), kind)
             return [_Candidate(archive.where, lambda: archive)]
-        candidates = _any_candidates(Listing(path), role)  # it may contain several ZIPs
+        candidates = _any_candidates(Listing(path), kind)  # it may contain several ZIPs
         if candidates:
             return candidates
-    _, kind, advice = _unread(path.name)
+    _, unread, advice = _unread(path.name)
     is_read = path.is_dir() or path.suffix.lower() == ".tar" or PART.fullmatch(path.name)
-    candidates = _any_candidates(_list_given(path), role) if is_read else []
+    candidates = _any_candidates(_list_given(path), kind) if is_read else []
     if not candidates:
-        raise InputError(f"expected {SUFFIXES[role][0]} files in {path}, found {kind or 'none'}; {advice}")
+        raise InputError(f"expected {_IN_WORDS[kind]} files in {path}, found {unread or 'none'}; {advice}")
     return candidates
 
 
@@ -205,15 +208,15 @@ def _candidates(files: Iterable[ListedFile], split: Split, role: Role) -> Iterat
     for rank, numbered in parts.items():
         yield _Candidate(numbered[0][1].where, partial(_open_parts, numbered, role), rank)
     for (folder, rank), inside in folders.items():
-        yield _Candidate(_place_of(folder, inside[0]), partial(_open_role_folder, folder, inside), rank, inside)
+        yield _Candidate(_place_of(folder, inside[0]), partial(_open_role_folder, folder, inside, role), rank, inside)
 
 
-def _any_candidates(listing: Listing, role: Role) -> list[_Candidate]:
+def _any_candidates(listing: Listing, kind: Kind) -> list[_Candidate]:
     """Return all candidates, whatever their names: all loose files as one, otherwise each ZIP and set of parts."""
-    loose = [file for file in listing.files if file.path.lower().endswith(SUFFIXES[role])]
+    loose = [file for file in listing.files if file.path.lower().endswith(SUFFIXES[kind])]
     if loose:
         where = str(listing.release)
-        return [_Candidate(where, partial(_open_folder, loose, where), loose=loose)]
+        return [_Candidate(where, partial(_open_folder, loose, where, kind), loose=loose)]
     parts: dict[str, list[tuple[int, ListedFile]]] = {}
     candidates = []
     for file in listing.files:
@@ -221,8 +224,8 @@ def _any_candidates(listing: Listing, role: Role) -> list[_Candidate]:
         if part:
             parts.setdefault(part[1], []).append((int(part[2]), file))
         elif file.path.lower().endswith(".zip") and file.path != listing.release.name:
-            candidates.append(_Candidate(file.where, partial(_open_listed_zip, file, role)))
-    candidates += [_Candidate(files[0][1].where, partial(_open_parts, files, role)) for files in parts.values()]
+            candidates.append(_Candidate(file.where, partial(_open_listed_zip, file, kind)))
+    candidates += [_Candidate(files[0][1].where, partial(_open_parts, files, kind)) for files in parts.values()]
     return [candidate for candidate in candidates if not _is_other_kind(candidate)] or candidates
 
 
@@ -271,13 +274,15 @@ def _unread(path: str) -> tuple[str, str, str]:
     return path, "", "name the folder or archive that has them"
 
 
-def _other_kind(names: Sequence[str], where: str, role: Role) -> OtherKind:
-    """Return the error of a source that has no file of the role's kind."""
-    suffix, example = SUFFIXES[role][0], os.path.basename(next(iter(names), ""))
+def _other_kind(names: Sequence[str], where: str, kind: Kind) -> OtherKind:
+    """Return the error of a source that has no file of this kind."""
+    example = os.path.basename(next(iter(names), ""))
     endings = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in names).most_common(2)
     counts = " and ".join(f"{count} of {ending}" for ending, count in endings)
     held = f"files of other kinds ({counts}), such as {example}" if names else "no files"
-    return OtherKind(f"expected {role} in {where}, which are {suffix} files, found {held}; name the {role} themselves")
+    return OtherKind(
+        f"expected {kind} in {where}, which are {_IN_WORDS[kind]} files, found {held}; name the {kind} themselves"
+    )
 
 
 # --- How each form is opened.
@@ -296,11 +301,11 @@ def _open_override(given: Path, split: Split, role: Role) -> Members:
     return _only(candidates, given, split, role)
 
 
-def _open_zip(source: ByteRange, role: Role) -> Members:
-    """Open a ZIP that has files of the role, or that stores one ZIP that does. Raises InputError if it is neither."""
+def _open_zip(source: ByteRange, kind: Kind) -> Members:
+    """Open a ZIP that has files of the kind, or that stores one ZIP that does. Raises InputError if it is neither."""
     try:
-        archive = Archive(source)
-        if _fits(archive.names, role):
+        archive = Archive(source, largest=_LARGEST[kind])
+        if _fits(archive.names, kind):
             return archive
     except CutShort:
         raise
@@ -309,10 +314,10 @@ def _open_zip(source: ByteRange, role: Role) -> Members:
     members = [member for member in zip_members.directory(source).members if not is_foreign(member.path)]
     zips = [member for member in members if member.path.lower().endswith(".zip")]
     if len(zips) == 1:
-        return _open_zip(_stored(source, zips[0], f"{source.where}: {zips[0].path}"), role)
+        return _open_zip(_stored(source, zips[0], f"{source.where}: {zips[0].path}"), kind)
     if archive is None:
         Archive(source)  # raises again
-    raise _other_kind([member.path for member in members], source.where, role)
+    raise _other_kind([member.path for member in members], source.where, kind)
 
 
 def _stored(source: ByteRange, member: zip_members.ZipMember, where: str) -> ByteRange:
@@ -322,35 +327,36 @@ def _stored(source: ByteRange, member: zip_members.ZipMember, where: str) -> Byt
     return source.slice(*span, where)
 
 
-def _open_listed_zip(file: ListedFile, role: Role) -> Members:
-    return _open_zip(file.bytes(), role)
+def _open_listed_zip(file: ListedFile, kind: Kind) -> Members:
+    return _open_zip(file.bytes(), kind)
 
 
-def _open_parts(numbered: Sequence[tuple[int, ListedFile]], role: Role) -> Members:
-    return _open_zip(join_parts(numbered), role)
+def _open_parts(numbered: Sequence[tuple[int, ListedFile]], kind: Kind) -> Members:
+    return _open_zip(join_parts(numbered), kind)
 
 
-def _fits(names: Iterable[str], role: Role) -> bool:
-    return any(name.lower().endswith(SUFFIXES[role]) for name in names)
+def _fits(names: Iterable[str], kind: Kind) -> bool:
+    return any(name.lower().endswith(SUFFIXES[kind]) for name in names)
 
 
-def _open_role_folder(folder: str, files: Sequence[ListedFile]) -> Members:
+def _open_role_folder(folder: str, files: Sequence[ListedFile], role: Role) -> Members:
     """Open the loose files below a folder of a listing."""
-    below = len(folder) + 1
-    return _open_folder(files, _place_of(folder, files[0]), below, folder.partition("/")[2] + "/")
+    return _open_folder(files, _place_of(folder, files[0]), role, folder)
 
 
-def _open_folder(files: Sequence[ListedFile], where: str, below: int = 0, inside: str = "") -> Members:
-    """Open loose files, on disk or in a tar, without the first `below` characters of their paths.
+def _open_folder(files: Sequence[ListedFile], where: str, kind: Kind, folder: str = "") -> Members:
+    """Open loose files, on disk or in a tar, with their paths below `folder`.
 
-    Files in a ZIP may be compressed, so they are read through their ZIP, below its folder `inside`.
+    Files in a ZIP may be compressed, so they are read through their ZIP; it is the first part of `folder`.
     """
+    below = len(folder) + 1 if folder else 0
     if files and files[0].container is not None:
-        return Archive(files[0].container, below=inside)
-    return Folder([LooseFile(file.path[below:], file.segment, file.modified) for file in files if file.segment], where)
+        return Archive(files[0].container, folder.partition("/")[2] + "/" if folder else "", _LARGEST[kind])
+    loose = [LooseFile(file.path[below:], file.segment, file.modified) for file in files if file.segment]
+    return Folder(loose, where, _LARGEST[kind])
 
 
-def _merged(sources: Sequence[Members], role: Role, flag: str) -> Members:
+def _merged(sources: Sequence[Members], kind: Kind, flag: str) -> Members:
     """Return all files of several sources. Raises InputError if two different ones have the same name."""
     first: dict[str, tuple[Members, int]] = {}
     for source in sources:
@@ -360,7 +366,7 @@ def _merged(sources: Sequence[Members], role: Role, flag: str) -> Members:
                 continue
             if other.size(j) != source.size(i) or not _same_bytes((other, j), (source, i), read=True):
                 raise InputError(
-                    f"expected {role} of different names, found two different ones named {name}, in {other.where} and"
+                    f"expected {kind} of different names, found two different ones named {name}, in {other.where} and"
                     f" {source.where}; give {flag} only one of these places"
                 )
     return Merged(*sources)

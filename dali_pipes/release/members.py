@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .byte_range import Segment
+
 
 class Members(Protocol):
     """Random access to files that are numbered in the order of `names`."""
@@ -41,6 +43,10 @@ class Members(Protocol):
     def size(self, index: int) -> int:
         """Return the recorded number of bytes of file `index`."""
         return len(self.read(index))
+
+    def segment(self, index: int) -> Segment | None:
+        """Return where the bytes of file `index` are on disk, if they are there in one piece and have no checksum."""
+        return None
 
     def fingerprint(self) -> str:
         """Return a hexadecimal digest that changes when the files do."""
@@ -80,6 +86,11 @@ class Merged(Members):
         """Return the recorded number of bytes of file `index`."""
         source, number = self._source(index)
         return source.size(number)
+
+    def segment(self, index: int) -> Segment | None:
+        """Return where the bytes of file `index` are on disk, or None."""
+        source, number = self._source(index)
+        return source.segment(number)
 
     def fingerprint(self) -> str:
         """Return the digests of all sources."""

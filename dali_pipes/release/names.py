@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from typing import Literal
 
-SUFFIXES = {"images": (".jpg", ".jpeg", ".jpe", ".jfif"), "labels": (".json",)}
-"""Suffixes of loose files, by role."""
+Kind = Literal["images", "labels", "pictures"]
+SUFFIXES: dict[Kind, tuple[str, ...]] = {
+    "images": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "labels": (".json",),
+    "pictures": (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff"),
+}
+"""Suffixes of loose files by kind: the two roles of a release, and the pictures that predictions are made for."""
 
 _LEFT_BY_SYSTEMS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"})
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import CutShort, InputError
@@ -28,6 +29,7 @@ _LOCAL = struct.Struct("<4s5H3L2H")  # local file header
 _ZIP64_EXTRA = 1
 _SATURATED = 0xFFFFFFFF  # means that the number is in the ZIP64 extra field
 _CHUNK = 1 << 20  # bytes that are searched at once
+_LOOKED_UP = 16  # members whose places are compared with the directory
 _OTHER_KINDS = (  # where its first bytes are, these bytes in lower case, and what such a file is
     (0, b"rar!", "a RAR archive; unpack it into a folder, and name the folder"),
     (0, b"7z\xbc\xaf", "a 7z archive; unpack it into a folder, and name the folder"),
@@ -92,7 +94,42 @@ def directory(archive: ByteRange) -> Directory:
         if not member.path.endswith("/"):
             follows = bisect_right(headers, member.header)
             files.append(member._replace(limit=min([offset, *headers[follows : follows + 1]])))
+    _refuse_wrong_order(archive, files)
     return Directory(files, offset)
+
+
+def _refuse_wrong_order(archive: ByteRange, members: Sequence[ZipMember]) -> None:
+    """Raise InputError if local headers are in other places of a ZIP than its directory says, as whole parts are.
+
+    A few members are looked up. Only if several are not in their place are the others searched for in the ZIP.
+    """
+    sample = members[:: max(1, len(members) // _LOOKED_UP)]
+    displaced = [member for member in sample if not _begins_at_its_place(archive, member)]
+    if len(displaced) < 2:
+        return
+    name = displaced[0].name
+    for at in range(0, archive.size, _CHUNK):
+        chunk = archive.read(at, min(archive.size, at + _CHUNK + _LOCAL.size + len(name))).tobytes()
+        found = chunk.find(name)
+        while found >= 0:
+            if chunk[max(0, found - _LOCAL.size) : found].startswith(b"PK\x03\x04"):
+                raise _wrong_order(archive, f"found {displaced[0].path} at byte {at + found - _LOCAL.size}")
+            found = chunk.find(name, found + 1)
+
+
+def _begins_at_its_place(archive: ByteRange, member: ZipMember) -> bool:
+    stop = min(archive.size, member.header + _LOCAL.size + len(member.name))
+    record = archive.read(min(member.header, stop), stop).tobytes()
+    return record.startswith(b"PK\x03\x04") and record.endswith(member.name)
+
+
+def _wrong_order(archive: ByteRange, found: str) -> InputError:
+    name = os.path.basename(archive.where)
+    return InputError(
+        f"expected {archive.where} as its central directory describes it, {found} of {archive.size}: its parts were"
+        " joined in a wrong order, such as part10 before part2; give the parts themselves, or join them by number:"
+        f" `cat $(ls -v {name}.part*) > {name}`"
+    )
 
 
 def locate(archive: ByteRange, member: ZipMember) -> tuple[int, int]:
@@ -165,11 +202,7 @@ def _without_end(archive: ByteRange) -> InputError:
                     f" `head -c {stop} {name} > copy.zip`, and name the copy"
                 )
             if not disk and not first_disk and here == count > 0 and length >= count * _ENTRY.size:
-                return InputError(
-                    f"expected {archive.where} to end with its central directory, found its end at byte {end} of"
-                    f" {archive.size}: its parts were joined in a wrong order, such as part10 before part2; give the"
-                    f" parts themselves, or join them by number: `cat $(ls -v {name}.part*) > {name}`"
-                )
+                return _wrong_order(archive, f"found its end at byte {end}")
             found = chunk.find(b"PK\x05\x06", found + 1)
     return CutShort(str(_damaged(archive, f"its {archive.size} bytes do not end with a central directory")))
 

@@ -3,17 +3,21 @@
 The header of a JPEG is a row of segments in front of the first scan. Cameras and editors write much there that no pixel
 depends on: EXIF, ICC profiles, comments, odd versions, even junk between two segments. A strict decoder refuses some of
 it, and DALI's parser refuses other parts. Therefore both get `pixels_only(data)`, which keeps only the segments that
-decoding needs. Bytes after the end of the image stay, because no decoder reads them.
+decoding needs. Bytes after the end of the image stay, because no decoder reads them. A frame of an M-JPEG video has no
+Huffman tables and means those of the standard, which are inserted.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .tiff import exif_orientation
 from .via import MOST_PIXELS, Reason
 
 MOST_SCENE_PIXELS = 1 << 29  # of an image of which only windows are decoded
@@ -22,9 +26,12 @@ _SCAN, _JFIF, _EXIF, _ADOBE = 0xDA, 0xE0, 0xE1, 0xEE
 _TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})  # Huffman, arithmetic, quantisation, restart interval
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # C4 and CC are tables, C8 is reserved
 _HUFFMAN = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive
+_SEQUENTIAL = _HUFFMAN - {0xC2}
 _ARITHMETIC = frozenset({0xC9, 0xCA})
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
-_START, _END = 0xD8, 0xD9
+_START, _END, _PROGRESSIVE, _HUFFMAN_TABLES = 0xD8, 0xD9, 0xC2, 0xC4
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # not those inside a scan: 00 and restarts
+_BITS = 99  # more than any coefficient has
 _MOST_MARKERS = 4096  # before the scan; cameras write about twenty, and a hostile file may have millions
 
 _FORMATS = (
@@ -54,7 +61,8 @@ class JpegHeader(NamedTuple):
     """What the headers state.
 
     Size in pixels, number of colour components, EXIF orientation (1: upright), whether the file has its end, bits per
-    sample, and the marker of the frame, which says how it is coded.
+    sample, the marker of the frame, which says how it is coded, and whether later scans of a progressive JPEG are
+    missing.
     """
 
     height: int
@@ -64,6 +72,7 @@ class JpegHeader(NamedTuple):
     complete: bool
     bits: int = 8
     frame: int = 0xC0
+    partial: bool = False
 
 
 class _Segment(NamedTuple):
@@ -88,6 +97,7 @@ def usable_header(data: NDArray[np.uint8], most_pixels: int = MOST_PIXELS) -> Jp
         Reason.TWELVE_BITS: jpeg.bits == 12,
         Reason.UNDECODABLE: jpeg.bits not in (8, 12),
         Reason.TRUNCATED: not jpeg.complete,
+        Reason.PARTIAL: jpeg.partial,
         Reason.ROTATED: jpeg.orientation != 1,
         Reason.COLOURS: jpeg.components not in (1, 3),
         Reason.TOO_LARGE: jpeg.height * jpeg.width > most_pixels,
@@ -102,7 +112,7 @@ def read_header(data: bytes | memoryview) -> JpegHeader | Reason:
     maker's trailer or a second picture, do no harm. A truncated download has intact headers but no such marker.
     """
     data = bytes(data)
-    frame, orientation, complete = None, 1, False
+    frame, orientation, complete, scan = None, 1, False, 0
     try:
         for marker, start, stop in _segments(data):
             body = data[start + 4 : stop]
@@ -111,23 +121,44 @@ def read_header(data: bytes | memoryview) -> JpegHeader | Reason:
                     return Reason.NOT_A_JPEG
                 frame = (marker, body)
             if marker == _EXIF and body[:6] == b"Exif\0\0" and frame is None:
-                orientation = _exif_orientation(body[6:])
+                orientation = exif_orientation(body[6:])
             if marker == _SCAN:  # inside a scan FF is followed by 00 or a restart marker
-                complete = data.find(b"\xff\xd9", stop) >= 0
+                complete, scan = data.find(b"\xff\xd9", stop) >= 0, start
     except _Cut:
         complete = False
         if frame is None:
             return Reason.TRUNCATED
     except ValueError:
         if frame is None:
-            return _format_of(data)
+            return format_of(data)
     if frame is None:
         return Reason.NOT_A_JPEG
     marker, body = frame
     height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
     if not (height and width):
         return Reason.NOT_A_JPEG
-    return JpegHeader(height, width, body[5], orientation, complete, body[0], marker)
+    partial = complete and marker == _PROGRESSIVE and _lacks_scans(data, scan, body[6::3])
+    return JpegHeader(height, width, body[5], orientation, complete, body[0], marker, partial)
+
+
+def _lacks_scans(data: bytes, position: int, components: bytes) -> bool:
+    """Whether the scans of a progressive JPEG do not bring all bits of all coefficients (ITU-T T.81, G.1.1).
+
+    `position`: of the marker of the first scan; `components`: their identifiers in the frame header.
+    """
+    lacking = {component: [_BITS] * 64 for component in components}
+    while data[position + 1] != _END:
+        stop = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        body = data[position + 4 : stop]
+        if data[position + 1] == _SCAN and len(body) > 3:
+            first, last, bits = body[-3], body[-2], body[-1] & 15  # brings these coefficients up to this bit
+            for component in lacking.keys() & set(body[1:-3:2]):
+                lacking[component][first : last + 1] = [bits] * (min(last, 63) + 1 - first)
+        following = _MARKER.search(data, stop)
+        if following is None:
+            return True
+        position = following.start()
+    return any(bit for bits in lacking.values() for bit in bits)
 
 
 def pixels_only(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -137,11 +168,15 @@ def pixels_only(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Adobe. Returns `data` itself if nothing has to be removed, or if it is not a JPEG.
     """
     head = data.tobytes()
-    kept, end = [head[:2]], 2
+    kept, end, found = [head[:2]], 2, set[int]()
     unchanged = True
     try:
         for marker, start, stop in _segments(head):
             segment = head[start:stop]
+            found.add(marker)
+            if marker == _SCAN and _HUFFMAN_TABLES not in found and found & _SEQUENTIAL:
+                kept.append(_standard_tables())
+                unchanged = False
             is_jfif = marker == _JFIF and segment[4:9] == b"JFIF\0" and len(segment) >= 18
             is_adobe = marker == _ADOBE and segment[4:9] == b"Adobe" and len(segment) >= 16
             if not (is_jfif or is_adobe or marker in _TABLES | _START_OF_FRAME or marker == _SCAN):
@@ -155,6 +190,15 @@ def pixels_only(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     except ValueError:
         return data
     return data if unchanged else np.frombuffer(b"".join([*kept, head[end:]]), np.uint8)
+
+
+@cache
+def _standard_tables() -> bytes:
+    """The Huffman tables of the standard (ITU-T T.81, K.3), as OpenCV writes them."""
+    import cv2  # `--help` reads this module, and OpenCV takes long to import
+
+    data = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    return b"".join(data[start:stop] for marker, start, stop in _segments(data) if marker == _HUFFMAN_TABLES)
 
 
 def _segments(data: bytes) -> Iterator[_Segment]:
@@ -186,24 +230,9 @@ def _segments(data: bytes) -> Iterator[_Segment]:
     raise ValueError("more markers than a JPEG has")
 
 
-def _format_of(data: bytes) -> Reason:
+def format_of(data: bytes) -> Reason:
+    """Return what `data`, which are no JPEG, are instead."""
     if not data:
         return Reason.EMPTY
     start = data[:16].lower()
     return next((reason for reason, at, magic in _FORMATS if start[at:].startswith(magic.lower())), Reason.NOT_A_JPEG)
-
-
-def _exif_orientation(tiff: bytes) -> int:
-    """Tag 0x0112 of the first directory of a TIFF header (EXIF 2.3, 4.6.4), or 1 if there is none."""
-    order: dict[bytes, str] = {b"II": "little", b"MM": "big"}
-    if tiff[:2] not in order:
-        return 1
-
-    def number(position: int, size: int) -> int:
-        return int.from_bytes(tiff[position : position + size], order[tiff[:2]])  # type: ignore[arg-type]
-
-    directory = number(4, 4)
-    for entry in range(directory + 2, min(directory + 2 + 12 * number(directory, 2), len(tiff) - 11), 12):
-        if number(entry, 2) == 0x0112:
-            return number(entry + 8, 2)
-    return 1

@@ -1,7 +1,7 @@
 """Polylines without heights, as people draw them: the input of a prediction.
 
     polylines = read_polylines(Path("VIA.json"))
-    table = table_of(polylines, open_images([Path("DIR")]))
+    table = table_of(polylines, open_pictures([Path("DIR")]))
 
 All forms are converted to VIA's own objects of images, so that they can be written back without loss:
 
@@ -24,7 +24,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,15 +34,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 from rich.console import Console
 
+from ..console import say
 from ..errors import InputError
 from ..release.find import open_files
-from ..release.members import Members
 from ..release.names import SUFFIXES, NumberOf
 from ..release.parts import PART
-from .index import check_by_decoding
-from .jpeg import CONVERTIBLE
+from ..units import count
+from .picture import Pictures
 from .table import SampleTable
-from .via import MOST_PIXELS, Reason, Region, Rejected, UnusableLabel, images_of, read_tile, without_repeats
+from .via import Reason, Region, Rejected, UnusableLabel, images_of, read_tile, without_repeats
 
 VIA_COLUMNS = (
     *("filename", "file_size", "file_attributes", "region_count", "region_id"),
@@ -164,25 +163,26 @@ def _document(data: bytes, where: str) -> Any:
 
 
 def table_of(
-    polylines: Polylines, images: Members, *, console: Console | None = None, most_pixels: int = MOST_PIXELS
+    polylines: Polylines, images: Pictures, *, console: Console | None = None, windowed: bool = False
 ) -> SampleTable:
     """Return a table with one row per polyline, in the order of `polylines.drawn`; `height` is NaN.
 
-    Each image is decoded once, so that a damaged one is named. Raises InputError if an image is missing, is damaged, or
-    has more than `most_pixels`, or if a polyline is not inside its image.
+    `windowed`: only windows of an image will be shown, so that it may be larger. Raises InputError if an image is
+    missing, damaged or too large, or if a polyline is not inside its image.
     """
-    number_of = NumberOf(images.names)
+    console = console or Console(quiet=True)
     names = [polylines.images[i]["filename"] for i, _ in polylines.drawn]
-    missing = sorted({name for name in names if number_of(name) is None})
+    numbers = _numbers_of(names, images, console)
+    missing = sorted(name for name, number in numbers.items() if number is None)
     if missing:
         raise InputError(
             f"{polylines.where} has polylines of {missing[0]}"
             + (f" and {len(missing) - 1} other images" if len(missing) > 1 else "")
             + f", found no such image among {len(images.names)}; name the folder or archive that holds it with --images"
         )
-    image = np.array([number_of(name) for name in names], np.int64)
+    image = np.array([numbers[name] for name in names], np.int64)
     wanted, inverse = np.unique(image, return_inverse=True)
-    size = np.array(_sizes(images, wanted.tolist(), console or Console(quiet=True), most_pixels), np.int64)
+    size = np.array(images.sizes(wanted.tolist(), windowed=windowed, console=console), np.int64)
     points = max(len(region.points) for _, region in polylines.drawn)
     polyline = np.stack(
         [np.pad(region.points, ((0, points - len(region.points)), (0, 0)), "edge") for _, region in polylines.drawn]
@@ -198,25 +198,16 @@ def table_of(
     return SampleTable.without_heights(image, polyline, size[inverse], images)
 
 
-def _sizes(images: Members, wanted: Sequence[int], console: Console, most_pixels: int) -> list[tuple[int, int]]:
-    """Return width and height of each image. Raises InputError if one cannot be used."""
-    threads = len(os.sched_getaffinity(0))
-    checked = check_by_decoding(
-        images, wanted, title="checking tiles", console=console, threads=threads, most_pixels=most_pixels
-    )
-    sizes = []
-    for i, jpeg in zip(wanted, checked, strict=True):
-        if isinstance(jpeg, Reason):
-            if jpeg is Reason.DAMAGED:
-                images.read(i)  # raises with a more exact reason, such as two files of the same name
-            advice = "replace the file"
-            if jpeg is Reason.TOO_LARGE:
-                advice = f"cut it into images of at most {most_pixels:,} pixels"
-            elif jpeg in CONVERTIBLE:
-                advice = "save it as a JPEG of 8 bits per sample, upright and in RGB"
-            raise InputError(f"{images.names[i]} cannot be predicted: {jpeg.value}; {advice}")
-        sizes.append((jpeg.width, jpeg.height))
-    return sizes
+def _numbers_of(names: Iterable[str], images: Pictures, console: Console) -> dict[str, int | None]:
+    """Return name → number of the image. A PNG that stands for a TIFF of the same name, say, is bridged and shown."""
+    number_of = NumberOf(images.names)
+    numbers = {name: number_of(name) for name in names}
+    alike = {name: number_of.of_tile(name) for name, number in numbers.items() if number is None}
+    bridged = {name: number for name, number in alike.items() if number is not None}
+    for name, number in list(bridged.items())[:1]:
+        more = f", and {count(len(bridged) - 1, 'other image')} likewise" if len(bridged) > 1 else ""
+        say(console, f"{images.names[number]} is taken for {name}{more}: it must have the same pixels")
+    return numbers | bridged
 
 
 def _normalised(image: Mapping[str, Any]) -> dict[str, Any]:

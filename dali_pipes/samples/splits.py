@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import zlib
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -129,6 +130,41 @@ def without_shared_tiles(train: SampleTable, validation: SampleTable) -> tuple[S
     dropped = tuple(LeftOut(train.images.names[i], -1, Reason.SHARED) for i in shared)
     kept = replace(train.select(~np.isin(train.image, list(shared))), left_out=train.left_out + dropped)
     return kept, f"dropped {count(len(shared), 'training tile')} also in validation: {', '.join(examples)}{more}"
+
+
+def repeated_pictures(table: SampleTable) -> dict[int, int]:
+    """Return number in `table.images` → number of the first picture with the same bytes, for each that is not first.
+
+    Pictures are compared as in `shared_tiles`.
+    """
+    images, sizes = table.images, Counter[int]()
+    used = np.unique(table.image).tolist()
+    sizes.update(images.size(i) for i in used)
+    first: dict[tuple[int, int], int] = {}
+    twins = {}
+    for i in used:
+        if sizes[size := images.size(i)] > 1:
+            twin = first.setdefault((size, _checksum(images, i)), i)
+            if twin != i:
+                twins[i] = twin
+    return twins
+
+
+def without_repeated_pictures(train: SampleTable) -> tuple[SampleTable, str]:
+    """Drop pictures that `train` has under an earlier name → (table, a sentence that names them, or "").
+
+    They would count twice, and on both sides of a division by scene if their names are of two scenes.
+    """
+    twins = repeated_pictures(train)
+    if not twins:
+        return train, ""
+    names = train.images.names
+    dropped = tuple(LeftOut(names[i], -1, Reason.REPEATED) for i in twins)
+    kept = replace(train.select(~np.isin(train.image, list(twins))), left_out=train.left_out + dropped)
+    examples = [f"{names[i]} (also {names[first]})" for i, first in list(twins.items())[:10]]
+    more = f" and {len(twins) - len(examples)} more" if len(twins) > len(examples) else ""
+    what = count(len(twins), "training tile")
+    return kept, f"dropped {what} whose picture is also there under another name: {', '.join(examples)}{more}"
 
 
 def refuse_same_tiles(train: SampleTable, validation: SampleTable, shared: dict[int, int]) -> None:

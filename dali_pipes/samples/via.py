@@ -54,6 +54,7 @@ class Reason(str, Enum):
     BMP = "the image is a BMP, not a JPEG"
     WEB_PAGE = "the image file holds a web page, not a JPEG"
     TRUNCATED = "the JPEG is cut short"
+    PARTIAL = "the progressive JPEG lacks its last scans"
     ROTATED = "the JPEG's EXIF orientation is not upright"
     COLOURS = "the JPEG has neither one nor three components"
     TWELVE_BITS = "the JPEG has 12 bits per sample, not 8"
@@ -63,6 +64,7 @@ class Reason(str, Enum):
     UNDECODABLE = "the JPEG's data are corrupt"
     OUTSIDE = "the polyline leaves the image"
     SHARED = "the tile is also in validation"
+    REPEATED = "the picture is also there under another name"
     OTHER_SIZE = "the image is not of the size that its label states"
 
 

@@ -12,10 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dali_pipes import Loader
-from dali_pipes.release.find import open_images
-from dali_pipes.samples.jpeg import MOST_SCENE_PIXELS
+from dali_pipes.samples.picture import open_pictures
 from dali_pipes.samples.polylines import read_polylines, table_of
-from dali_pipes.samples.via import MOST_PIXELS
 
 from ..engine.step import Forward
 from ..engine.trained import Trained, calibrate_and_pool, forward_of, load_trained, predict
@@ -23,6 +21,7 @@ from ..machine.choices import choose_device
 from ..scores.pooling import Pooling
 from ..scores.predictions import Predictions
 from ..scores.uncertainty import LEVEL, Forecast
+from .map_file import check_places
 from .predicted_heights import Float64, PredictedHeights
 
 ImageSource = str | Path | Sequence[str | Path]
@@ -47,23 +46,29 @@ class HeightModel:
         polylines: PolylineSource,
         *,
         pool: Pooling = "none",
+        value_range: tuple[float, float] | None = None,
+        located: bool = False,
         console: Console | None = None,
     ) -> PredictedHeights:
         """Predict the height of each polyline from its image, which goes through the same DALI graph as in training.
 
-        `images`: JPEGs, without metadata: files, folders, ZIPs, parts of a ZIP, or AI Hub's tar.
+        `images`: JPEGs, PNGs and TIFFs: files, folders, ZIPs, parts of a ZIP, or AI Hub's tar.
         `polylines`: VIA's JSON or CSV, a CSV with the columns tile and polyline, a folder or archive of VIA's JSON,
         several of these, or {"tile.jpg": [[(x, y), (x, y)], …]} in pixels, base first.
         `pool`: "scene" estimates one scale for all polylines of a scene; a tile's scene is its name up to the last
         underscore.
+        `value_range`: the values that become black and white, for images that do not have 8 bits.
+        `located`: refuse images without a georeference, which `write` needs for a map.
         `console`: shows the progress; by default nothing is shown.
 
         Raises InputError if an image is missing or broken, or a polyline cannot be used.
         """
         console = console or Console(quiet=True)
         drawn = read_polylines(polylines if isinstance(polylines, Mapping) else _paths(polylines))
-        most_pixels = MOST_SCENE_PIXELS if self.trained.view.windowed else MOST_PIXELS
-        table = table_of(drawn, open_images(_paths(images)), console=console, most_pixels=most_pixels)
+        pictures = open_pictures(_paths(images), value_range)
+        table = table_of(drawn, pictures, console=console, windowed=self.trained.view.windowed)
+        if located:
+            check_places(pictures, table.image)
         largest = int((table.width * table.height_px).max())
         loader = Loader(
             table,
@@ -80,7 +85,7 @@ class HeightModel:
         unseen = np.zeros(len(table), bool)
         raw = Predictions("requested", "The polylines to predict.", table, raw_mu, raw_sigma, unseen)
         forecasts = list(calibrate_and_pool(self.trained, [raw], pool)[0].forecasts().values())  # most refined last
-        return PredictedHeights(drawn, table, *_columns(forecasts[-1]), *_columns(forecasts[0]))
+        return PredictedHeights(drawn, pictures, table, *_columns(forecasts[-1]), *_columns(forecasts[0]))
 
 
 def _paths(given: ImageSource) -> list[Path]:

@@ -2,10 +2,11 @@
 
     .csv       one row for each polyline; the columns tile and polyline make it valid input for another prediction
     .json      a project of the VGG Image Annotator 2, with the prediction in the attributes of each region
-    .geojson   one feature without a geometry for each polyline, whose pixels are among its properties
+    .geojson   one line on the map for each polyline
+    .gpkg      the same as a GeoPackage, and base and top as points
 
-Tiles have no georeference, and every GIS reads the coordinates of a GeoJSON as degrees: RFC 7946 allows nothing else. A
-feature without a geometry is valid, opens as a row of a table, and cannot be shown at a wrong place on the map.
+The last two are written by `map_file.py`. They need GeoTIFFs: every GIS would take the pixels of another image for
+degrees.
 
 A project that was given is written back with all its settings, attributes and images. A file is written completely or
 not at all.
@@ -26,9 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipes.errors import InputError
-from dali_pipes.files import write_text
+from dali_pipes.files import write_text, write_whole
+from dali_pipes.samples.picture import Pictures
 from dali_pipes.samples.polylines import Polylines
 from dali_pipes.samples.table import SampleTable
+
+from . import map_file
 
 Float64 = NDArray[np.float64]
 
@@ -37,8 +41,8 @@ COLUMNS = (
     *("raw_height_m", "raw_sigma_m", "raw_low_m", "raw_high_m"),
 )
 PREFIX = "predicted_"  # in VIA's region attributes, which may also contain a true height
-PIXELS = "pixels of the tile, x to the right, y downwards"
-SETTINGS = {
+LABEL = "predicted_height"  # the attribute that VIA writes next to a polyline, such as "54 ± 7 m"
+SETTINGS: dict[str, Any] = {
     "ui": {
         "annotation_editor_height": 25,
         "annotation_editor_fontsize": 0.8,
@@ -53,7 +57,7 @@ SETTINGS = {
             "show_image_policy": "all",
         },
         "image": {
-            "region_label": PREFIX + COLUMNS[0],
+            "region_label": LABEL,
             "region_color": "__via_default_region_color__",
             "region_label_font": "10px Sans",
             "on_image_annotation_editor_placement": "NEAR_REGION",
@@ -75,6 +79,7 @@ class PredictedHeights:
     """
 
     polylines: Polylines
+    pictures: Pictures
     table: SampleTable
     mu: Float64
     sigma: Float64
@@ -102,11 +107,17 @@ class PredictedHeights:
         ]
 
     def write(self, path: str | Path) -> None:
-        """Write `path` in the format of its suffix. Raises InputError if the suffix is not one of the three."""
+        """Write `path` in the format of its suffix.
+
+        Raises InputError if the suffix is not one of the four, or if a map file is wanted of images without a
+        georeference.
+        """
         path = Path(path)
-        writers = {".csv": self._csv, ".json": self._via, ".geojson": self._geojson}
         check_suffix(path)
-        write_text(path, writers[path.suffix.lower()]())
+        if path.suffix.lower() in map_file.SUFFIXES:
+            write_whole(path, lambda file: file.write(self._on_a_map(path)))
+        else:
+            write_text(path, self._csv() if path.suffix.lower() == ".csv" else self._via())
 
     def _numbers(self) -> Iterator[dict[str, float | None]]:
         columns = (self.mu, self.sigma, self.low, self.high, self.raw_mu, self.raw_sigma, self.raw_low, self.raw_high)
@@ -126,34 +137,49 @@ class PredictedHeights:
         for (i, region), numbers in zip(self.polylines.drawn, self._numbers(), strict=True):
             annotated = regions[i][region.index]
             predicted = {PREFIX + name: "" if value is None else f"{value:.2f}" for name, value in numbers.items()}
-            annotated["region_attributes"] = {**annotated["region_attributes"], **predicted}
-        size = {i: len(self.table.images.read(image)) for i, image in self._images().items()}
+            label = {LABEL: _label(numbers["height_m"], numbers["sigma_m"])}
+            annotated["region_attributes"] = {**annotated["region_attributes"], **label, **predicted}
+        size = {i: self.table.images.size(image) for i, image in self._images().items()}
         images = [
             {**image, "size": size.get(i, image["size"]), "regions": [region for region in regions[i] if region]}
             for i, image in enumerate(self.polylines.images)
         ]
-        return json.dumps(_via_project(images, self.polylines.project or {}), ensure_ascii=False, allow_nan=False)
+        project = _via_project(images, self.polylines.project or {}, self._folder())
+        return json.dumps(project, ensure_ascii=False, allow_nan=False)
+
+    def _folder(self) -> str:
+        """The absolute folder of all images with a slash at its end, as VIA wants it, or "" if they have none."""
+        files = [self.pictures.file(i) for i in set(self.table.image.tolist())]
+        folders = {str(file.absolute().parent) for file in files if file}
+        return f"{folders.pop()}/" if None not in files and len(folders) == 1 else ""
 
     def _images(self) -> dict[int, int]:
         """The number of each image with a polyline in `polylines` → its number in `table.images`."""
         return dict(zip([i for i, _ in self.polylines.drawn], self.table.image.tolist(), strict=True))
 
-    def _geojson(self) -> str:
-        features = [
-            {"type": "Feature", "geometry": None, "properties": {**record, "polyline_unit": PIXELS}}
-            for record in self.records()
-        ]
-        return json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False, allow_nan=False)
+    def _on_a_map(self, path: Path) -> bytes:
+        write = map_file.geojson if path.suffix.lower() == ".geojson" else map_file.geopackage
+        lines = [region.points for _, region in self.polylines.drawn]
+        return write(self.records(), lines, self.pictures, self.table.image)
+
+
+def _label(height: float | None, sigma: float | None) -> str:
+    """The height as it is measured: in whole metres, if σ is one or more."""
+    if height is None or sigma is None:
+        return ""
+    digits = 0 if sigma >= 1 else 1
+    return f"{height:.{digits}f} ± {sigma:.{digits}f} m"
 
 
 def check_suffix(path: Path) -> None:
-    """Raise InputError unless `path` has one of the three suffixes."""
-    if path.suffix.lower() not in (".csv", ".json", ".geojson"):
-        raise InputError(f"--out takes a file that ends in .csv, .json or .geojson, found {path}")
+    """Raise InputError unless `path` has one of the four suffixes, and the library for it is installed."""
+    if path.suffix.lower() not in (".csv", ".json", *map_file.SUFFIXES):
+        raise InputError(f"--out takes a file that ends in .csv, .json, .geojson or .gpkg, found {path}")
+    map_file.check_library(path)
 
 
-def _via_project(images: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
-    """A project file of VIA 2.0.10 with `images`; its "Load Project" requires each of these keys.
+def _via_project(images: list[dict[str, Any]], given: dict[str, Any], folder: str) -> dict[str, Any]:
+    """A project file of VIA 2.0.10 with `images` in `folder`; its "Load Project" requires each of these keys.
 
     Everything in the `given` project is kept, in its order. VIA identifies an image by its name and its size in bytes.
     """
@@ -165,12 +191,16 @@ def _via_project(images: list[dict[str, Any]], given: dict[str, Any]) -> dict[st
     regions = {name for image in images for region in image["regions"] for name in region["region_attributes"]}
     files = {name for image in images for name in image["file_attributes"]}
     project = {
-        "_via_settings": SETTINGS,
+        "_via_settings": {**SETTINGS, "core": {**SETTINGS["core"], "default_filepath": folder}},
         "_via_attributes": {"region": _as_text(regions), "file": _as_text(files)},
         "_via_data_format_version": "2.0.10",
     }
+    completed = _completed(given, project)
+    core = completed["_via_settings"].get("core") if isinstance(completed["_via_settings"], dict) else None
+    if isinstance(core, dict):
+        core["default_filepath"] = core["default_filepath"] or folder  # VIA saves "" if the user chose none
     return {
-        **_completed(given, project),
+        **completed,
         "_via_img_metadata": metadata,
         "_via_image_id_list": list(dict.fromkeys([*listed, *keys])),
     }

@@ -107,16 +107,17 @@ def judge_runs(
     *,
     device: str = "auto",
     batch_size: int = 64,
+    statistics: Path | None = None,
     console: Console,
 ) -> tuple[Verdict, str]:
     """Measure the best networks of two runs, print a table, and return the verdict with its reason.
 
-    `paths`: the new release; its index is by default next to the new run.
+    `paths`: the new release; its index is by default next to the new run. `statistics`: those of a bare state dict.
 
     Raises InputError, CheckpointError or BackboneError if a run or the release cannot be read.
     """
     chosen = choose_device(device)
-    pair = [load_trained(run) for run in (old_run, new_run)]
+    pair = [load_trained(run, statistics) for run in (old_run, new_run)]
     forwards = [forward_of(trained, chosen, batch_size) for trained in pair]
     paths = paths.cached_in(default_index_folder(new_run))
     read = partial(load_datasets, division=pair[1].division, console=console)

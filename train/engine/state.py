@@ -231,7 +231,8 @@ class Training:
 
         Raises CheckpointError if they do not fit, InputError if they were trained for another target or input.
         """
-        before, data = from_rank_zero(lambda: load_trained(path)), self.config.data
+        given, data = self.config.statistics, self.config.data
+        before = from_rank_zero(lambda: load_trained(path, None if given is None else Path(given)))
         for flag, theirs, mine in (
             ("--model.target", before.target.kind, self.config.model.target),
             ("--data.size", before.size, data.size),

@@ -243,6 +243,10 @@ class Config:
     """Run folder or checkpoint to start from; only its weights are used.
     At the end the command compares both networks: exit status 0 to promote the new one, 3 to keep the old one."""
 
+    statistics: str | None = None
+    """Needed only if --init-from is a bare state dict: a JSON file of length mean, length std, height mean and height
+    std, or the release that it was trained on."""
+
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     optimizer: Optimizer = field(default_factory=Optimizer)

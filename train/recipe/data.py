@@ -18,7 +18,7 @@ from dali_pipes import SampleTable
 from dali_pipes.console import say
 from dali_pipes.release.paths import SPLITS, ReleasePaths
 from dali_pipes.samples.index import open_index, refuse_above
-from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division, without_shared_tiles
+from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division, without_repeated_pictures, without_shared_tiles
 
 HELD_OUT = "Tiles of the training split, from scenes that were held out of training."
 
@@ -71,7 +71,8 @@ def load_datasets(
 
     `held_out`: a share of the training samples, sampled with the division's seed, or names of scenes. Raises InputError
     if the release cannot be read, if a larger share of a split's tiles than `max_bad` is unusable, or if the two splits
-    share many tiles; a few are dropped from training.
+    share many tiles; a few are dropped from training, and so is a
+    picture that training has twice.
     """
     splits = []
     for split in SPLITS:
@@ -81,8 +82,9 @@ def load_datasets(
             listed = f"; listed in {listing}" if listing else ""
             say(console, f"{split}: skipped {len(table.left_out)} regions and tiles{listed}")
         splits.append(table)
-    splits[0], dropped = without_shared_tiles(*splits)
-    if dropped:
+    splits[0], shared = without_shared_tiles(*splits)
+    splits[0], repeated = without_repeated_pictures(splits[0])
+    for dropped in filter(None, (shared, repeated)):
         say(console, dropped)
     training, validation = division.divide(*splits)
     if isinstance(held_out, (int, float)):
