@@ -136,8 +136,9 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
 def commands(checkpoint: Path, out: Path) -> dict[str, str]:
     """What to do with a network → the command."""
     network, heights, model = (shlex.quote(str(path)) for path in (checkpoint, out / "heights.csv", out / "model.onnx"))
+    predict = f"chimney predict --checkpoint {network} --images IMAGES --polylines VIA.json"
     return {
-        "predict heights": f"chimney predict --checkpoint {network} --images IMAGES --polylines VIA.json --out {heights}",
+        "predict heights": f"{predict} --out {heights}",
         "the same in Python": (
             f"from train.predict import load\n\nheights = load({str(checkpoint)!r}).predict('IMAGES', 'VIA.json')\n"
             "print(heights.mu, heights.low, heights.high)  # metres"

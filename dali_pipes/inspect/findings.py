@@ -67,15 +67,36 @@ class Section(NamedTuple):
     plots: Sequence[Plot] = ()
 
 
+class Flagged(NamedTuple):
+    """A label that the audit flags, and each reason."""
+
+    row: int
+    reasons: list[str]
+
+
+def flagged(inspection: Inspection) -> list[Flagged]:
+    """All flagged labels, each once: those that deviate most from the closed form first."""
+    labels, reasons = inspection.labels, dict[int, list[str]]()
+    for i in inspection.closed_form.flagged.tolist():
+        reasons[i] = [f"label {number(labels.height[i])} m, closed form {number(labels.expected[i])} m"]
+    for scene in inspection.scales:
+        for i in scene.flagged.tolist():
+            reasons.setdefault(i, []).append(
+                f"height ÷ length {labels.scale[i]:.4g} m/px, but {scene.scale:.4g} in {scene.agreeing:,} of"
+                f" {count(scene.labels, 'label')} of its scene"
+            )
+    return [Flagged(*item) for item in reasons.items()]
+
+
 def headline(inspection: Inspection) -> str:
     """The release in one sentence: how much there is, and how much of it is suspicious or unusable."""
     labels = inspection.labels
-    flagged = len(np.union1d(inspection.closed_form.flagged, [i for scene in inspection.scales for i in scene.flagged]))
+    suspicious = len(flagged(inspection))
     skipped = sum(len(table.left_out) for table in inspection.tables.values())
     return (
         f"{count(len(labels), 'polyline')} in {count(len(np.unique(labels.tile)), 'tile')} of"
         f" {count(len(np.unique(labels.scene)), 'scene')}; the audit flags"
-        f" {count(flagged, 'height') if flagged else 'no height'}, and {skipped:,} regions or tiles are skipped."
+        f" {count(suspicious, 'height') if suspicious else 'no height'}, and {skipped:,} regions or tiles are skipped."
     )
 
 

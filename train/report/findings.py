@@ -30,10 +30,9 @@ from ..scores.uncertainty import LEVEL, LEVELS
 OFFICIAL = (1323, 1006, 259)  # samples, tiles and scenes of AI Hub's validation split
 
 LIMITS = (
-    "The figures of this page do not show how the network does on sensors, regions or seasons that this release lacks, or on "
-    "polylines drawn less carefully than these. They do not show how far the labels are from the real chimneys "
-    "either: where the closed form agrees with the labels, the labels follow its formula and are no measurement. The "
-    "closed form also reads metadata, which the model must not use."
+    "The figures of this page do not show how the network does on sensors, regions or seasons that this release lacks, "
+    "or on polylines drawn less carefully than these. They do not show how far the labels are from the real chimneys "
+    "either: where the closed form agrees with the labels, the labels follow its formula and are no measurement."
 )
 
 
@@ -47,7 +46,8 @@ def headline(evaluation: Evaluation) -> str:
         return f"The network's predictions for {part.group} are not all finite numbers: the training has failed."
     return (
         f"On {samples_of(part)}{', which chose the best epoch,' * part.optimistic} the network is off by "
-        f"{metres(network)} (RMSE), {_compared(network, line)} the {metres(line)} of a straight line in polyline length."
+        f"{metres(network)} (RMSE), {_compared(network, line)} the {metres(line)} of a straight line in polyline "
+        "length."
     )
 
 

@@ -63,14 +63,14 @@ def write_report(
     left_out (reason → count) and seconds. A value of `config`, `environment` or `training` may be None. `commands`:
     what to do with the network → the command. `looks`: of the typical tiles in `tiles.chosen` of the leading part.
     """
-    sections = _answers(evaluation, looks) | _details(evaluation, history)
-    shown = {name: name in sections or name in ("use", "data") for name in SECTIONS}
+    always = dict.fromkeys(("use", "data"), True)
+    sections = dict.fromkeys(SECTIONS) | _answers(evaluation, looks) | _details(evaluation, history) | always
     filters = {"number": number, "duration": duration, "count": count, "percent": "{:.0%}".format}
     text = template(Path(__file__).with_name("page.html.j2"), filters).render(
         title=title,
         headline=findings.headline(evaluation),
         notices=[text for text in (findings.selection(evaluation), findings.recognition(evaluation)) if text],
-        contents=[(name, SHORT.get(name, SECTIONS[name])) for name in SECTIONS if shown[name]],
+        contents=[(name, SHORT.get(name, SECTIONS[name])) for name in SECTIONS if sections[name]],
         titles=SECTIONS,
         sections=sections,
         commands=commands,
@@ -114,7 +114,8 @@ def _answers(evaluation: Evaluation, looks: tiles.Looks | None) -> dict[str, Any
 
 def _details(evaluation: Evaluation, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The folded sections by name; a section without content is missing."""
-    part, sections = evaluation.leading, {}
+    part = evaluation.leading
+    sections: dict[str, Any] = {}
     if part is not None and part.uncertainty:
         sections["uncertainty"] = {
             "sentences": [findings.network_sigma(part), *findings.coverage(part)],
@@ -124,7 +125,7 @@ def _details(evaluation: Evaluation, history: Sequence[Mapping[str, Any]]) -> di
     if part is not None:
         sections["errors"] = {"figures": errors(part.predictions), "parts": evaluation.parts, "limits": findings.LIMITS}
         sections["audit"] = evaluation.groups
-    measured_on = next((part for part in evaluation.groups if part.optimistic), None)
+    measured_on = next((part for part in evaluation.parts if part.optimistic and part.name == "all"), None)
     if figures := curves(history, measured_on):
         sections["training"] = {"sentence": findings.history_in_words(history), "figures": figures}
     return sections

@@ -40,7 +40,7 @@ def forecast_of(group: Predictions) -> Forecast:
 
 
 def chosen(group: Predictions) -> dict[str, list[int]]:
-    """Rows of the "worst", "typical" (error closest to the median) and most "uncertain" tiles, each tile once a kind."""
+    """Rows of the "worst", "typical" (median error) and most "uncertain" tiles, each tile once a kind."""
     forecast = forecast_of(group)
     error = np.nan_to_num(np.abs(forecast.mu - group.table.height), nan=math.inf)
     median = np.median(error) if len(error) else 0.0
@@ -81,10 +81,11 @@ def _reader(table: SampleTable, row: int) -> Read:
 
 
 def heat_map(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """`heat` (H, W), 0 or more → red pixels (cells, cells, 4) uint8, BGR and opacity, opaque where it is largest."""
+    """`heat` (H, W), 0 or more → red pixels (cells, cells, 4) uint8, BGR and opacity, clear where it is smallest."""
     cells = cv2.resize(heat, (min(CELLS, heat.shape[1]), min(CELLS, heat.shape[0])), interpolation=cv2.INTER_AREA)
     cells = cv2.GaussianBlur(cells, (0, 0), 1.0)
-    opacity = MOST_OPAQUE * cells / (cells.max() or 1.0)
+    relative = (cells - cells.min()) / (float(np.ptp(cells)) or 1.0)
+    opacity = MOST_OPAQUE * relative**2  # squared: the eye should find the strongest parts
     return np.dstack([np.full((*cells.shape, 3), RED, np.uint8), np.round(opacity).astype(np.uint8)])
 
 
@@ -92,14 +93,14 @@ def _words(group: Predictions, row: int, serial: int) -> dict[str, Any]:
     table, forecast = group.table, forecast_of(group)
     truth, mu, sigma = float(table.height[row]), float(forecast.mu[row]), float(forecast.sigma[row])
     low, high = (float(end[row]) for end in forecast.intervals[LEVEL])
-    name, scene = str(table.tile[row]), str(table.scene[row])
+    name = str(table.tile[row])
     seen = "scene seen in training" if group.seen[row] else "scene not seen in training"
     interval = f", {LEVEL:.0%} interval {number(low, 0)} to {number(high, 0)} m" if math.isfinite(high - low) else ""
+    predicted = f"predicted {number(mu, 1)} ± {number(sigma, 1)} m{interval}"
     return {
         "serial": serial,
-        "label": f"{name}: label {number(truth, 1)} m, predicted {number(mu, 1)} ± {number(sigma, 1)} m{interval}; {seen}",
+        "label": f"{name}: label {number(truth, 1)} m, {predicted}; {seen}",
         "truth": truth,
         "mu": mu,
         "sigma": sigma,
-        "scene": scene,
     }
