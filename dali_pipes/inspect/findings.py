@@ -81,9 +81,11 @@ def flagged(inspection: Inspection) -> list[Flagged]:
         reasons[i] = [f"label {number(labels.height[i])} m, closed form {number(labels.expected[i])} m"]
     for scene in inspection.scales:
         for i in scene.flagged.tolist():
+            others = (
+                f"{scene.scale:.4g} in {scene.agreeing:,} of {count(scene.labels, 'label')}" if scene.agreeing else ""
+            )
             reasons.setdefault(i, []).append(
-                f"height ÷ length {labels.scale[i]:.4g} m/px, but {scene.scale:.4g} in {scene.agreeing:,} of"
-                f" {count(scene.labels, 'label')} of its scene"
+                f"height ÷ length {labels.scale[i]:.4g} m/px, in its scene {others or 'no two labels agree'}"
             )
     return [Flagged(*item) for item in reasons.items()]
 
@@ -221,8 +223,6 @@ def _scales(inspection: Inspection) -> Section:
         f"{len(scales):,} of {count(len(np.unique(labels.scene)), 'scene')} have no constant scale (height ÷ length):"
         f" no single scale gives all their heights to ± {HALF_DIGIT} m from polylines in whole pixels"
     ]
-    if scales:
-        sentences.append("the worst label of each such scene is shown")
     if rounded := sum(scene.vertex_rounding for scene in scales):
         sentences.append(
             f"{rounded:,} of these would be constant if the heights had been computed before the vertices were rounded"

@@ -10,6 +10,7 @@ them. The same release gives the same bytes.
 from __future__ import annotations
 
 from itertools import count as numbers
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..files import write_text
 from ..pages.picture import tile
 from ..pages.template import template
 from ..units import count, number
-from .findings import Flagged, flagged, headline, missing_splits, sections
+from .findings import Flagged, Table, flagged, headline, missing_splits, sections
 from .inspection import Inspection
 
 PICTURES = 24  # of flagged tiles
@@ -50,6 +51,7 @@ def write_page(path: str | Path, inspection: Inspection) -> None:
         pairs=_pairs(inspection, serials),
         count=count,
         sentence=_sentence,
+        heads=_heads,
     )
     try:
         write_text(Path(path), text)
@@ -64,6 +66,17 @@ def _shown(value: Any) -> Any:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def _heads(table: Table) -> list[list[tuple[str, int, bool]]]:
+    """The rows above a table: text, number of columns, and whether they have numbers.
+
+    Columns whose names begin with the same line, such as "train", have one head above them.
+    """
+    pairs = [(*column.rpartition("\n")[::2], i >= table.texts) for i, column in enumerate(table.columns)]
+    above = [(text, len(list(group)), bool(text)) for text, group in groupby(text for text, _, _ in pairs)]
+    below = [(text, 1, is_number) for _, text, is_number in pairs]
+    return [above, below] if any(text for text, _, _ in above) else [below]
 
 
 def _line(inspection: Inspection, item: Flagged) -> str:
