@@ -9,6 +9,8 @@ given to the network and are not looked at.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from dali_pipes import Batch, Loader
 
 from .step import Forward
 
-COPIES = 8
+COPIES = 4  # the cells of the heat map average as well
 NOISE = 0.2  # standard deviation of the noise, in standard deviations of ImageNet's pixels
 
 
@@ -28,7 +30,8 @@ def sensitivity(forward: Forward, loader: Loader) -> NDArray[np.float32]:
     """
     forward.model.eval()
     maps = {}
-    with torch.compiler.set_stance("force_eager"):  # a graph for this batch size would take a minute to compile
+    # Another graph, for this batch size, would take a minute to compile. Importing the compiler takes seconds, too.
+    with nullcontext() if forward.compilation == "off" else torch.compiler.set_stance("force_eager"):
         for batch in loader:
             for i, row in enumerate(batch.sample.tolist()):
                 maps[row] = _of_one(forward, batch, i)
