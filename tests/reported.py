@@ -82,6 +82,7 @@ def write(path: Path, *predictions: Predictions, **changes: Any) -> str:
         "history": HISTORY,
         "config": {"optimiser": {"lr": 1e-4}, "seed": 0},
         "environment": {"torch": "2.14.0"},
+        "commands": {"predict heights": "chimney predict --checkpoint 'a run/best.pt' --out heights.csv"},
         "training": {"release": "release", "samples": 100, "left_out": {"no height": 3}, "seconds": 75.0},
     }
     write_report(path, evaluate(*predictions), **{**arguments, **changes})
@@ -122,7 +123,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" in self.open:
+        if {"style", "script"} & set(self.open):
             return
         self.words.append(data)
         if {"th", "td"} & set(self.open):

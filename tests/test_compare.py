@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -106,6 +107,21 @@ def test_bad_input_ends_with_one_error_sentence(
     assert exit_status.value.code == 2
     assert sentence in error
     assert error.count("\n") == 1, error
+
+
+@pytest.mark.parametrize("rmse", [(22.0, 14.0), (22.1, 22.0), (150.0, 2.0)])
+def test_the_figure_has_whole_epochs_and_plain_numbers(rmse: tuple[float, float]) -> None:
+    figure = rmse_by_epoch({"one": [{"epoch": i, "rmse": value} for i, value in enumerate(rmse, 1)]})
+    figure.savefig(io.BytesIO(), format="svg")
+    (axes,) = figure.axes
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        places = [place for place in axis.get_majorticklocs() if low <= place <= high]
+        shown = axis.get_major_formatter().format_ticks(list(places))
+        assert len(places) >= 2
+        assert [float(text) for text in shown] == pytest.approx(places), "no powers of ten"
+        assert not any(axis.get_minor_formatter().format_ticks(list(axis.get_minorticklocs())))
+    assert all(place == round(place) for place in axes.get_xticks())
 
 
 def test_without_the_extra_the_tracker_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

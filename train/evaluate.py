@@ -7,11 +7,13 @@ For example, to repeat the report of a run, or to report it on another release:
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from dali_pipes import command
@@ -27,6 +29,9 @@ from .scores.predictions import write_predictions
 
 if TYPE_CHECKING:
     from .engine.run import FinishedRun
+    from .engine.step import Forward
+    from .engine.trained import Trained
+    from .report.tiles import Looks
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Arguments:
 def report(run: FinishedRun) -> None:
     """Evaluate the best epoch of `run`, write report.html and predictions.csv, and print the scores."""
     from .engine.run import evaluate_best
+    from .engine.trained import load_trained
     from .report.figures import rmse_by_epoch
 
     training, config = run.training, asdict(run.training.config)
@@ -72,6 +78,8 @@ def report(run: FinishedRun) -> None:
         run.folder.path,
         run.console,
         Evaluation.of(predictions, training.baselines),
+        load_trained(run.folder.best),
+        training.forward,
         title=run.folder.path.name,
         history=training.history,
         config=config,
@@ -82,6 +90,7 @@ def report(run: FinishedRun) -> None:
             **run.datasets.counts()["training"],
             "seconds": sum(record["seconds"] for record in training.history),
         },
+        commands=commands(run.folder.best, run.folder.path),
     )
     scores = {f"{group.name} RMSE": group.rmse() for group in predictions}
     run.tracker.finish(config, scores, lambda: rmse_by_epoch({"this run": training.history}))
@@ -111,24 +120,63 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
             arguments.out,
             console,
             evaluation,
+            trained,
+            forward,
             title=f"{arguments.checkpoint} on {paths.release.name}",
             history=[],
             config={"checkpoint": str(arguments.checkpoint), "size": trained.size, "precision": forward.precision},
             environment=describe(device),
             training={"release": str(paths.release), "split": division.by, **datasets.counts()["training"]},
+            commands=commands(arguments.checkpoint, arguments.out),
         )
     except OSError as error:
         raise InputError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another folder") from None
 
 
-def _write(out: Path, console: RunConsole, evaluation: Evaluation, **page: Any) -> None:
+def commands(checkpoint: Path, out: Path) -> dict[str, str]:
+    """What to do with a network → the command."""
+    network, heights, model = (shlex.quote(str(path)) for path in (checkpoint, out / "heights.csv", out / "model.onnx"))
+    predict = f"chimney predict --checkpoint {network} --images IMAGES --polylines VIA.json"
+    return {
+        "predict heights": f"{predict} --out {heights}",
+        "the same in Python": (
+            f"from train.predict import load\n\nheights = load({str(checkpoint)!r}).predict('IMAGES', 'VIA.json')\n"
+            "print(heights.mu, heights.low, heights.high)  # metres"
+        ),
+        "export it": f"chimney export --checkpoint {network} --release DIR --format onnx --out {model}",
+        "evaluate it on another release": f"chimney evaluate --checkpoint {network} --release DIR --out OUT",
+    }
+
+
+def _write(
+    out: Path, console: RunConsole, evaluation: Evaluation, trained: Trained, forward: Forward, **page: Any
+) -> None:
     """Write the two files and print the scores; `page`: the other arguments of `write_report`."""
     from .report.page import write_report
 
     write_predictions(out / "predictions.csv", evaluation.predictions)
-    write_report(out / "report.html", evaluation, **page)
+    write_report(out / "report.html", evaluation, looks=_looks(evaluation, trained, forward), **page)
     console.console.print(score_table(evaluation))
     console.note(f"report: {out / 'report.html'}")
+
+
+def _looks(evaluation: Evaluation, trained: Trained, forward: Forward) -> Looks | None:
+    """Where the network looks on the typical tiles of the report; None without finite predictions."""
+    from dali_pipes import Loader
+
+    from .engine.sensitivity import sensitivity
+    from .report.tiles import Looks, chosen
+
+    part = evaluation.leading
+    if part is None or not part.uncertainty:
+        return None
+    table = part.predictions.table.select(np.array(chosen(part.predictions)["typical"]))
+    loader = Loader(
+        table, len(table), device=forward.device, size=trained.size, view=trained.view, statistics=trained.statistics
+    )
+    heat = sensitivity(forward, loader)
+    loader.close()
+    return Looks(loader.frames, heat)
 
 
 def main(argv: list[str]) -> None:

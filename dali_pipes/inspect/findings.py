@@ -67,15 +67,38 @@ class Section(NamedTuple):
     plots: Sequence[Plot] = ()
 
 
+class Flagged(NamedTuple):
+    """A label that the audit flags, and each reason."""
+
+    row: int
+    reasons: list[str]
+
+
+def flagged(inspection: Inspection) -> list[Flagged]:
+    """All flagged labels, each once: those that deviate most from the closed form first."""
+    labels, reasons = inspection.labels, dict[int, list[str]]()
+    for i in inspection.closed_form.flagged.tolist():
+        reasons[i] = [f"label {number(labels.height[i])} m, closed form {number(labels.expected[i])} m"]
+    for scene in inspection.scales:
+        for i in scene.flagged.tolist():
+            others = (
+                f"{scene.scale:.4g} in {scene.agreeing:,} of {count(scene.labels, 'label')}" if scene.agreeing else ""
+            )
+            reasons.setdefault(i, []).append(
+                f"height ÷ length {labels.scale[i]:.4g} m/px, in its scene {others or 'no two labels agree'}"
+            )
+    return [Flagged(*item) for item in reasons.items()]
+
+
 def headline(inspection: Inspection) -> str:
     """The release in one sentence: how much there is, and how much of it is suspicious or unusable."""
     labels = inspection.labels
-    flagged = len(np.union1d(inspection.closed_form.flagged, [i for scene in inspection.scales for i in scene.flagged]))
+    suspicious = len(flagged(inspection))
     skipped = sum(len(table.left_out) for table in inspection.tables.values())
     return (
         f"{count(len(labels), 'polyline')} in {count(len(np.unique(labels.tile)), 'tile')} of"
         f" {count(len(np.unique(labels.scene)), 'scene')}; the audit flags"
-        f" {count(flagged, 'height') if flagged else 'no height'}, and {skipped:,} regions or tiles are skipped."
+        f" {count(suspicious, 'height') if suspicious else 'no height'}, and {skipped:,} regions or tiles are skipped."
     )
 
 
@@ -200,8 +223,6 @@ def _scales(inspection: Inspection) -> Section:
         f"{len(scales):,} of {count(len(np.unique(labels.scene)), 'scene')} have no constant scale (height ÷ length):"
         f" no single scale gives all their heights to ± {HALF_DIGIT} m from polylines in whole pixels"
     ]
-    if scales:
-        sentences.append("the worst label of each such scene is shown")
     if rounded := sum(scene.vertex_rounding for scene in scales):
         sentences.append(
             f"{rounded:,} of these would be constant if the heights had been computed before the vertices were rounded"

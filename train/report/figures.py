@@ -1,8 +1,9 @@
 """The figures of the report, as inline SVG.
 
-1.  `scatter`: predicted against true heights of one group.
-2.  `curves`: training loss and RMSE by epoch, each with its caption.
-3.  `uncertainty_figures`: reliability, coverage by scene, RMSE by height, length and sensor.
+1.  `scatter`: predicted against true heights.
+2.  `curves`: training loss and RMSE by epoch.
+3.  `coverage_figures`: reliability, and coverage by scene.
+4.  `errors`: RMSE by height, length and sensor.
 
 Several figures can be in one page: their ids do not collide, their styles do not leak, and the same input gives the
 same bytes. Names of groups, tiles and scenes come from untrusted files, and matplotlib would parse them as formulas.
@@ -20,10 +21,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from dali_pipes.geometry import polyline_length_px
@@ -38,53 +40,87 @@ from .findings import series
 HEIGHT_EDGES = (60.0, 80.0, 100.0, 130.0, 180.0)  # metres: about a sixth of the samples in each bin
 LENGTH_EDGES = (40.0, 60.0, 80.0, 120.0)  # px
 SENSORS_SHOWN = 6  # sensors are read from file names, and there may be any number of them
-VECTOR_POINTS = 3000  # beyond this many samples a scatter is smaller as pixels than as SVG
+MOST_POINTS = 2000  # in a scatter: about 100 kB
+DOT = 0.05  # metres: matplotlib drops segments without a length
+MOST_BARS = 300  # beyond this many samples their bars hide the points
 
-SEEN_COLOUR, UNSEEN_COLOUR, LINE_COLOUR = "#0072B2", "#D55E00", "#6b7280"  # distinct for colour-blind readers too
-COLOURS = {NETWORK: LINE_COLOUR, CALIBRATED: SEEN_COLOUR, POOLED: UNSEEN_COLOUR}
+ACCENT, SECOND, THIRD, RULE, MUTED = "#0a5ca8", "#b34700", "#767d87", "#dde0e4", "#5c636d"
+VARIABLES = {  # matplotlib's colours → those of style.css, which follow the dark mode
+    ACCENT: "var(--accent)",
+    SECOND: "var(--second)",
+    THIRD: "var(--third)",
+    RULE: "var(--rule)",
+    MUTED: "var(--muted)",
+    "#ffffff": "var(--paper)",
+    "#000000": "currentColor",
+}
+COLOURS = {NETWORK: THIRD, CALIBRATED: ACCENT, POOLED: SECOND}
 MARKERS = {NETWORK: "o", CALIBRATED: "s", POOLED: "D"}
 PERCENT = PercentFormatter(1, decimals=0)
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: the page's fonts, searchable, and smaller
     "font.size": 10,
+    "path.simplify": False,  # which drops the points of `scatter`
+    "axes.prop_cycle": cycler(color=[ACCENT, SECOND, THIRD, "#2e7d4f", "#7a4fa3", "#a3324a"]),
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#9ca3af",
-    "axes.labelcolor": "#374151",
-    "xtick.color": "#4b5563",
-    "ytick.color": "#4b5563",
+    "axes.edgecolor": THIRD,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.color": MUTED,
     "axes.grid": True,
-    "grid.color": "#e5e7eb",
+    "grid.color": RULE,
     "grid.linewidth": 0.6,
 }
+WIDTH = 4.4  # inches: on a phone, 10 points of text are then 11 pixels
 
 Captioned = tuple[str, Markup]  # a caption and its figure
 
 
-def scatter(group: Predictions) -> Markup:
-    """Predicted heights with their σ against true heights; seen and unseen scenes in two colours."""
-    figure, axes = blank_figure(5.0, 4.7)
-    height, mu, sigma = group.table.height, group.mu, group.sigma
-    top = 1.05 * float(np.max(np.concatenate([height, mu[np.isfinite(mu)]])))
-    axes.plot([0, top], [0, top], color=LINE_COLOUR, linewidth=0.8, zorder=1)
-    pixels = len(group) > VECTOR_POINTS
-    for mask, colour, marker, label in (
-        (group.seen, SEEN_COLOUR, "o", "scene seen in training"),
-        (~group.seen, UNSEEN_COLOUR, "D", "scene not seen"),
-    ):
-        if not mask.any():
-            continue
-        x, y, bar = height[mask], mu[mask], sigma[mask]
-        gap = np.full_like(x, np.nan)  # one broken path for all bars: a fifth of the bytes
-        bars_x, bars_y = np.stack([x, x, gap], 1).ravel(), np.stack([y - bar, y + bar, gap], 1).ravel()
-        axes.plot(bars_x, bars_y, color=colour, linewidth=0.4, alpha=0.4, zorder=2, rasterized=pixels)
-        axes.plot(
-            x, y, marker, color=colour, markersize=2.4, markeredgewidth=0, alpha=0.75, zorder=3, rasterized=pixels,
-            label=f"{label} ({mask.sum():,})",
-        )  # fmt: skip
-    axes.set(xlim=(0, top), ylim=(0, top), aspect="equal", xlabel="true height, m", ylabel="predicted height ± σ, m")
-    axes.legend(loc="upper left", markerscale=2, frameon=False)
-    return to_svg(figure, f"Predicted against true height of {count(len(group), 'sample')}, {group.name}", "scatter")
+def scatter(parts: Sequence[Part]) -> Captioned:
+    """Predicted against true heights; a part with unseen scenes and one with seen scenes have two colours."""
+    figure, axes = blank_figure(4.2)
+    drawn = [_thinned(part.predictions) for part in parts]
+    finite = [values[np.isfinite(values)] for group in drawn for values in (group.table.height, group.mu)]
+    top = 1.05 * float(np.max(np.concatenate(finite)))
+    axes.plot([0, top], [0, top], color=THIRD, linewidth=0.8, zorder=1)
+    for seen, colour, cap in ((True, ACCENT, "round"), (False, SECOND, "projecting")):
+        for group, part in zip(drawn, parts, strict=True):
+            if not (mask := group.seen == seen).any():
+                continue
+            x, y, bar = group.table.height[mask], group.mu[mask], group.sigma[mask] * (len(group) <= MOST_BARS)
+            # One broken path for all points, and one for all bars: a fifth of the bytes of markers.
+            bars, points = (_segments(x, y - end, y + end) for end in (bar, np.full_like(x, DOT)))
+            axes.plot(*bars, color=colour, linewidth=0.5, alpha=0.4, zorder=2)
+            axes.plot(*points, color=colour, linewidth=3, alpha=0.75, solid_capstyle=cap, zorder=3)
+            where = "scenes seen in training" if seen else "scenes not seen"
+            axes.plot(
+                [], [], "o" if seen else "s", color=colour, label=f"{where} ({np.sum(part.predictions.seen == seen):,})"
+            )
+    axes.set(xlim=(0, top), ylim=(0, top), aspect="equal", xlabel="true height, m", ylabel="predicted height, m")
+    figure.legend(loc="outside upper left", fontsize=10, frameon=False, handletextpad=0.1)
+    caption = "On the line, prediction and true height are equal."
+    if any(len(group) <= MOST_BARS for group in drawn):
+        caption += " Bars are ± 1 σ."
+    if any(len(group) < len(part) for group, part in zip(drawn, parts, strict=True)):
+        caption += f" A random choice of {MOST_POINTS:,} samples is drawn."
+    samples = count(sum(map(len, parts)), "sample")
+    return caption, to_svg(figure, f"Predicted against true height of {samples}", "scatter")
+
+
+def _thinned(group: Predictions) -> Predictions:
+    """At most `MOST_POINTS` samples of `group`, drawn at random with a fixed seed."""
+    if len(group) <= MOST_POINTS:
+        return group
+    rows = np.random.default_rng(0).permutation(len(group))[:MOST_POINTS]
+    return group.select(np.isin(np.arange(len(group)), rows))
+
+
+def _segments(x: Float64, low: Float64, high: Float64) -> tuple[Float64, Float64]:
+    """Vertical segments as one path with gaps: its x and y, (3·N,) each."""
+    gap = np.full_like(x, np.nan)
+    return np.stack([x, x, gap], 1).ravel(), np.stack([low, high, gap], 1).ravel()
 
 
 def curves(history: Sequence[Mapping[str, Any]], measured_on: Part | None) -> list[Captioned]:
@@ -95,27 +131,23 @@ def curves(history: Sequence[Mapping[str, Any]], measured_on: Part | None) -> li
     figures = []
     epochs, loss = series(history, "train_loss")
     if len(loss):
-        figure, axes = blank_figure(5.0, 3.3)
-        axes.plot(epochs, loss, "o-", color=LINE_COLOUR, markersize=2.5, linewidth=1.2)
+        figure, axes = blank_figure(3.0)
+        axes.plot(epochs, loss, "o-", color=THIRD, markersize=2.5, linewidth=1.2)
         axes.set(xlabel="epoch", ylabel="training loss (normalised)")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         alt = f"Training loss by epoch, from {loss[0]:.3g} to {loss[-1]:.3g}"
         figures.append(("Training loss of the normalised target.", to_svg(figure, alt, "loss")))
     epochs, rmse = series(history, "rmse")
     if len(rmse):
-        figure, axes = blank_figure(5.0, 3.3)
-        axes.plot(epochs, rmse, "o-", color=SEEN_COLOUR, markersize=2.5, linewidth=1.2, label=NETWORK)
-        axes.plot(epochs[rmse.argmin()], rmse.min(), "o", color=SEEN_COLOUR, markersize=6, fillstyle="none")
+        figure, axes = blank_figure(3.0)
+        axes.plot(epochs, rmse, "o-", color=ACCENT, markersize=2.5, linewidth=1.2, label=NETWORK)
+        axes.plot(epochs[rmse.argmin()], rmse.min(), "o", color=ACCENT, markersize=6, fillstyle="none")
         if measured_on is not None and len(measured_on):
             for name, dashes in ((LINEAR, "--"), (MEAN, ":")):
                 level = measured_on.rmse(name)
-                axes.axhline(level, color=LINE_COLOUR, linestyle=dashes, linewidth=1, label=f"{name}, {level:.1f} m")
-        axes.set(xlabel="epoch", ylabel="RMSE, m", yscale="log")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-        figure.legend(loc="outside upper left", fontsize=9, frameon=False, ncols=2)  # inside, it would cover a line
+                axes.axhline(level, color=THIRD, linestyle=dashes, linewidth=1, label=f"{name}, {level:.1f} m")
+        _axes_of_epochs(axes)
+        figure.legend(loc="outside upper left", fontsize=10, frameon=False, ncols=2)  # inside, it would cover a line
         where = f" on {measured_on.group}" if measured_on is not None else ""
         caption = f"RMSE{where}, logarithmic; the ring marks the best epoch."
         figures.append((caption, to_svg(figure, f"RMSE by epoch, best {rmse.min():.2f} m", "rmse")))
@@ -123,16 +155,32 @@ def curves(history: Sequence[Mapping[str, Any]], measured_on: Part | None) -> li
 
 
 def rmse_by_epoch(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """RMSE in metres by epoch, one line per run (by name), on the samples that choose the best epoch of the run."""
-    figure, axes = blank_figure(6.0, 4.0)
+    """RMSE in metres by epoch, one line per run (by name), on the samples that chose the best epoch of the run."""
+    figure, axes = blank_figure(4.0, width=6.0)
     for name, history in histories.items():
         axes.plot(*series(history, "rmse"), "o-", markersize=2.5, linewidth=1.2, label=name)
-    axes.set(xlabel="epoch", ylabel="RMSE on the samples that choose the epoch, m", yscale="log")
-    axes.legend(frameon=False)
+    _axes_of_epochs(axes)
+    figure.legend(loc="outside upper left", frameon=False, ncols=2)
     return figure
 
 
-def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:
+def _axes_of_epochs(axes: Axes) -> None:
+    """Whole epochs, and the RMSE in metres on a logarithmic axis with plain numbers."""
+    axes.set(xlabel="epoch", ylabel="RMSE, m", yscale="log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(_locator(axes))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _locator(axes: Axes) -> Locator:
+    """1, 2, 5, 10, … where the axis has at least two of them, else round steps as on a linear axis."""
+    low, high = axes.get_ylim()
+    decades = [digit * 10.0**power for power in range(-6, 13) for digit in (1, 2, 5)]
+    return LogLocator(subs=(1, 2, 5)) if sum(low <= value <= high for value in decades) > 1 else MaxNLocator(5)
+
+
+def blank_figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     """An empty figure of `width` × `height` inches, made without pyplot and its global state."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -148,7 +196,8 @@ def to_svg(figure: Figure, alt: str, salt: str) -> Markup:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'<g id="[^"]*">', "<g>", text)  # unused, and not unique in a page: ids count per figure
-    text = text.replace("*{", ".plot *{")  # the style must not leak into the page
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # style.css has it
+    text = re.sub("#[0-9a-f]{6}", lambda colour: VARIABLES[colour[0]], text)
     label = Markup('<svg class="plot" role="img" aria-label="{}" ').format(alt)
     return label + Markup(text.removeprefix("<svg "))
 
@@ -156,16 +205,16 @@ def to_svg(figure: Figure, alt: str, salt: str) -> Markup:
 # --- Uncertainty.
 
 
-def uncertainty_figures(part: Part) -> list[Captioned]:
-    """The uncertainty figures of `part`, in the order in which they are shown."""
-    return [reliability(part), scene_coverage(part), *errors(part.predictions)]
+def coverage_figures(part: Part) -> list[Captioned]:
+    """Reliability, and coverage by scene."""
+    return [reliability(part), scene_coverage(part)]
 
 
 def reliability(part: Part) -> Captioned:
     """Share of heights within the central interval of N(mu, sigma²) against its level; markers: conformal intervals."""
-    figure, axes = blank_figure(5.0, 4.4)
+    figure, axes = blank_figure(3.8)
     levels = np.arange(5, 100, 5) / 100
-    axes.plot([0, 1], [0, 1], color=LINE_COLOUR, linewidth=0.8, linestyle=":")
+    axes.plot([0, 1], [0, 1], color=THIRD, linewidth=0.8, linestyle=":")
     for name, forecast in part.predictions.forecasts().items():
         z = np.abs(part.predictions.table.height - forecast.mu) / forecast.sigma
         covered = [float(np.mean(z <= NormalDist().inv_cdf((1 + level) / 2))) for level in levels]
@@ -178,7 +227,7 @@ def reliability(part: Part) -> Captioned:
     axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal", xlabel="level", ylabel="share of heights held")
     axes.xaxis.set_major_formatter(PERCENT)
     axes.yaxis.set_major_formatter(PERCENT)
-    axes.legend(loc="upper left", fontsize=9, frameon=False)
+    axes.legend(loc="upper left", fontsize=10, frameon=False)
     return (
         "Reliability: lines are the central intervals of each Gaussian, over samples; markers are the conformal "
         "intervals, over scenes. Above the diagonal an interval holds more heights than its level.",
@@ -188,17 +237,17 @@ def reliability(part: Part) -> Captioned:
 
 def scene_coverage(part: Part) -> Captioned:
     """Share of each scene's heights within its 90 % intervals, in ascending order."""
-    figure, axes = blank_figure(5.0, 4.4)
+    figure, axes = blank_figure(3.8)
     for name, (scores, _) in part.uncertainty.items():
         covered = np.sort(scores.by_scene[LEVEL])
         x = (np.arange(len(covered)) + 0.5) / len(covered)
         label = f"{name}: mean {covered.mean():.0%}"
         axes.plot(x, covered, f"{MARKERS[name]}-", color=COLOURS[name], markersize=3.5, linewidth=0.8, label=label)
-    axes.axhline(LEVEL, color=LINE_COLOUR, linewidth=0.8, linestyle=":")
+    axes.axhline(LEVEL, color=THIRD, linewidth=0.8, linestyle=":")
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.04), xlabel="scenes, by their share", ylabel="share of a scene's heights held")
     axes.xaxis.set_major_formatter(PERCENT)
     axes.yaxis.set_major_formatter(PERCENT)
-    axes.legend(loc="lower right", fontsize=9, frameon=False)
+    axes.legend(loc="lower right", fontsize=10, frameon=False)
     return (
         f"Coverage by scene of the {LEVEL:.0%} intervals; the network's are those of its Gaussian. The level "
         "applies to the mean over scenes, not to each: after pooling, a scene is held or missed nearly as a whole.",
@@ -229,17 +278,17 @@ def bins(values: Float64, edges: Sequence[float], unit: str) -> list[tuple[str, 
 
 def _rmse_by(quantity: str, parts: list[tuple[str, NDArray[np.bool_]]], group: Predictions) -> Captioned:
     """RMSE of each part, one marker per forecast."""
-    figure, axes = blank_figure(5.0, 3.0)
+    figure, axes = blank_figure(3.0)
     x = np.arange(len(parts))
     for i, (name, forecast) in enumerate(group.forecasts().items()):
         rmse = [score(group.table.height[mask], forecast.mu[mask]).rmse for _, mask in parts]
         axes.plot(x + 0.16 * (i - 1), rmse, MARKERS[name], color=COLOURS[name], markersize=5, label=name)
     labels = [f"{name}\n{mask.sum():,}" for name, mask in parts]
     axes.set(xlim=(-0.6, len(parts) - 0.4), ylabel="RMSE, m")
-    axes.set_xticks(x, labels, fontsize=8.5, parse_math=False)  # a sensor's name comes from a file and is not a formula
+    axes.set_xticks(x, labels, fontsize=9, parse_math=False)  # a sensor's name comes from a file and is not a formula
     # Matplotlib's margin is a share of the range. If the range is small, it clips a marker.
     axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
-    figure.legend(loc="outside upper left", fontsize=9, frameon=False, ncols=3)
+    figure.legend(loc="outside upper left", fontsize=10, frameon=False, ncols=2)
     caption = f"RMSE by {quantity}, with the number of samples."
     if quantity == "true height":
         caption += " An uncertain estimate leans towards the mean, so the heights of tall chimneys come out too low."

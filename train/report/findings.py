@@ -1,11 +1,12 @@
 """The sentences of the report: everything that depends on a score.
 
-1.  `headline`: the error on the first group, compared with a straight line in polyline length.
-2.  `selection`: which groups have optimistic scores, because the best epoch was chosen on them.
-3.  `scenes_seen` and `recognition`: how much of the result may come from recognising scenes of the training set.
-4.  `network_sigma`: whether σ is better than a constant.
-5.  `account`: what the uncertainty figures show, and what they cannot show.
-6.  `history_in_words`: how the training went.
+1.  `headline`: the error on the leading part, compared with a straight line in polyline length.
+2.  `reference`: the reference's published figures, and whether they are comparable.
+3.  `selection`: which groups have optimistic scores, because the best epoch was chosen on them.
+4.  `scenes_seen` and `recognition`: how much of the result may come from recognising scenes of the training set.
+5.  `network_sigma`: whether σ is better than a constant.
+6.  `coverage`: what to expect of the intervals on a new scene.
+7.  `history_in_words`: how the training went.
 
 Every sentence is plain text, which the template escapes. It claims only what its numbers support: it says when all
 scenes were seen, when there are too few scenes for an interval, and when a baseline is better.
@@ -19,33 +20,81 @@ from typing import Any
 
 import numpy as np
 
+from dali_pipes.samples.splits import VALIDATION
 from dali_pipes.units import count, metres
 
 from ..scores.evaluation import Evaluation, Part
 from ..scores.metrics import CALIBRATED, LINEAR, MIN_SCENES_FOR_INTERVAL, NETWORK, POOLED, Float64, bootstrap_rmse
 from ..scores.uncertainty import LEVEL, LEVELS
 
+OFFICIAL = (1323, 1006, 259)  # samples, tiles and scenes of AI Hub's validation split
+
 LIMITS = (
-    "These figures do not show how the network does on sensors, regions or seasons that this release lacks, or on "
-    "polylines drawn less carefully than these. They do not show how far the labels are from the real chimneys "
-    "either: where the closed form agrees with the labels, the labels follow its formula and are no measurement. The "
-    "closed form also reads metadata, which the model must not use."
+    "The figures of this page do not show how the network does on sensors, regions or seasons that this release lacks, "
+    "or on polylines drawn less carefully than these. They do not show how far the labels are from the real chimneys "
+    "either: where the closed form agrees with the labels, the labels follow its formula and are no measurement."
 )
 
 
 def headline(evaluation: Evaluation) -> str:
-    """The error on the first group, compared with a straight line in polyline length."""
-    if not evaluation.groups:
+    """The error on the leading part, compared with a straight line in polyline length."""
+    part = evaluation.leading
+    if part is None:
         return "No samples were evaluated."
-    part = evaluation.groups[0]
     network, line = part.rmse(NETWORK), part.rmse(LINEAR)
     if not math.isfinite(network):
         return f"The network's predictions for {part.group} are not all finite numbers: the training has failed."
     return (
-        f"On the {count(len(part), 'sample')} of {part.group}{', which chose the best epoch,' * part.optimistic} the "
-        f"network is off by {metres(network)} (RMSE), "
-        f"{_compared(network, line)} the {metres(line)} of a straight line in polyline length."
+        f"On {samples_of(part)}{', which chose the best epoch,' * part.optimistic} the network is off by "
+        f"{metres(network)} (RMSE), {_compared(network, line)} the {metres(line)} of a straight line in polyline "
+        "length."
     )
+
+
+def samples_of(part: Part) -> str:
+    """How many samples a part has, of which scenes: "24 samples of 3 scenes not seen in training"."""
+    seen = part.predictions.seen
+    scenes = "seen in training" if seen.all() else "partly seen in training" if seen.any() else "not seen in training"
+    return f"{count(len(part), 'sample')} of {count(part.scenes, 'scene')} {scenes}"
+
+
+def samples(evaluation: Evaluation) -> str:
+    """Which samples the columns of the short table are of."""
+    shown = [part for part in (evaluation.leading, evaluation.second) if part is not None]
+    if not shown:
+        return ""
+    first, *others = shown
+    sentences = [f"{samples_of(first)}: {first.title}. {first.predictions.description}"]
+    sentences += [f"Last column: {samples_of(part)}, {part.title}." for part in others]
+    if any(part.optimistic for part in shown):
+        sentences.append("‡ The best epoch was chosen on these samples.")
+    return " ".join(sentences)
+
+
+def reference(evaluation: Evaluation) -> str:
+    """The published figures of the reference, and which of the figures here they are comparable with."""
+    published = (
+        "The published RMSE of the reference is 4.098 m, and 4.091 m after a linear correction that was fitted on the "
+        "same samples"
+    )
+    theirs = "AI Hub's validation split, whose 259 scenes are all in the training split"
+    same = [part for part in evaluation.groups if _is_official(part)]
+    if same:
+        return (
+            f"{published}: {theirs}. Compare it with the {metres(same[0].rmse(NETWORK))} of “{same[0].group}” here. "
+            "The reference has no published figures on unseen scenes, and none of MAE, bias and NLL in metres."
+        )
+    return (
+        f"{published}: the 1,323 samples of {theirs}. No figures here are of these samples, so none is comparable "
+        "with it."
+    )
+
+
+def _is_official(part: Part) -> bool:
+    """Whether `part` is the whole validation split of the release, by its numbers of samples, tiles and scenes."""
+    table = part.predictions.table
+    sizes = len(part), len(np.unique(table.tile)), part.scenes
+    return part.group == VALIDATION and sizes == OFFICIAL and bool(part.predictions.seen.all())
 
 
 def selection(evaluation: Evaluation) -> str:
@@ -140,31 +189,18 @@ def network_sigma(part: Part) -> str:
     )
 
 
-def uncertainty_part(evaluation: Evaluation) -> Part | None:
-    """The part that the uncertainty figures show: the largest one of unseen scenes or, without one, the first group."""
-    first = next((part for part in evaluation.groups if part.uncertainty), None)
-    return evaluation.largest(seen=False) or first
-
-
-def account(part: Part) -> list[str]:
-    """What the uncertainty figures of `part` show and do not show, for a reader without statistics."""
-    group, seen = part.predictions, part.predictions.seen
-    trained_on = "not trained on" if not seen.any() else "trained on" if seen.all() else "partly trained on"
-    sentences = [
-        f"These figures are of “{group.name}”: {count(len(group), 'sample')} of {count(part.scenes, 'scene')} "
-        f"{trained_on}."
-    ]
+def coverage(part: Part) -> list[str]:
+    """What to expect of the intervals on a new scene, for a reader without statistics."""
+    group = part.predictions
     forecast = group.pooled or group.calibrated
     if forecast is None or not forecast.conformal:
         return [
-            *sentences,
             "No interval here was fitted on development scenes. Each is that of the predicted Gaussian, and nothing "
-            "guarantees its level on a new scene.",
+            "guarantees its level on a new scene."
         ]
     scores, _ = part.uncertainty[POOLED if group.pooled else CALIBRATED]
     impossible = [level for level in LEVELS if not math.isfinite(scores.width[level])]
-    if LEVEL not in impossible:
-        sentences += _coverage(part, scores.by_scene[LEVEL], scores.width[LEVEL])
+    sentences = [] if LEVEL in impossible else _coverage(part, scores.by_scene[LEVEL], scores.width[LEVEL])
     if impossible:
         levels = " and ".join(f"{level:.0%}" for level in impossible)
         scenes = " and ".join(str(round(level / (1 - level))) for level in impossible)
@@ -172,14 +208,7 @@ def account(part: Part) -> list[str]:
             f"There is no finite interval at {levels}: that takes at least {scenes} development scenes, whatever the "
             "network."
         )
-    if group.optimistic:
-        sentences.append("The best epoch was chosen on the same scenes, which makes these figures somewhat optimistic.")
-    if group.pooled is not None:
-        sentences.append(
-            "Pooling combines the polylines of one acquisition, and needs several of them. The acquisition of a tile "
-            "is read from its name."
-        )
-    return [*sentences, LIMITS]
+    return sentences
 
 
 def history_in_words(history: Sequence[Mapping[str, Any]]) -> str:
