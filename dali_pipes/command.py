@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
+import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
@@ -27,6 +30,22 @@ PROGRAM: ContextVar[str] = ContextVar("PROGRAM")
 def program(module: str) -> str:
     """How the user started the command of `module`, to show in sentences and examples."""
     return PROGRAM.get(f"python -m {module}")
+
+
+def other_program(name: str, module: str) -> str:
+    """How to start another command in the user's shell: "chimney predict", or `python -m` with this interpreter.
+
+    A program that the shell would not find by its name has its path.
+    """
+    if PROGRAM.get("").startswith("chimney"):
+        script = "chimney" if shutil.which("chimney") else str(Path(sys.executable).with_name("chimney"))
+        return f"{shlex.quote(script)} {name}"
+    return f"{this_python()} -m {module}"
+
+
+def this_python() -> str:
+    """This interpreter, as the user's shell would start it."""
+    return "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
 
 
 def parse(

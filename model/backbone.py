@@ -16,6 +16,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from .errors import BackboneError as BackboneError
+from .hub import cached_weights, check_download, not_downloaded
 from .names import STEM, timm_names
 from .torch_file import read_torch_file
 
@@ -35,6 +36,11 @@ def create_backbone(name: str, drop_path: float, layer_scale: float | None, weig
     """A module (B, 5, S, S) float → (B, num_features). Arguments and errors as for `HeightRegressor`."""
     check_backbone(name, weights)
     options: dict[str, Any] = {} if layer_scale is None else {"ls_init_value": layer_scale}
+    if weights == IMAGENET:
+        tagged = timm.get_pretrained_cfg(name).hf_hub_id.removeprefix("timm/")
+        check_download(tagged)
+        if cached := cached_weights(tagged):  # timm would ask the hub first, for half a minute without a network
+            options["pretrained_cfg_overlay"] = {"file": str(cached)}
     file = None if weights in (None, IMAGENET) else Path(str(weights))
     try:
         backbone = timm.create_model(
@@ -117,8 +123,4 @@ def _why_not(backbone: str, weights: str | Path | None, error: Exception) -> str
     detail = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     if weights != IMAGENET:
         return f"timm cannot build the backbone {backbone}: {detail}"
-    return (
-        f"the ImageNet weights of {backbone} could not be downloaded from the Hugging Face hub ({detail});"
-        f" download timm's model.safetensors of {backbone} elsewhere and pass --weights FILE, or train from random"
-        " weights with --weights none"
-    )
+    return not_downloaded(backbone, detail)

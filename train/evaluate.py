@@ -7,21 +7,26 @@ For example, to repeat the report of a run, or to report it on another release:
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from dali_pipes import command
-from dali_pipes.command import check_out_folder
+from dali_pipes.command import check_out_folder, other_program, this_python
+from dali_pipes.console import ProgressStyle, open_console
 from dali_pipes.errors import InputError, exits_with_one_sentence
+from dali_pipes.release.find import open_split
 from dali_pipes.release.paths import ALIASES, ReleasePaths
 from model import BackboneError, CheckpointError
 
 from .recipe.data import default_index_folder
-from .run.console import RunConsole, score_table
+from .run.console import RunConsole
 from .scores.evaluation import Evaluation
 from .scores.predictions import write_predictions
 
@@ -60,6 +65,10 @@ class Arguments:
     """Needed only for a bare state dict: a JSON file of length mean, length std, height mean and height std, or the
     release that it was trained on."""
 
+    progress: ProgressStyle = "auto"
+    """How to show progress. bar: a bar that moves. plain: at most one line in ten seconds.
+    auto: bar on a terminal; plain elsewhere, and in notebooks and CI."""
+
 
 def report(run: FinishedRun) -> None:
     """Evaluate the best epoch of `run`, write report.html and predictions.csv, and print the scores."""
@@ -67,17 +76,19 @@ def report(run: FinishedRun) -> None:
     from .report.figures import rmse_by_epoch
 
     training, config = run.training, asdict(run.training.config)
+    run.console.stage("evaluating the best epoch")
     predictions = evaluate_best(run)
     _write(
         run.folder.path,
         run.console,
         Evaluation.of(predictions, training.baselines),
+        next_commands(run.folder.best, run.folder.path, run.paths),
         title=run.folder.path.name,
         history=training.history,
         config=config,
         environment=training.environment,
         training={
-            "release": str(run.release),
+            "release": str(run.paths.release),
             "split": training.config.data.split,
             **run.datasets.counts()["training"],
             "seconds": sum(record["seconds"] for record in training.history),
@@ -87,8 +98,9 @@ def report(run: FinishedRun) -> None:
     run.tracker.finish(config, scores, lambda: rmse_by_epoch({"this run": training.history}))
 
 
-def evaluate_checkpoint(arguments: Arguments) -> None:
+def evaluate_checkpoint(arguments: Arguments, console: RunConsole) -> None:
     """Run the command. Raises InputError, CheckpointError or BackboneError for bad input."""
+    console.stage("loading PyTorch and DALI")
     from .engine.trained import calibrate_and_pool, completed, evaluate, forward_of, load_trained
     from .machine.choices import choose_device, describe
     from .recipe.data import load_datasets
@@ -97,12 +109,12 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     device = choose_device(arguments.device)
     trained = load_trained(arguments.checkpoint, arguments.statistics)
     division = replace(trained.division, by=arguments.split or trained.division.by)
-    console = RunConsole()
     paths = arguments.paths.cached_in(default_index_folder(arguments.out))
     datasets = load_datasets(paths, division, trained.held_out, trained.select_on, console=console.console)
     trained = completed(trained, datasets.training)
     forward = forward_of(trained, device, arguments.batch_size)
-    predictions = calibrate_and_pool(trained, evaluate(trained, datasets, forward), arguments.pool)
+    raw = evaluate(trained, datasets, forward, console=console.console)
+    predictions = calibrate_and_pool(trained, raw, arguments.pool)
     assert trained.baselines is not None
     evaluation = Evaluation.of(predictions, trained.baselines)
     try:
@@ -111,6 +123,7 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
             arguments.out,
             console,
             evaluation,
+            next_commands(arguments.checkpoint, arguments.out, paths, arguments.statistics),
             title=f"{arguments.checkpoint} on {paths.release.name}",
             history=[],
             config={"checkpoint": str(arguments.checkpoint), "size": trained.size, "precision": forward.precision},
@@ -121,22 +134,46 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
         raise InputError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another folder") from None
 
 
-def _write(out: Path, console: RunConsole, evaluation: Evaluation, **page: Any) -> None:
-    """Write the two files and print the scores; `page`: the other arguments of `write_report`."""
+def next_commands(checkpoint: Path, out: Path, paths: ReleasePaths, statistics: Path | None = None) -> dict[str, str]:
+    """What to do with a network, each with a command for the shell: open the report, predict and export.
+
+    The example of predict uses the validation tiles and labels, if they are files of their own.
+    """
+    images, labels = "IMAGES", "POLYLINES"
+    with suppress(InputError):
+        archives = [archive.where for archive in open_split(paths, "validation")]
+        if all(Path(archive).exists() for archive in archives):
+            images, labels = archives
+    opener = next(filter(shutil.which, ("xdg-open", "open")), None)
+    network = ["--checkpoint", str(checkpoint), *(["--statistics", str(statistics)] if statistics else [])]
+    predict = [*network, "--images", images, "--polylines", labels, "--out", str(out / "heights.csv")]
+    given = {field.name.replace("_", "-"): getattr(paths, field.name) for field in fields(paths)}
+    release = [word for flag, path in given.items() if path is not None for word in (f"--{flag}", str(path))]
+    export = [*network, *release, "--format", "torch", "--out", str(out / "model.pt2")]
+    return {
+        "open the report": f"{opener or f'{this_python()} -m webbrowser'} {shlex.quote(str(out / 'report.html'))}",
+        "predict heights": f"{other_program('predict', 'train.predict')} {shlex.join(predict)}",
+        "export the network": f"{other_program('export', 'train.export')} {shlex.join(export)}",
+    }
+
+
+def _write(out: Path, console: RunConsole, evaluation: Evaluation, then: dict[str, str], **page: Any) -> None:
+    """Write the two files and print the scores and `then`; `page`: the other arguments of `write_report`."""
+    console.stage("writing the report")
     from .report.page import write_report
 
     write_predictions(out / "predictions.csv", evaluation.predictions)
     write_report(out / "report.html", evaluation, **page)
-    console.console.print(score_table(evaluation))
     console.note(f"report: {out / 'report.html'}")
+    console.result(evaluation, then)
 
 
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
-        evaluate_checkpoint(
-            command.parse(Arguments, argv, module="train.evaluate", description=__doc__, aliases=ALIASES)
-        )
+        arguments = command.parse(Arguments, argv, module="train.evaluate", description=__doc__, aliases=ALIASES)
+        with RunConsole(open_console(arguments.progress)) as console:
+            evaluate_checkpoint(arguments, console)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import track
+from dali_pipes.console import activity, open_console
 
 if TYPE_CHECKING:
     import torch
@@ -57,13 +56,13 @@ def alternate(
     `clock` returns seconds; `time.process_time` counts CPU time, which other programs do not change.
     """
     rates: dict[str, list[float]] = {name: [] for name in works}
-    console = Console(stderr=True)
     turns = [name for i in range(warm_up + repeats) for name in works]
-    for i, name in enumerate(track(turns, "measuring", console=console, disable=not console.is_terminal)):
-        began = clock()
-        samples = works[name]()
-        if i >= warm_up * len(works):
-            rates[name].append(samples / (clock() - began))
+    with activity(open_console(stderr=True), "measuring", len(turns)) as shown:
+        for i, name in enumerate(shown.track(turns)):
+            began = clock()
+            samples = works[name]()
+            if i >= warm_up * len(works):
+                rates[name].append(samples / (clock() - began))
     return {name: Rate.of(values) for name, values in rates.items()}
 
 

@@ -18,7 +18,18 @@ import numpy as np
 
 from dali_pipes.units import number
 
-from .metrics import CLOSED_FORM, LINEAR, MEAN, Baselines, Float64, Scores, score
+from .metrics import (
+    CALIBRATED,
+    CLOSED_FORM,
+    LINEAR,
+    MEAN,
+    NETWORK,
+    POOLED,
+    Baselines,
+    Float64,
+    Scores,
+    score,
+)
 from .predictions import Predictions
 from .uncertainty import UncertaintyScores
 
@@ -119,6 +130,16 @@ class Evaluation:
         """The largest part with finite predictions in which every scene was seen in training, or none was."""
         sides = (part for part in self.parts if part.uncertainty and (part.predictions.seen == seen).all())
         return max(sides, key=len, default=None)
+
+
+HEADLINE = (NETWORK, CALIBRATED, POOLED, LINEAR, MEAN)
+"""The predictors in the short table of the console and of the report."""
+
+
+def headline_rows(evaluation: Evaluation) -> list[ScoreRow]:
+    """The scores of `HEADLINE` on the first group; an uncalibrated network has one row less. Empty without samples."""
+    rows = evaluation.groups[0].rows if evaluation.groups else {}
+    return [rows[predictor] for predictor in HEADLINE if predictor in rows]
 
 
 def _part(name: Literal["all", "seen", "unseen"], predictions: Predictions, baselines: Baselines) -> Part:
