@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure.data import unpack, whole_batches
-from bench.measure.report import grid, report
+from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, alternate, finish, ratio
 from bench.step import network
 from dali_pipes import SampleTable
@@ -60,7 +60,7 @@ Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Output):
     """Measure whole epochs, and the time to a target RMSE."""
 
     release: Path | None = None
@@ -92,6 +92,7 @@ class Arguments:
     """Part 2: epochs of reference, which has 40 as a preset; fast gets the same share of its own."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, batch_size=self.batch_size, repeats=self.repeats, epochs=self.epochs)
         at_least(0, seeds=self.seeds)
         at_least(32, size=self.size, target_size=self.target_size)
@@ -314,7 +315,9 @@ def main(argv: list[str]) -> None:
             if arguments.seeds:
                 results["to_target"] = to_target(arguments, release, scratch)
                 tables.append(target_table(results["to_target"]))
-        report(tables, {"bench": "epoch", **asdict(arguments), **results}, choose_device(arguments.device))
+        report(
+            tables, {"bench": "epoch", **asdict(arguments), **results}, choose_device(arguments.device), arguments.json
+        )
 
 
 if __name__ == "__main__":

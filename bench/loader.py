@@ -22,7 +22,7 @@ from rich.table import Table
 
 from bench.measure import fresh
 from bench.measure.data import linked_release, unpack, whole_batches
-from bench.measure.report import grid, report
+from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, Work, alternate, finish, ratio
 from dali_pipes import SampleTable
 from dali_pipes.command import at_least, parse
@@ -40,7 +40,7 @@ TIMES = (1, 10, 100)
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Output):
     """Measure the throughput of loading."""
 
     release: Path | None = None
@@ -61,6 +61,7 @@ class Arguments:
     """Batches to stream before memory is measured."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, batch_size=self.batch_size, repeats=self.repeats, batches=self.batches)
         at_least(32, size=self.size)
         at_least(self.batch_size, "a batch", samples=self.samples, tiles=self.tiles)
@@ -240,7 +241,9 @@ def main(argv: list[str]) -> None:
             first_batch_table(results["first_batch"], arguments.tiles),
             memory_table(results["memory"]),
         ]
-        report(tables, {"bench": "loader", **asdict(arguments), **results}, choose_device(arguments.device))
+        report(
+            tables, {"bench": "loader", **asdict(arguments), **results}, choose_device(arguments.device), arguments.json
+        )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ import numpy as np
 from rich.table import Table
 
 from bench.measure.data import repeated
-from bench.measure.report import grid, report
+from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, Work, alternate
 from dali_pipes import SampleTable
 from dali_pipes.batches.view import WHOLE_TILE
@@ -52,7 +52,7 @@ BATCHES = 8  # read per call
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Output):
     """Measure how the cost per sample grows."""
 
     release: Path | None = None
@@ -73,6 +73,7 @@ class Arguments:
     """File for a figure, .svg, .png or .pdf. Default: no figure."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, ranks=self.ranks, batch_size=self.batch_size, repeats=self.repeats)
         at_least(32, size=self.size)
         at_least(FEWEST, samples=self.samples)
@@ -231,7 +232,7 @@ def main(argv: list[str]) -> None:
             for growing, costs in (("samples", growth.by_samples), ("ranks", growth.by_ranks))
         }
         results = {"bench": "scale", **asdict(arguments), **growth._asdict(), "dearest_over_cheapest": flatness}
-        report(tables_of(growth), results, device)
+        report(tables_of(growth), results, device, arguments.json)
 
 
 if __name__ == "__main__":

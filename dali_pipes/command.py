@@ -121,17 +121,17 @@ def _registry() -> ConstructorRegistry:
     return registry
 
 
-def check_out(out: Path) -> None:
-    """Raise InputError if no file can be written to `out`; commands call this before they start."""
+def check_out(out: Path, flag: str = "--out") -> None:
+    """Raise InputError if no file can be written to `out`, which `flag` named; commands call this before they start."""
     folder = out.absolute().parent
     if not folder.is_dir():
-        raise InputError(f"--out {out} lies in no folder; make {out.parent} first")
+        raise InputError(f"{flag} {out} lies in no folder; make {out.parent} first")
     if out.is_dir():
-        raise InputError(f"--out takes a file, found a folder at {out}")
+        raise InputError(f"{flag} takes a file, found a folder at {out}")
     try:
         tempfile.TemporaryFile(dir=folder).close()  # permission bits do not show a read-only file system
     except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror}; choose another folder") from None
+        raise InputError(f"{flag} {out} cannot be written: {error.strerror}; choose another folder") from None
 
 
 def check_out_folder(out: Path) -> None:

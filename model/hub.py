@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import BackboneError
 
@@ -41,9 +41,7 @@ def check_download(backbone: str) -> None:
     if cached_weights(backbone):
         return
     if constants.HF_HUB_OFFLINE:
-        raise BackboneError(
-            not_downloaded(backbone, f"HF_HUB_OFFLINE is set, and nothing is in {constants.HF_HUB_CACHE}")
-        )
+        refuse_download(backbone, f"HF_HUB_OFFLINE is set, and nothing is in {constants.HF_HUB_CACHE}")
     patience = max(PATIENCE, float(os.environ.get("HF_HUB_ETAG_TIMEOUT", 0)))
     answers: list[str] = []
     # A thread, since a timeout of the request counts from each address and from each byte anew.
@@ -52,7 +50,7 @@ def check_download(backbone: str) -> None:
     request.join(patience)
     fault = answers[0] if answers else f"no answer within {patience:.0f} s"
     if fault:
-        raise BackboneError(not_downloaded(backbone, f"{constants.ENDPOINT}: {fault}"))
+        refuse_download(backbone, f"{constants.ENDPOINT}: {fault}")
 
 
 def _fault(endpoint: str, patience: float) -> str:
@@ -66,9 +64,9 @@ def _fault(endpoint: str, patience: float) -> str:
     return f"HTTP status {response.status_code}" if response.status_code in GATEWAY_ERRORS else ""
 
 
-def not_downloaded(backbone: str, reason: str) -> str:
-    """The sentence for the user when the weights of ImageNet cannot be downloaded."""
-    return (
+def refuse_download(backbone: str, reason: str) -> NoReturn:
+    """Raise BackboneError, which says that the weights of ImageNet cannot be downloaded, and what to do."""
+    raise BackboneError(
         f"the ImageNet weights of {backbone} could not be downloaded from the Hugging Face hub ({reason});"
         f" download timm's model.safetensors of {backbone} elsewhere and pass --weights FILE, or train from random"
         " weights with --weights none"

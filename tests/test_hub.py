@@ -16,6 +16,7 @@ import torch
 
 import model.hub
 from model import BackboneError, HeightRegressor
+from model.backbone import with_tag
 from model.hub import cached_weights, check_download
 
 
@@ -96,7 +97,7 @@ def test_offline_mode_asks_no_one(silent: None, monkeypatch: pytest.MonkeyPatch)
 def test_weights_in_the_cache_need_no_network(silent: None, tmp_path: Path) -> None:
     put_into_cache(tmp_path, "convnext_atto_ols.a2_in1k")  # of another backbone
     assert cached_weights("convnext_atto") is None
-    tag = timm.get_pretrained_cfg("convnext_atto").hf_hub_id.removeprefix("timm/")
+    tag = with_tag("convnext_atto")
     file = put_into_cache(tmp_path, tag)
     assert cached_weights("convnext_atto") == cached_weights(tag) == file
     check_download("convnext_atto")
