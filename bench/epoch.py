@@ -2,7 +2,7 @@
 
     python -m bench.epoch --release runs/release --repeats 5 --seeds 3
 
-It prints two tables, and one JSON object as the last line.
+It prints two tables; bench/measure/report.py describes the JSON object with all results.
 
 1. Epochs of training, without validation; all take turns. The reference reads loose files with a DataLoader of two
    workers, steps in eager fp32 NCHW, and calls `loss.item()` after each step. Ours uses the loader, streamed and
@@ -40,6 +40,7 @@ from bench.step import network
 from dali_pipes import SampleTable
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
+from dali_pipes.release.paths import ALIASES
 from model import BackboneError
 from train.recipe.config import Config
 from train.recipe.presets import PRESETS
@@ -303,7 +304,7 @@ def target_table(races: Sequence[Mapping[str, Any]]) -> Table:
 def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(BackboneError), tempfile.TemporaryDirectory() as folder:
-        arguments = parse(Arguments, argv, module="bench.epoch", description=__doc__)
+        arguments = parse(Arguments, argv, module="bench.epoch", description=__doc__, aliases=ALIASES)
         from bench.render.release import given_or_rendered
         from train.machine.choices import choose_device
 

@@ -2,7 +2,7 @@
 
     python -m bench.index runs/release --repeats 5 --records 1000000
 
-It prints three tables, and one JSON object as the last line.
+It prints three tables; bench/measure/report.py describes the JSON object with all results.
 
 1. Cold: the index of the training split is built (labels, checksums, headers, a full decode of each image, cache
    written). The baselines only decode the same tiles with as many threads: DALI, which decodes in training; OpenCV; and

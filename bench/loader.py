@@ -27,6 +27,7 @@ from bench.measure.timing import Rate, Work, alternate, finish, ratio
 from dali_pipes import SampleTable
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
+from dali_pipes.release.paths import ALIASES
 
 if TYPE_CHECKING:
     import torch
@@ -230,7 +231,7 @@ def memory_table(memory: Sequence[dict[str, int]]) -> Table:
 def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(), tempfile.TemporaryDirectory() as scratch:
-        arguments = parse(Arguments, argv, module="bench.loader", description=__doc__)
+        arguments = parse(Arguments, argv, module="bench.loader", description=__doc__, aliases=ALIASES)
         from bench.render.release import given_or_rendered
         from train.machine.choices import choose_device
 

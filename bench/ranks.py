@@ -2,7 +2,7 @@
 
     python -m bench.ranks --ranks 2 --backbone convnext_tiny
 
-It prints two tables, and one JSON object as the last line.
+It prints two tables; bench/measure/report.py describes the JSON object with all results.
 
 1. Steps of the same network on a random batch per rank, first on one process alone, then on `--ranks` processes of this
    machine under DDP as in training. Efficiency is the step time alone, divided by the step time of all ranks.

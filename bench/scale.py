@@ -2,7 +2,7 @@
 
     python -m bench.scale --release runs/release --figure runs/scale.svg
 
-It prints two tables, and one JSON object as the last line. All costs are CPU time per sample of one rank on a host,
+It prints two tables; bench/measure/report.py describes the JSON object with all results. All costs are CPU time per sample of one rank on a host,
 which other programs do not change.
 
 1. Samples: one rank on tables of 10³ … `--samples` rows. `plan` is every step of a whole epoch. `source` is a few
@@ -39,6 +39,7 @@ from dali_pipes.batches.view import WHOLE_TILE
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
+from dali_pipes.release.paths import ALIASES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -218,7 +219,7 @@ def _draw(axes: Axes, costs: dict[str, dict[int, Rate]], label: str) -> None:
 def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
-        arguments = parse(Arguments, argv, module="bench.scale", description=__doc__)
+        arguments = parse(Arguments, argv, module="bench.scale", description=__doc__, aliases=ALIASES)
         from bench.render.release import given_or_rendered
         from train.machine.choices import choose_device
 

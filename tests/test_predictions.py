@@ -64,7 +64,9 @@ def test_a_narrow_terminal_cuts_no_score(official: Predictions) -> None:
         console.print(score_table(evaluation))
         printed = console.export_text()
         assert "…" not in printed
-        rows = evaluation.groups[0].rows
+        part = evaluation.leading
+        assert part is not None
+        rows = part.rows
         assert [name for name in HEADLINE if name in printed] == [name for name in HEADLINE if name in rows]
         assert all(f"{rows[name].scores.rmse:.2f}" in printed for name in HEADLINE)
         assert "80 samples in 20 scenes" in printed

@@ -29,6 +29,7 @@ from bench.measure.report import Output, as_markdown, as_plain, report
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
+from dali_pipes.release.paths import ALIASES
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def planned(arguments: Arguments) -> list[Run]:
 def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
-        arguments = parse(Arguments, argv, module="bench.ablate", description=__doc__)
+        arguments = parse(Arguments, argv, module="bench.ablate", description=__doc__, aliases=ALIASES)
         from bench.ablate.runs import results_of
         from bench.ablate.tables import draw, tables_of
         from train.machine.choices import choose_device

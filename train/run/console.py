@@ -127,12 +127,11 @@ def score_table(evaluation: Evaluation) -> Group:
     table.add_column("", overflow="fold")  # a narrow terminal may wrap names, but must not cut numbers
     for name in ("RMSE", "MAE", "bias", "NLL"):
         table.add_column(name, justify="right", no_wrap=True)
-    rows = headline_rows(evaluation)
+    rows, part = headline_rows(evaluation), evaluation.leading
     for row in rows:
         table.add_row(cell(row.title), *row.figures, style="bold cyan" if row.predictor == NETWORK else None)
-    if not rows:
+    if part is None:
         return Group("no samples were evaluated")
-    part = evaluation.groups[0]
     samples = f"{count(len(part), 'sample')} in {count(part.scenes, 'scene')}"
     line = f"Heights in metres: {part.title}, {samples}; scenes seen in training: {rows[0].seen}"
     optimistic = ["optimistic: the best epoch was chosen on these samples"] if part.optimistic else []

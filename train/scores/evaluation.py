@@ -23,6 +23,7 @@ from .metrics import (
     CLOSED_FORM,
     LINEAR,
     MEAN,
+    MIN_SCENES_FOR_INTERVAL,
     NETWORK,
     POOLED,
     Baselines,
@@ -104,7 +105,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions and their scores. The headline is about the first group: in a run, "validation"."""
+    """Predictions and their scores. The headline is about the `leading` part."""
 
     predictions: tuple[Predictions, ...]
     parts: tuple[Part, ...]
@@ -126,6 +127,23 @@ class Evaluation:
         """The whole groups that have samples."""
         return [part for part in self.parts if part.name == "all" and len(part)]
 
+    @property
+    def leading(self) -> Part | None:
+        """The part that answers how good the network is: of scenes not seen in training, else the first group.
+
+        A part that did not choose the best epoch comes first if it has enough scenes, then the largest one. None
+        without samples.
+        """
+        unseen = [part for part in self.parts if part.uncertainty and not part.predictions.seen.any()]
+        independent = [part for part in unseen if not part.optimistic and part.scenes >= MIN_SCENES_FOR_INTERVAL]
+        return max(independent or unseen, key=len, default=next(iter(self.groups), None))
+
+    @property
+    def second(self) -> Part | None:
+        """The part shown next to the leading one: of scenes seen in training, else the next group."""
+        others = [self.largest(seen=True), *self.groups]
+        return next((part for part in others if part is not None and part is not self.leading), None)
+
     def largest(self, *, seen: bool) -> Part | None:
         """The largest part with finite predictions in which every scene was seen in training, or none was."""
         sides = (part for part in self.parts if part.uncertainty and (part.predictions.seen == seen).all())
@@ -137,8 +155,8 @@ HEADLINE = (NETWORK, CALIBRATED, POOLED, LINEAR, MEAN)
 
 
 def headline_rows(evaluation: Evaluation) -> list[ScoreRow]:
-    """The scores of `HEADLINE` on the first group; an uncalibrated network has one row less. Empty without samples."""
-    rows = evaluation.groups[0].rows if evaluation.groups else {}
+    """The scores of `HEADLINE` on the leading part; an uncalibrated network has one row less. Empty without samples."""
+    rows = evaluation.leading.rows if evaluation.leading else {}
     return [rows[predictor] for predictor in HEADLINE if predictor in rows]
 
 
