@@ -2,8 +2,8 @@
 
     python -m bench.scale --release runs/release --figure runs/scale.svg
 
-It prints two tables; bench/measure/report.py describes the JSON object with all results. All costs are CPU time per sample of one rank on a host,
-which other programs do not change.
+It prints two tables; bench/measure/report.py describes the JSON object. All costs are CPU time per sample of one rank
+on a host, which other programs do not change.
 
 1. Samples: one rank on tables of 10³ … `--samples` rows. `plan` is every step of a whole epoch. `source` is a few
    batches of bytes and masks, as DALI requests them. `bench.loader` measures the memory of streaming.

@@ -25,7 +25,7 @@ from .units import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.padding import Padding
+    from rich.constrain import Constrain
     from rich.text import Text
 
 _NO_BREAK = "\N{NO-BREAK SPACE}"  # between a number and its unit
@@ -202,8 +202,8 @@ class _Bar(Activity):
     def _hide(self) -> None:
         self._live.stop()
 
-    def _drawn(self) -> Padding:
-        from rich.padding import Padding
+    def _drawn(self) -> Constrain:
+        from rich.constrain import Constrain
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
@@ -219,4 +219,4 @@ class _Bar(Activity):
         both.add_row(line)
         if self.figures:
             both.add_row(cell(f"  {self.figures}"), style="dim")
-        return Padding(both, (0, 2, 0, 0))  # else the echo of Ctrl-C would begin another line
+        return Constrain(both, self.console.width - 2)  # else the echo of Ctrl-C would begin another line
