@@ -18,7 +18,7 @@ from dali_pipes.samples.polylines import read_polylines, table_of
 from dali_pipes.samples.via import MOST_PIXELS
 
 from ..engine.step import Forward
-from ..engine.trained import Trained, calibrate_and_pool, forward_of, load_trained, predict
+from ..engine.trained import Trained, calibrate_and_pool, finite, forward_of, load_trained
 from ..machine.choices import choose_device
 from ..scores.pooling import Pooling
 from ..scores.predictions import Predictions
@@ -75,7 +75,7 @@ class HeightModel:
         )
         with Progress(console=console, disable=not console.is_terminal) as progress:
             shown = partial(progress.track, total=len(loader), description="predicting")
-            raw_mu, raw_sigma = predict(self.forward, loader, self.trained.target, shown)
+            raw_mu, raw_sigma = finite(self.forward, loader, self.trained.target, shown)
         loader.close()
         unseen = np.zeros(len(table), bool)
         raw = Predictions("requested", "The polylines to predict.", table, raw_mu, raw_sigma, unseen)

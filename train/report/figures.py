@@ -125,10 +125,12 @@ def curves(history: Sequence[Mapping[str, Any]], measured_on: Part | None) -> li
 def rmse_by_epoch(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """RMSE in metres by epoch, one line per run (by name), on the samples that choose the best epoch of the run."""
     figure, axes = blank_figure(6.0, 4.0)
-    for name, history in histories.items():
-        axes.plot(*series(history, "rmse"), "o-", markersize=2.5, linewidth=1.2, label=name)
+    lines = [axes.plot(*series(run, "rmse"), "o-", markersize=2.5, linewidth=1.2)[0] for run in histories.values()]
     axes.set(xlabel="epoch", ylabel="RMSE on the samples that choose the epoch, m", yscale="log")
-    axes.legend(frameon=False)
+    legend = axes.legend(lines, map(str, range(len(lines))), frameon=False)
+    for text, name in zip(legend.get_texts(), histories, strict=True):  # a legend would read $ as a formula, and skip _
+        text.set_parse_math(False)
+        text.set_text(name)
     return figure
 
 
