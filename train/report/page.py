@@ -48,8 +48,9 @@ def write_report(
 
     `history`: one mapping per epoch with any of epoch, train_loss, rmse, mae, nll, learning_rate, samples_per_s,
     data_wait (share of the epoch's time, 0 to 1) and seconds; rmse, mae (metres) and nll are those of the group that
-    chose the best epoch. It may be empty. `config`: nested. `training`: any of release, samples, tiles, scenes,
-    left_out (reason → count) and seconds. A value of `config`, `environment` or `training` may be None.
+    chose the best epoch. It may be empty. `config`: nested. `training`: any of release, audit (of the labels, as a
+    sentence), samples, tiles, scenes, left_out (reason → count) and seconds. A value of `config`, `environment` or
+    `training` may be None.
     """
     groups = [part.predictions for part in evaluation.groups]
     shown = findings.uncertainty_part(evaluation)
@@ -64,6 +65,7 @@ def write_report(
         title=title,
         headline=findings.headline(evaluation),
         findings=[sentence for sentence in about_scenes if sentence],
+        audit=training.get("audit", ""),
         parts=evaluation.parts,
         scatters=[(group, scatter(group)) for group in groups],
         curves=curves(history, measured_on),
@@ -75,7 +77,7 @@ def write_report(
         account=findings.account(shown) if shown else [],
         uncertainty_figures=uncertainty_figures(shown) if shown else [],
         left_out=dict(training.get("left_out") or {}),
-        training={key: value for key, value in training.items() if key != "left_out"},
+        training={key: value for key, value in training.items() if key not in ("audit", "left_out")},
         config=list(flatten(config)),
         environment=environment,
         NETWORK=NETWORK,
