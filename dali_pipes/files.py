@@ -36,6 +36,8 @@ def read_bounded(path: Path, most: int) -> bytes:
     """Return the bytes of a regular file of at most `most` bytes. Raises OSError for any other file."""
     with open_regular(path, most) as file:
         data = file.read(most + 1)  # the files of /proc have a size of 0
+    if data is None:  # of a regular file only in /proc, such as /proc/kmsg
+        raise OSError(errno.EAGAIN, "it has no data yet", str(path))
     if len(data) > most:
         raise _too_large(path, most)
     return data

@@ -20,7 +20,8 @@ from dali_pipes.release.paths import ReleasePaths
 
 from .config import Config, flatten
 
-LARGEST_SETTINGS = 256 << 10  # bytes of a file with settings or counts; config.json has 2 kB
+DEEPEST = 8  # levels of YAML
+LARGEST_SETTINGS = 64 << 10  # bytes of a file with settings or counts; config.json has 2 kB
 
 
 def flags_of_file(path: Path) -> list[str]:
@@ -97,10 +98,20 @@ def is_settings(value: Any) -> TypeGuard[dict[str, Any]]:
 
 
 class _WithoutAliases(yaml.SafeLoader):
-    """Plain values without aliases: a few aliases of aliases make a small file as large as the memory."""
+    """Plain values without aliases: a few aliases of aliases make a small file as large as the memory.
+
+    Deeper levels than those of config.json end the reading, because the time grows with their square.
+    """
+
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Raise YAMLError for an alias."""
+        """Raise YAMLError for an alias, and for a value that is nested too deeply."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"the alias *{self.peek_event().anchor}, which is not supported: repeat its value")
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.YAMLError(f"more than {DEEPEST} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
