@@ -93,7 +93,9 @@ def test_only_scripts_of_the_templates_are_permitted(tmp_path: Path) -> None:
 def test_a_name_in_a_figure_is_no_formula() -> None:
     names = ("a $x^2$ b", r"$\frac{", "_hidden", "plain")
     figure = rmse_by_epoch({name: [{"epoch": 1, "rmse": 3.0}] for name in names})
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(names)
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == list(names)
     to_svg(figure, "names", "salt")  # a broken formula would raise here
 
 
