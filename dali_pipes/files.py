@@ -1,4 +1,7 @@
-"""Files that are written whole or not at all, even across a crash or a power cut, and a lock between processes.
+"""Files that are read up to a limit, or written whole or not at all, even across a crash; a lock between processes.
+
+    data = read_bounded(path, 1 << 20)      never waits for a pipe, never reads a device or a larger file
+
 
     write_text(path, text)
     write_whole(path, lambda file: torch.save(contents, file))
@@ -16,6 +19,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +30,47 @@ ABANDONED_S = 24 * 3600  # without locks, an unfinished file that nobody wrote t
 
 # What opening or fsyncing a folder raises where the file system or its permissions do not allow it.
 _NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM)
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return the bytes of a regular file of at most `most` bytes. Raises OSError for any other file."""
+    with open_regular(path, most) as file:
+        data = file.read(most + 1)  # the files of /proc have a size of 0
+    if data is None:  # of a regular file only in /proc, such as /proc/kmsg
+        raise OSError(errno.EAGAIN, "it has no data yet", str(path))
+    if len(data) > most:
+        raise _too_large(path, most)
+    return data
+
+
+def read_text(path: Path, most: int) -> str:
+    """Return a file of at most `most` bytes as UTF-8. Raises OSError as `read_bounded` does, and UnicodeDecodeError."""
+    return read_bounded(path, most).decode("utf-8")
+
+
+def open_regular(path: Path, most: int | None = None) -> BinaryIO:
+    """Open a regular file for reading, without waiting; links are followed.
+
+    Raises OSError for a folder, a pipe, a socket or a device, and for a file of more than `most` bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)  # a pipe would wait for a writer
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
+            kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
+            raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+        if most is not None and status.st_size > most:
+            raise _too_large(path, most)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _too_large(path: Path, most: int) -> OSError:
+    limit = f"{most >> 20} MiB" if most >= 1 << 20 else f"{most >> 10} KiB"
+    return OSError(errno.EFBIG, f"it has more than the {limit} allowed", str(path))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -45,8 +90,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     The file `file.name` has the suffix of `path`; a library may write to that name, but must not replace the file.
     Order: fsync of the file, rename, fsync of the folder. On an exception `path` is as before, and the new file is
-    deleted. A link at `path` is replaced, not followed. Raises OSError.
+    deleted. A link at `path` is replaced, not followed; a pipe or a device stays, such as /dev/null. Raises OSError.
     """
+    if os.path.lexists(path) and not stat.S_ISREG(mode := path.lstat().st_mode) and not stat.S_ISLNK(mode):
+        raise OSError(errno.EINVAL, "it is no file that can be replaced", str(path))
     sweep(path)
     file = _create(path)
     unfinished = Path(file.name)

@@ -97,6 +97,7 @@ def report(run: FinishedRun) -> None:
         environment=training.environment,
         training={
             "release": str(run.paths.release),
+            "audit": run.verdict.sentence,
             "split": training.config.data.split,
             **run.datasets.counts()["training"],
             "seconds": sum(record["seconds"] for record in training.history),

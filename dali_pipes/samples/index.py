@@ -43,6 +43,7 @@ from ..files import alone, write_text
 from ..release.find import open_split
 from ..release.members import Members
 from ..release.paths import ReleasePaths, Split
+from .csv_text import escaped
 from .jpeg import JpegHeader, pixels_only, usable_header
 from .labels import LeftOut
 from .table import SampleTable
@@ -206,7 +207,7 @@ def _write_listing(path: Path, left_out: Sequence[LeftOut]) -> None:
     text = io.StringIO(newline="")
     rows = csv.writer(text)
     rows.writerow(LeftOut._fields)
-    rows.writerows((item.file, item.region, item.reason.value) for item in left_out)
+    rows.writerows((escaped(item.file), item.region, item.reason.value) for item in left_out)
     write_text(path, text.getvalue())
 
 

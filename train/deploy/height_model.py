@@ -15,7 +15,7 @@ from dali_pipes.samples.picture import open_pictures
 from dali_pipes.samples.polylines import read_polylines, table_of
 
 from ..engine.step import Forward
-from ..engine.trained import Trained, calibrate_and_pool, forward_of, load_trained, predict
+from ..engine.trained import Trained, calibrate_and_pool, finite, forward_of, load_trained
 from ..machine.choices import choose_device
 from ..scores.pooling import Pooling
 from ..scores.predictions import Predictions
@@ -78,7 +78,7 @@ class HeightModel:
             statistics=self.trained.statistics,
         )
         with activity(console, "predicting", len(loader)) as shown:
-            raw_mu, raw_sigma = predict(self.forward, loader, self.trained.target, shown.track)
+            raw_mu, raw_sigma = finite(self.forward, loader, self.trained.target, shown.track)
         loader.close()
         unseen = np.zeros(len(table), bool)
         raw = Predictions("requested", "The polylines to predict.", table, raw_mu, raw_sigma, unseen)

@@ -11,6 +11,7 @@ from torch.distributed import is_torchelastic_launched
 from dali_pipes.batches.wheel import check_dali
 from dali_pipes.console import open_console
 from dali_pipes.errors import InputError
+from dali_pipes.inspect.verdict import Verdict, judge
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import DEVELOPMENT
 from dali_pipes.units import count
@@ -41,6 +42,7 @@ class FinishedRun:
     paths: ReleasePaths
     folder: RunFolder
     datasets: Datasets
+    verdict: Verdict
     training: Training
     console: RunConsole
     tracker: Tracker
@@ -72,6 +74,8 @@ def train(
             mark_started()
             with local_rank_zero_first(place):
                 datasets = _load_datasets(config, paths, console)
+            verdict = judge(datasets.by_name())
+            _report_labels(verdict, paths, console, accept=config.data.accept_labels)
             _warn_of_few_scenes(datasets, console)
             console.stage(f"building {config.backbone}")
             training = Training(config, device, datasets, console, paths.index_cache, place)
@@ -79,11 +83,12 @@ def train(
             _restore(training, folder, console)
             if place.is_rank_zero:
                 samples = {**paths.given(), "split": str(config.division()), **datasets.counts()}
+                samples["audit"] = verdict.sentence
                 folder.create(training.environment, samples, training.history)
             tracker = open_tracker(out) if place.is_rank_zero else Tracker()
             with signals.remembered(), CheckpointWriter() as writer:
                 Loop(training, folder, signals, writer, console, tracker, deadline).fit()
-    return FinishedRun(paths, folder, datasets, training, console, tracker)
+    return FinishedRun(paths, folder, datasets, verdict, training, console, tracker)
 
 
 def _check_before_reading(config: Config, place: Place, out: Path) -> None:
@@ -101,6 +106,16 @@ def _check_before_reading(config: Config, place: Place, out: Path) -> None:
     check_backbone(config.backbone, config.initial_weights)
     if config.init_from and not (out / "last.pt").exists():
         checkpoint.check_exists(checkpoint_of(Path(config.init_from)))
+
+
+def _report_labels(verdict: Verdict, paths: ReleasePaths, console: RunConsole, *, accept: bool) -> None:
+    """Print what the audit of the labels finds. Raises InputError if it is more than chance explains."""
+    if verdict.beyond_chance and not accept:
+        raise InputError(
+            f"{verdict.sentence}: more than chance explains; python -m dali_pipes {paths.release} shows them; correct"
+            " them, or train on them with --accept-labels"
+        )
+    console.note(verdict.sentence)
 
 
 def _warn_of_few_scenes(datasets: Datasets, console: RunConsole) -> None:

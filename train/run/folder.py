@@ -29,10 +29,11 @@ import torch
 
 from dali_pipes.command import check_out_folder
 from dali_pipes.errors import InputError
-from dali_pipes.files import write_text, write_whole
+from dali_pipes.files import read_text, write_text, write_whole
 from model import checkpoint
 
 from ..recipe.config import Config, differences
+from ..recipe.flags import LARGEST_SETTINGS, is_settings
 
 History = list[dict[str, Any]]
 
@@ -213,14 +214,10 @@ def _cause(error: BaseException) -> str:
 def _read_settings(path: Path) -> dict[str, Any]:
     before = None
     with suppress(OSError, ValueError, RecursionError):
-        before = json.loads(path.read_text("utf-8"))
-    if not isinstance(before, dict) or any(_depth_exceeds_two(value) for value in before.values()):
+        before = json.loads(read_text(path, LARGEST_SETTINGS))
+    if not is_settings(before):
         raise InputError(f"expected the configuration of a run at {path}, found none; choose another --out")
     return before
-
-
-def _depth_exceeds_two(part: Any) -> bool:
-    return isinstance(part, dict) and any(isinstance(value, dict) for value in part.values())
 
 
 def checkpoint_of(run: Path) -> Path:
