@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import chain, count, pairwise
@@ -27,6 +28,7 @@ from model import BackboneError, CheckpointError
 from .recipe.config import ALIASES, Config
 from .recipe.flags import flags_of_file, flags_of_run
 from .recipe.presets import PRESETS, Preset
+from .run.lease import lease
 from .run.place import LostRank, Place, one_error_per_node
 from .run.signals import Signals, Stopped, ignore_echoes
 
@@ -121,8 +123,12 @@ def default_out(preset: str, place: Place) -> Path:
 def run(
     config: Config, release: ReleasePaths | Path, out: Path, *, resume: bool, console: RunConsole | None = None
 ) -> None:
-    """Train on every rank, then write the report on rank 0. Arguments and errors are those of `train`."""
-    with Signals():  # also between training and report, and while torch is imported
+    """Train on every rank, then write the report on rank 0. Arguments and errors are those of `train`.
+
+    Meanwhile no other process can write into `out`.
+    """
+    only_writer = lease(out) if Place.from_environment().is_rank_zero else nullcontext()
+    with Signals(), only_writer:  # also between training and report, and while torch is imported
         from .engine.run import train
         from .evaluate import report
 

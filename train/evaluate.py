@@ -22,6 +22,7 @@ from model import BackboneError, CheckpointError
 
 from .recipe.data import default_index_folder
 from .run.console import RunConsole, score_table
+from .run.lease import check_still_ours, lease
 from .scores.evaluation import Evaluation
 from .scores.predictions import write_predictions
 
@@ -66,6 +67,7 @@ def report(run: FinishedRun) -> None:
     from .engine.run import evaluate_best
     from .report.figures import rmse_by_epoch
 
+    check_still_ours(run.folder.path)
     training, config = run.training, asdict(run.training.config)
     predictions = evaluate_best(run)
     _write(
@@ -134,9 +136,9 @@ def _write(out: Path, console: RunConsole, evaluation: Evaluation, **page: Any) 
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
-        evaluate_checkpoint(
-            command.parse(Arguments, argv, module="train.evaluate", description=__doc__, aliases=ALIASES)
-        )
+        arguments = command.parse(Arguments, argv, module="train.evaluate", description=__doc__, aliases=ALIASES)
+        with lease(arguments.out):
+            evaluate_checkpoint(arguments)
 
 
 if __name__ == "__main__":
