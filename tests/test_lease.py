@@ -139,7 +139,10 @@ def test_of_several_that_find_a_dead_owner_one_goes_on(tmp_path: Path) -> None:
 def test_the_heartbeat_changes_the_file_and_ends_with_the_run(tmp_path: Path) -> None:
     with lease(tmp_path):
         (path,) = tmp_path.iterdir()
-        seen = {path.read_bytes() for _ in range(20) if not time.sleep(0.02)}
+        seen = set()
+        for _ in range(20):
+            seen.add(path.read_bytes())
+            time.sleep(0.02)
         assert len(seen) > 3
         assert len({len(lines) for lines in seen}) == 1, "it would need more of a full disk"
     assert not [thread for thread in threading.enumerate() if thread.name == "lease"]

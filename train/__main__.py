@@ -29,6 +29,8 @@ from .recipe.config import ALIASES, Config
 from .recipe.flags import flags_of_file, flags_of_run
 from .recipe.presets import PRESETS, Preset
 from .run.lease import lease
+from .run.output import output_may_close
+from .run.parent import end_with_torchrun
 from .run.place import LostRank, Place, one_error_per_node
 from .run.signals import Signals, Stopped, ignore_echoes
 
@@ -139,8 +141,13 @@ def run(
 
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input; run/signals.py lists the statuses of signals."""
+    end_with_torchrun()
     place = Place.from_environment()
-    with exits_with_one_sentence(BackboneError, CheckpointError, LostRank), one_error_per_node(place):
+    with (
+        output_may_close(),
+        exits_with_one_sentence(BackboneError, CheckpointError, LostRank),
+        one_error_per_node(place),
+    ):
         arguments = parse(argv)
         try:
             if arguments.out is None and arguments.resume:
