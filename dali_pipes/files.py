@@ -10,7 +10,7 @@
 
 An unfinished file is in the same folder, so that it can be renamed. Each writer uses its own hidden name, so that two
 writers cannot mix their bytes. It holds a lock on its file. When a process is killed, the kernel frees the lock, and
-the next writer of the same path deletes the file.
+the next writer of the same path, or the next `sweep` of the folder, deletes the file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
@@ -94,7 +96,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     if os.path.lexists(path) and not stat.S_ISREG(mode := path.lstat().st_mode) and not stat.S_ISLNK(mode):
         raise OSError(errno.EINVAL, "it is no file that can be replaced", str(path))
-    sweep(path)
+    sweep(path.parent, f"{escape(_prefix(path))}*")
     file = _create(path)
     unfinished = Path(file.name)
     try:
@@ -112,30 +114,75 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     _fsync_folder(path.parent)
 
 
-def sweep(path: Path) -> None:
-    """Delete the unfinished files of `path` that killed processes left; those of live writers stay.
+def sweep(folder: Path, pattern: str = ".*.unfinished-*") -> None:
+    """Delete the files in `folder` whose names match `pattern` and that killed processes left, by default all of them.
 
-    Where the file system has no locks, only files that nobody wrote to for a day are deleted.
+    Those of live processes stay; see `delete_unless_held`. A folder that cannot be read is not an error.
     """
     with suppress(OSError):
-        for name in os.listdir(path.parent):
-            if name.startswith(_prefix(path)):
+        for name in os.listdir(folder):
+            if fnmatchcase(name, pattern):
                 with suppress(OSError):  # another sweep was faster, or the file belongs to somebody else
-                    _delete_if_abandoned(path.with_name(name))
+                    delete_unless_held(folder / name)
+
+
+def delete_unless_held(path: Path) -> bool:
+    """Delete a file unless a process holds a lock on it, as its writer or by `hold`; returns whether it was deleted.
+
+    Where the file system has no locks, a file is deleted only if nobody wrote to it for a day. Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = False
+    except BlockingIOError:
+        held = True
+    except OSError:
+        held = time.time() - os.fstat(descriptor).st_mtime <= ABANDONED_S
+    try:
+        if not held:
+            path.unlink()
+    finally:
+        os.close(descriptor)
+    return not held
+
+
+def hold(path: Path) -> int:
+    """Open `path` for reading, as a descriptor; until it is closed, `delete_unless_held` leaves the file.
+
+    The file's time of modification becomes its time of last use. Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    with suppress(OSError):  # it may belong to somebody else, or lie on a read-only disk
+        os.utime(descriptor)
+    return descriptor
 
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Hold the file `lock`, which stays there, so that other processes wait. Raises OSError if it cannot be opened.
+    """Hold the file `lock`, so that other processes wait, then delete it. Raises OSError if it cannot be made.
 
     Where the file system has no locks nobody waits: others may do the same work at the same time.
     """
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    descriptor = _lock(lock)
     try:
-        _wait_for_lock(descriptor)
         yield
     finally:
+        with suppress(OSError):
+            lock.unlink()  # before the lock is freed: those who wait notice, and make a new file
         os.close(descriptor)
+
+
+def _lock(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        _wait_for_lock(descriptor)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        os.close(descriptor)  # the process that had it has deleted it
 
 
 def _create(path: Path) -> BinaryIO:
@@ -151,22 +198,6 @@ def _create(path: Path) -> BinaryIO:
 
 def _prefix(path: Path) -> str:
     return f".{path.name[:45]}.unfinished-"  # cut: a name of more than 255 bytes is refused
-
-
-def _delete_if_abandoned(unfinished: Path) -> None:
-    descriptor = os.open(unfinished, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        abandoned = True
-    except BlockingIOError:
-        abandoned = False  # its writer is alive
-    except OSError:
-        abandoned = time.time() - os.fstat(descriptor).st_mtime > ABANDONED_S
-    try:
-        if abandoned:
-            unfinished.unlink()
-    finally:
-        os.close(descriptor)
 
 
 def _wait_for_lock(descriptor: int) -> None:

@@ -21,6 +21,7 @@ from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import VALIDATION
 from train.recipe.config import MAY_CHANGE, Config, flattened
 from train.run.console import RunConsole
+from train.run.lease import lease
 from train.scores.evaluation import Evaluation, Part
 from train.scores.metrics import LINEAR
 from train.scores.uncertainty import LEVEL
@@ -90,8 +91,9 @@ def result_of(run: Run, release: Path, folder: Path) -> dict[str, Any]:
 
     began = time.process_time()
     paths = ReleasePaths(release, index_cache=folder.parent / "index-cache")  # all runs use the same tiles
-    finished = train(run.config, paths, folder, resume=True, console=RunConsole(Console(quiet=True)))
-    evaluation = Evaluation.of(evaluate_best(finished), finished.training.baselines)
+    with lease(folder):
+        finished = train(run.config, paths, folder, resume=True, console=RunConsole(Console(quiet=True)))
+        evaluation = Evaluation.of(evaluate_best(finished), finished.training.baselines)
     seconds = time.process_time() - began
     samples = len(finished.datasets.training)
     # The official split shows the effect of knowing the scenes, so its held-out scenes do not count.

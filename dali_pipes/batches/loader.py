@@ -32,7 +32,7 @@ from .mask_cache import PaddingMasks
 from .plan import ONE_RANK, Plan, Shard, TrainingPlan, ValidationPlan
 from .stream import Stream
 from .tile_cache import NO_CACHE, CacheOptions, TileCache
-from .tile_file import open_tiles, tile_path
+from .tile_file import TileFile, open_tiles, tile_path
 from .view import WHOLE_TILE, View
 
 
@@ -53,7 +53,8 @@ class Loader:
     `augmentation`: random changes, new in each epoch.
     `console`: shows the progress where a cache is filled outside an epoch's batches; by default nothing is shown.
 
-    Raises InputError if the table is too small for a batch, an image cannot be decoded, or the disk is full.
+    Raises InputError if the table is too small for a batch, an image cannot be decoded, or a disk cache is damaged or
+    does not fit on its disk.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class Loader:
                 self._cache.put(rows, rgb)
         return self._cache
 
-    def _tiles_on_disk(self) -> Tensor:
+    def _tiles_on_disk(self) -> TileFile:
         folder = self._cache_options.folder
         assert folder is not None  # `CacheOptions` checks it
         first = np.unique(self.frames.picture, return_index=True)[1]

@@ -5,6 +5,7 @@
     samples.json      counts of used and skipped items    best.pt         the network of the lowest RMSE so far
     epoch-0007.pt     last.pt at the end of epoch 7; `--keep` of them. To go back to one, copy it to last.pt
     report.html, predictions.csv                          written after the last epoch
+    .lease-1                                              which process writes here: see lease.py
 
 `last.pt` is authoritative. It also stores the metrics of all epochs, and metrics.jsonl is written from it, so that no
 line is lost or repeated wherever a run stops. `best.pt` is derived from the `last.pt` of the best epoch and written
@@ -34,6 +35,7 @@ from model import checkpoint
 
 from ..recipe.config import Config, differences
 from ..recipe.flags import LARGEST_SETTINGS, is_settings
+from .lease import check_still_ours
 
 History = list[dict[str, Any]]
 
@@ -110,7 +112,11 @@ class RunFolder:
         self._write(self.best, best_of(state if newest else checkpoint.load(kept)))
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
-        """Write `state` to last.pt. `best`: the state is at the end of the best epoch, so write best.pt too."""
+        """Write `state` to last.pt. `best`: the state is at the end of the best epoch, so write best.pt too.
+
+        Raises InputError if a file cannot be written, or if another process has taken over the folder.
+        """
+        check_still_ours(self.path)
         self._write(self.last, state)
         if best:
             self._write(self.best, best_of(state))
