@@ -77,9 +77,11 @@ class Stream:
         stream = (torch.cuda.current_stream(self.device).cuda_stream,) if self._executor == "gpu" else ()
         try:
             images, polyline, sample = self._pipeline.run(*stream)
-        except RuntimeError as error:
+        except Exception as error:
             self._pipeline = None  # DALI's state is undefined after an exception
-            raise InputError(self._undecodable(step, error)) from error
+            if isinstance(error, RuntimeError):
+                raise InputError(self._undecodable(step, error)) from error
+            raise  # of the callback
         if self._executor == "gpu":
             rgb = from_dlpack(images.as_tensor())
         else:
