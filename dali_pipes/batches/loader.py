@@ -36,6 +36,10 @@ from .tile_file import TileFile, open_tiles, tile_path
 from .view import WHOLE_TILE, View
 
 
+FILL_BATCH = 64
+"""Fewest pictures of a batch that fills a cache: a rank's own batch may have two."""
+
+
 class Loader:
     """Epochs of batches from a table of samples. All arguments but `table` and `batch_size` have defaults.
 
@@ -117,6 +121,8 @@ class Loader:
                 images = self._stream.batch(step)
                 if cache:
                     cache.put(rows, images.rgb)
+                    if cache.complete:
+                        self.close()
             yield self._augmented(self._labelled(images), epoch, rows)
 
     def close(self) -> None:
@@ -167,11 +173,12 @@ class Loader:
     def _pictures(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Stream `rows`, one of each picture: rows (B,) and their RGB (B, S, S, 3·V) uint8, batch by batch."""
         frames = self.view.frames(self.table.select(rows), self.frames.size)
-        plan = ValidationPlan(len(rows), self.plan.largest_batch)
+        plan = ValidationPlan(len(rows), max(FILL_BATCH, self.plan.largest_batch))
         stream = Stream(frames, plan, self.device, self.threads)
         with activity(self._console, "filling the cache", plan.steps_per_epoch) as shown:
             for step in shown.track(range(plan.steps_per_epoch)):
                 yield rows[plan.ids(step)], stream.batch(step).rgb
+        stream.close()
 
 
 def _plan(samples: int, batch_size: int, shuffle: bool, shard: Shard) -> Plan:
