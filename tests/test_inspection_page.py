@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from dali_pipes import html
 from dali_pipes.inspect.findings import headline, sections
 from dali_pipes.inspect.inspection import inspect
+from dali_pipes.pages import picture as pictures
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.via import Reason
 from tests.reported import Page
@@ -108,11 +108,11 @@ def test_the_page_and_the_console_show_the_same_findings(flawed: Path, capsys: p
 
 
 def uri(data: bytes, width: int = 64) -> str:
-    return html.tile(lambda: np.frombuffer(data, np.uint8), width, 64, np.zeros((2, 2)))["uri"] or ""
+    return pictures.tile(lambda: np.frombuffer(data, np.uint8), width, 64, np.zeros((2, 2)))["uri"] or ""
 
 
 def test_a_picture_that_opencv_cannot_decode_or_that_is_too_large_has_no_thumbnail() -> None:
     assert uri(PICTURE).startswith("data:image/jpeg;base64,/9j/")
     for data in (b"", b"no JPEG", PICTURE[:200]):
         assert uri(data) == ""
-    assert uri(PICTURE, width=html.LARGEST_PIXELS) == ""
+    assert uri(PICTURE, width=pictures.LARGEST_PIXELS) == ""

@@ -18,7 +18,8 @@ BELOW = {
     "dali_pipes.release": ("dali_pipes.base",),
     "dali_pipes.samples": ("dali_pipes.base", "dali_pipes.release"),
     "dali_pipes.batches": ("dali_pipes.base", "dali_pipes.release", "dali_pipes.samples"),
-    "dali_pipes.inspect": ("dali_pipes.base", "dali_pipes.release", "dali_pipes.samples"),
+    "dali_pipes.pages": ("dali_pipes.base",),
+    "dali_pipes.inspect": ("dali_pipes.base", "dali_pipes.release", "dali_pipes.samples", "dali_pipes.pages"),
     "train.machine": ("dali_pipes",),
     "train.scores": ("dali_pipes", "model"),
     "train.recipe": ("dali_pipes", "model"),
@@ -38,7 +39,7 @@ COMMANDS = {"dali_pipes": ("dali_pipes",), "train": ("dali_pipes", "model", "tra
 ONLY_IN = {
     "nvidia": ("dali_pipes.batches", "bench"),
     "matplotlib": ("train.report", "bench"),
-    "jinja2": ("dali_pipes.html", "dali_pipes.inspect", "train.report"),
+    "jinja2": ("dali_pipes.pages",),
     "torch": ("dali_pipes.batches", "model", "train", "bench"),
     "onnx": ("train.deploy",),
 }

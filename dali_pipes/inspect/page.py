@@ -17,7 +17,8 @@ from markupsafe import Markup
 from ..console import printable
 from ..errors import InputError
 from ..files import write_text
-from ..html import template, tile
+from ..pages.picture import tile
+from ..pages.template import template
 from ..units import number
 from .findings import headline, missing_splits, sections
 from .inspection import Inspection

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from dali_pipes.files import write_text
-from dali_pipes.html import template, tile
+from dali_pipes.pages.picture import tile
+from dali_pipes.pages.template import template
 from dali_pipes.units import count, duration, number
 
 from ..recipe.config import flatten

@@ -1,39 +1,20 @@
-"""What the HTML pages share: base.html.j2, templates that escape all values, and pictures of tiles."""
+"""Pictures of tiles with their polylines, as values of tile.html.j2."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from .errors import InputError
+from ..errors import InputError
 
 TILE_PX = 448  # the longer side of a tile in a page: sharp at twice its printed size, about 30 kB each
 LARGEST_PIXELS = 1 << 26  # of a tile that is decoded for a page: 200 MB
-
-
-def template(path: Path, filters: Mapping[str, Any], show: Callable[[Any], Any] | None = None) -> jinja2.Template:
-    """The jinja2 template in the file `path`, with `filters`; an unknown name in it is an error.
-
-    `show`: applied to every value before it is printed and escaped.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([path.parent, Path(__file__).parent]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=show,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(filters)
-    return environment.get_template(path.name)
 
 
 def tile(
