@@ -8,7 +8,7 @@ WORKERS ?= 2
 RENDER := --train 2000 --val 300 --scenes 80
 DEMO :=
 
-.PHONY: demo test lint
+.PHONY: demo test test-page chromium lint
 demo: .venv/installed $(RUNS)/release/VS_KS.zip
 	$(BIN)/python -m dali_pipes $(RUNS)/release --index-cache $(RUNS)/index-cache
 	rm -rf $(RUNS)/demo
@@ -17,8 +17,17 @@ demo: .venv/installed $(RUNS)/release/VS_KS.zip
 $(RUNS)/release/VS_KS.zip: | .venv/installed
 	$(BIN)/python -m bench.render $(RUNS)/release $(RENDER)
 
-test: lint
+test: lint chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+test-page: .venv/installed chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_measure_page.py
+
+# The browser that tests/test_measure_page.py needs; without it that test is skipped.
+chromium:
+	@command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null; \
+	else echo "install Chromium to test the measuring page"; fi
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
