@@ -25,9 +25,9 @@ test-page: .venv/installed chromium
 
 # The browser that tests/test_measure_page.py needs; without it that test is skipped.
 chromium:
-	@command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null; \
-	else echo "install Chromium to test the measuring page"; fi
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null; } || \
+	  echo "Chromium is not installed: the test of the measuring page is skipped"
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
