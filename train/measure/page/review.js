@@ -73,7 +73,7 @@ function item(row, verdict) {
 }
 
 function showDecisions() {
-  document.getElementById("kept").textContent = decided.length ? `${file} ${say("alone")}` : `${say("nothing")} ${file}`;
+  document.getElementById("kept").textContent = decided.length ? `${file} · ${say("alone")}` : `${say("nothing")} ${file}`;
   const rows = decided.map((row) => {
     const line = document.createElement("tr"), head = document.createElement("td"), button = document.createElement("button");
     button.type = "button";
