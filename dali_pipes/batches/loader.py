@@ -35,7 +35,6 @@ from .tile_cache import NO_CACHE, CacheOptions, TileCache
 from .tile_file import TileFile, open_tiles, tile_path
 from .view import WHOLE_TILE, View
 
-
 FILL_BATCH = 64
 """Fewest pictures of a batch that fills a cache: a rank's own batch may have two."""
 
