@@ -92,7 +92,7 @@ def test_between_log_steps_no_step_of_the_loop_waits_for_the_device(
 
     class Counting(Quiet):
         def log_step(self, now: Any) -> None:
-            logged.append(now)
+            logged.append(now.step)
 
     monkeypatch.setattr(Loop, "_train_epoch", guarded)
     with pytest.raises(KeyboardInterrupt):
