@@ -76,15 +76,16 @@ def ends_as(whole: Path, folder: Path) -> None:
     assert all(torch.equal(found["model"][name], value) for name, value in best["model"].items())
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 4), (2, 2)])
+@pytest.mark.parametrize(
+    ("epoch", "step", "number"), [(1, 1, signal.SIGTERM), (1, 4, signal.SIGHUP), (2, 2, signal.SIGINT)]
+)
 def test_a_run_stopped_between_steps_ends_bit_identical(
-    epoch: int, step: int, whole: Path, release: Path, tmp_path: Path
+    epoch: int, step: int, number: signal.Signals, whole: Path, release: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    with pytest.raises(
-        Stopped, match=r"stopped by SIGTERM; the state is saved in .*last\.pt: --resume .*run continues"
-    ):
-        train(STEPPED, release, folder, resume=False, console=Signalling(epoch, step))
+    sentence = rf"stopped by {number.name}; the state is saved in .*last\.pt: --resume .*run continues"
+    with pytest.raises(Stopped, match=sentence):
+        train(STEPPED, release, folder, resume=False, console=Signalling(epoch, step, number))
     saved = torch.load(folder / "last.pt", weights_only=True)
     assert (saved["epoch"], saved["step"]) == (epoch - 1, step + 1), "it stops at the end of the next step"
     torch.manual_seed(99)

@@ -27,7 +27,8 @@ from .state import Training
 from .trained import predict
 
 SAVE = 1
-"""Rank 0's request to save at the end of the next step; larger requests are the numbers of signals."""
+"""Rank 0's request to save at the end of the next step. A request to save and stop is larger: SAVE plus the number of a
+signal, which may be 1 itself, or plus TIME_LIMIT."""
 
 
 class Loop:
@@ -143,13 +144,13 @@ class Loop:
         agreed = self._agreement.result()
         if agreed > SAVE:
             self._save()
-            self._stop(agreed)
+            self._stop(agreed - SAVE)
         saved = agreed == SAVE and self._save(wait=False)
         # With --checkpoint-every 1, the checkpoint that was just started may be complete when the next step ends.
         ready = self._timer.due_after_next_step and (saved or not self._writer.busy)
         requests_save = may_save and ready and self.training.place.is_rank_zero
-        time_is_up = TIME_LIMIT if self._deadline.is_over else 0
-        self._agreement.request(self.signals.received or time_is_up or (SAVE if requests_save else 0))
+        reason = self.signals.received or (TIME_LIMIT if self._deadline.is_over else 0)
+        self._agreement.request(SAVE + reason if reason or requests_save else 0)
 
     def _stop(self, number: int) -> NoReturn:
         self._writer.wait()
