@@ -18,6 +18,7 @@ from torch import Tensor
 from model import BackboneError, CheckpointError, HeightRegressor, checkpoint
 from model.names import below_prefix, timm_names, without_wrappers
 from model.torch_file import Unreadable, read_torch_file
+from tests.stored_zip import records
 
 PAGE = 4096
 STATS = (0.2, 0.1, 109.0, 49.0)
@@ -32,17 +33,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     about = {"scenes": [f"K3_KOR_{i:05}" for i in range(1200)]}
     torch.save({"model": state, "stats": STATS, "about": about, "bias": torch.randn(3)}, path)
     return path
-
-
-def records(path: Path) -> list[tuple[str, int, int]]:
-    """(name, offset of its bytes, length) of each entry of a ZIP with stored entries."""
-    data = path.read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        entries = [(entry.filename, entry.header_offset, entry.file_size) for entry in archive.infolist()]
-    lengths = [
-        int.from_bytes(data[at + 26 : at + 28], "little") + data[at + 28] + 256 * data[at + 29] for _, at, _ in entries
-    ]
-    return [(name, at + 30 + skip, size) for (name, at, size), skip in zip(entries, lengths, strict=True)]
 
 
 def flipped(data: bytearray, at: int, size: int, rng: random.Random) -> None:

@@ -15,17 +15,21 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dali_pipes.command import parse
-from tests.chaos.runs import SMALL, Run, faults_of, metrics, render
+from dali_pipes.files import write_whole
+from tests.chaos.file_system import lacking
+from tests.chaos.runs import SMALL, Process, Run, faults_of, metrics, render, workplace
+from train.__main__ import main as train
 
 EPOCHS = ("--epochs", "4")
 WITHIN = 30  # seconds from a signal to the end, as schedulers allow
@@ -47,14 +51,15 @@ class Workspace:
     release: Path
 
     def __post_init__(self) -> None:
-        whole = Run.start(self.release, self.work / "whole", *EPOCHS)
+        whole = self.start(self.work / "whole")
         if any(whole.statuses()):
             raise RuntimeError(whole.stderr())
         self.expected = metrics(whole.folder)
 
-    def start(self, folder: Path, release: Path | None = None) -> Run:
+    def start(self, folder: Path, release: Path | None = None, main: Callable[[list[str]], object] = train) -> Run:
         """Start or resume a run; all runs share one index."""
-        return Run.start(release or self.release, folder, *EPOCHS, "--index-cache", str(self.work / "index-cache"))
+        cache = "--index-cache", str(self.work / "index-cache")
+        return Run.start(release or self.release, folder, *EPOCHS, *cache, main=main)
 
     def start_past_first_epoch(self, folder: Path, release: Path | None = None) -> Run:
         """Start a run, and wait for the end of its first epoch."""
@@ -227,6 +232,48 @@ def read_only_on_the_way(space: Workspace) -> str:
         return f"{refused}; then {space.resume(lost / 'run')}"
 
 
+def without_locks(space: Workspace) -> str:
+    """The file system has no locks, hard links or fsync of folders; a second run is refused, a killed one resumed."""
+    folder, begin = space.work / "lacking", partial(space.start, main=lacking(train))
+    run = begin(folder)
+    if not run.until((folder / "metrics.jsonl").exists):
+        raise Fault(f"the run did not reach its second epoch: {run.stderr()}")
+    refused = refusal(begin(folder))
+    if f"in use by process {run.processes[0]} on {socket.gethostname()}" not in refused:
+        raise Fault(f"a second run was {refused}")
+    run.kill(signal.SIGKILL, run.processes[0])
+    again = begin(folder)
+    if any(again.statuses()):
+        raise Fault(f"the run did not continue: {again.stderr()}")
+    return f"a second run was {refused}; after SIGKILL it {space.check_end(folder)}"
+
+
+def two_writers(space: Workspace) -> str:
+    """Two processes replace one file all the time, and are killed: it is always whole, and nothing stays behind."""
+    path, draw, kills = space.work / "two writers" / "file", random.Random(0), 40
+    path.parent.mkdir()
+    texts = {str(writer): f"{writer}".encode() * 300_000 for writer in range(2)}
+
+    def write(arguments: list[str]) -> None:
+        while True:
+            write_whole(path, lambda file: file.write(texts[arguments[0]]))
+
+    writers = {name: Process.start(write, [name]) for name in texts}
+    for _ in range(kills):
+        time.sleep(draw.uniform(0, 0.05))
+        name = draw.choice(list(writers))
+        writers[name].kill()
+        if path.exists() and path.read_bytes() not in texts.values():
+            raise Fault("the file is torn")
+        writers[name] = Process.start(write, [name])
+    for writer in writers.values():
+        writer.kill()
+    write_whole(path, lambda file: file.write(b"last"))
+    if [each.name for each in path.parent.iterdir()] != ["file"] or path.read_bytes() != b"last":
+        raise Fault(f"stale files: {[each.name for each in path.parent.iterdir()]}")
+    return f"continued: {kills} kills, none left a torn or a stale file"
+
+
 # --- The release.
 
 
@@ -300,11 +347,14 @@ CASES: dict[str, Callable[[Workspace], str]] = {
     "SIGTERM": signalled(signal.SIGTERM, 143),
     "SIGUSR1": signalled(signal.SIGUSR1, 75),
     "SIGINT": signalled(signal.SIGINT, 130),
+    "SIGHUP": signalled(signal.SIGHUP, 129),
     "a crash under torchrun --max-restarts": torchrun_restarts,
     "torchrun killed": torchrun_killed,
     "a full disk": full_disk,
     "a read-only run folder": read_only_from_the_start,
     "a disk that becomes read-only": read_only_on_the_way,
+    "no locks, hard links or folder fsync": without_locks,
+    "two writers of one file": two_writers,
     "the release replaced": replaced_release,
     "the release cut short": release_cut_short,
     "last.pt cut short": truncated("last.pt"),
@@ -320,15 +370,16 @@ class Arguments:
     only: tuple[str, ...] = ()
     """Names of cases. Default: all."""
 
+    release: Path | None = None
+    """A small rendered release. Default: a new one."""
+
 
 def main(argv: list[str]) -> None:
     """Print one line per case, then one JSON object; exits with 1 if a case failed."""
     arguments = parse(Arguments, argv, module="tests.chaos.faults", description=__doc__)
     outcomes: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as work:
-        release = Path(work) / "release"
-        render(release)
-        space = Workspace(Path(work), release)
+    with workplace(arguments.release) as (folder, release):
+        space, work = Workspace(folder, release), str(folder)
         for name in arguments.only or CASES:
             try:
                 outcomes[name] = CASES[name](space)

@@ -16,18 +16,18 @@ import json
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dali_pipes.command import parse
 from model import checkpoint
-from tests.chaos.runs import Run, faults_of, metrics, render
-
-EPOCHS = ("--epochs", "5")
+from tests.chaos.file_system import lacking
+from tests.chaos.runs import Run, faults_of, metrics, workplace
+from train.__main__ import main as train
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,15 @@ class Arguments:
 
     ranks: int = 2
     """Number of ranks."""
+
+    epochs: int = 5
+    """Epochs of each run."""
+
+    lacking: bool = False
+    """Let the file system have no locks, no hard links and no fsync of folders."""
+
+    release: Path | None = None
+    """A small rendered release. Default: a new one."""
 
     seed: int = 0
     """Seed of the times and of the ranks that are killed."""
@@ -61,14 +70,13 @@ def wait(one: Run, seconds: float | None) -> None:
     one.until(lambda: writing(one.folder) if seconds is None else time.monotonic() > deadline, 600)
 
 
-def run(arguments: Arguments, work: Path) -> dict[str, Any]:
+def run(arguments: Arguments, work: Path, release: Path) -> dict[str, Any]:
     """Kill as often as requested; returns the tally."""
     draw = random.Random(arguments.seed)
-    release, ranks = work / "release", arguments.ranks
-    render(release)
-    Run.start(release, work / "first", "--epochs", "1", ranks=ranks).statuses()  # builds the index
+    epochs, main = ("--epochs", str(arguments.epochs)), lacking(train) if arguments.lacking else train
+    begin = partial(Run.start, release, ranks=arguments.ranks, main=main)
     began = time.monotonic()
-    whole = Run.start(release, work / "whole", *EPOCHS, ranks=ranks)
+    whole = begin(work / "whole", *epochs)
     if any(whole.statuses(600)):
         raise RuntimeError(f"the undisturbed run ended with {whole.statuses()}: {whole.stderr()}")
     length, expected = time.monotonic() - began, metrics(work / "whole")
@@ -79,7 +87,7 @@ def run(arguments: Arguments, work: Path) -> dict[str, Any]:
         folder = work / f"run{attempt}"
         before = state_of(folder)
         last = tally["kills"] >= arguments.kills
-        began, one = time.monotonic(), Run.start(release, folder, *EPOCHS, ranks=ranks)
+        began, one = time.monotonic(), begin(folder, *epochs)
         if last:
             one.statuses(600)
         else:
@@ -111,8 +119,8 @@ def run(arguments: Arguments, work: Path) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """Print the tally, then one JSON object; exits with 1 if anything was lost."""
     arguments = parse(Arguments, argv, module="tests.chaos.kills", description=__doc__)
-    with tempfile.TemporaryDirectory() as work:
-        tally = run(arguments, Path(work))
+    with workplace(arguments.release) as (work, release):
+        tally = run(arguments, work, release)
     for name, value in tally.items():
         print(f"{name}: {value}")
     print(json.dumps(tally))

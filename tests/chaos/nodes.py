@@ -14,7 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dali_pipes.command import parse
-from tests.chaos.runs import SMALL, faults_of, metrics, render
+from tests.chaos.runs import SMALL, faults_of, metrics, workplace
 
 EPOCHS = 8
 # A dead node is dropped after 3 s; a rendezvous waits 6 s for more nodes.
@@ -33,6 +32,9 @@ CONF = "keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=6,join_
 @dataclass(frozen=True)
 class Arguments:
     """Kill one of two nodes: once if the job may continue without it, and once if it may not."""
+
+    release: Path | None = None
+    """A small rendered release. Default: a new one."""
 
 
 @dataclass(frozen=True)
@@ -165,12 +167,10 @@ def expect(elastic: dict[str, Any], fixed: dict[str, Any]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     """Print the results of both jobs, then one JSON object; exits with 1 if they are not as expected."""
-    parse(Arguments, argv, module="tests.chaos.nodes", description=__doc__)
-    with tempfile.TemporaryDirectory() as work, two_nodes() as (kind, nodes):
-        release = Path(work) / "release"
-        render(release)
-        elastic = lose_a_node(nodes, "1:2", 1, release, Path(work) / "elastic")
-        fixed = lose_a_node(nodes, "2", 0, release, Path(work) / "fixed")
+    arguments = parse(Arguments, argv, module="tests.chaos.nodes", description=__doc__)
+    with workplace(arguments.release) as (work, release), two_nodes() as (kind, nodes):
+        elastic = lose_a_node(nodes, "1:2", 1, release, work / "elastic")
+        fixed = lose_a_node(nodes, "2", 0, release, work / "fixed")
     wrong = expect(elastic, fixed)
     for name, result in (("--nnodes 1:2", elastic), ("--nnodes 2", fixed)):
         print(f"{name} on two {kind}: {result}")
