@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..files import write_whole
 from ..geometry import length_in_sides, normalised_length
+from ..notebook import as_html
 from ..release.find import open_split
 from ..release.members import Members
 from ..release.paths import ReleasePaths
 from ..release.paths import Split as Split
+from ..units import count, number
 from . import via
 from .labels import Check, LeftOut, check_headers, check_images, read_labels
 from .via import Reason
@@ -69,6 +71,24 @@ class SampleTable:
 
     def __len__(self) -> int:
         return len(self.tile)
+
+    def __repr__(self) -> str:
+        tiles, scenes = (
+            count(len(np.unique(column)), noun) for column, noun in ((self.tile, "tile"), (self.scene, "scene"))
+        )
+        return f"SampleTable({count(len(self), 'sample')} on {tiles} of {scenes}, {len(self.left_out):,} skipped)"
+
+    def _repr_html_(self) -> str:
+        rows = (
+            {
+                "tile": self.tile[i],
+                "base (px)": "{:g}, {:g}".format(*self.polyline[i, 0]),
+                "top (px)": "{:g}, {:g}".format(*self.polyline[i, -1]),
+                "height (m)": number(self.height[i]),
+            }
+            for i in range(len(self))
+        )
+        return as_html(repr(self), rows, len(self))
 
     @classmethod
     def from_release(
