@@ -2,7 +2,7 @@
 
     python -m bench.epoch --release runs/release --repeats 5 --seeds 3
 
-It prints two tables, and one JSON object as the last line.
+It prints two tables; bench/measure/report.py describes the JSON object with all results.
 
 1. Epochs of training, without validation; all take turns. The reference reads loose files with a DataLoader of two
    workers, steps in eager fp32 NCHW, and calls `loss.item()` after each step. Ours uses the loader, streamed and
@@ -34,12 +34,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure.data import unpack, whole_batches
-from bench.measure.report import grid, report
+from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, alternate, finish, ratio
 from bench.step import network
 from dali_pipes import SampleTable
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
+from dali_pipes.release.paths import ALIASES
 from model import BackboneError
 from train.recipe.config import Config
 from train.recipe.presets import PRESETS
@@ -60,7 +61,7 @@ Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Output):
     """Measure whole epochs, and the time to a target RMSE."""
 
     release: Path | None = None
@@ -92,6 +93,7 @@ class Arguments:
     """Part 2: epochs of reference, which has 40 as a preset; fast gets the same share of its own."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, batch_size=self.batch_size, repeats=self.repeats, epochs=self.epochs)
         at_least(0, seeds=self.seeds)
         at_least(32, size=self.size, target_size=self.target_size)
@@ -302,7 +304,7 @@ def target_table(races: Sequence[Mapping[str, Any]]) -> Table:
 def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(BackboneError), tempfile.TemporaryDirectory() as folder:
-        arguments = parse(Arguments, argv, module="bench.epoch", description=__doc__)
+        arguments = parse(Arguments, argv, module="bench.epoch", description=__doc__, aliases=ALIASES)
         from bench.render.release import given_or_rendered
         from train.machine.choices import choose_device
 
@@ -314,7 +316,9 @@ def main(argv: list[str]) -> None:
             if arguments.seeds:
                 results["to_target"] = to_target(arguments, release, scratch)
                 tables.append(target_table(results["to_target"]))
-        report(tables, {"bench": "epoch", **asdict(arguments), **results}, choose_device(arguments.device))
+        report(
+            tables, {"bench": "epoch", **asdict(arguments), **results}, choose_device(arguments.device), arguments.json
+        )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m bench.index runs/release --repeats 5 --records 1000000
 
-It prints three tables, and one JSON object as the last line.
+It prints three tables; bench/measure/report.py describes the JSON object with all results.
 
 1. Cold: the index of the training split is built (labels, checksums, headers, a full decode of each image, cache
    written). The baselines only decode the same tiles with as many threads: DALI, which decodes in training; OpenCV; and
@@ -34,7 +34,7 @@ from simplejpeg import decode_jpeg
 
 from bench.measure.data import label_of, tile_names
 from bench.measure.fresh import in_new_process, memory_of
-from bench.measure.report import grid, report
+from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, seconds_of
 from dali_pipes import SampleTable
 from dali_pipes.command import at_least, parse
@@ -53,7 +53,7 @@ Jpegs = list[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Output):
     """Measure the index of a release."""
 
     release: tyro.conf.Positional[Path]
@@ -66,6 +66,7 @@ class Arguments:
     """cpu, cuda, cuda:N, or auto: only reported with the results, because the index uses the CPU alone."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, repeats=self.repeats)
         at_least(FEWEST_LABELS, records=self.records)
 
@@ -234,7 +235,7 @@ def main(argv: Sequence[str]) -> None:
         growth, of_growth = _growth(arguments.records)
         results = {"bench": "index", **asdict(arguments), "cores": threads}
         results |= {"cold": of_cold, "warm": of_warm, "growth": of_growth}
-        report([cold, warm, growth], results, device)
+        report([cold, warm, growth], results, device, arguments.json)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ from rich.table import Table
 
 from bench.measure import fresh
 from bench.measure.data import linked_release, unpack, whole_batches
-from bench.measure.report import grid, report
+from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, Work, alternate, finish, ratio
 from dali_pipes import SampleTable
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
+from dali_pipes.release.paths import ALIASES
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ TIMES = (1, 10, 100)
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Output):
     """Measure the throughput of loading."""
 
     release: Path | None = None
@@ -61,6 +62,7 @@ class Arguments:
     """Batches to stream before memory is measured."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, batch_size=self.batch_size, repeats=self.repeats, batches=self.batches)
         at_least(32, size=self.size)
         at_least(self.batch_size, "a batch", samples=self.samples, tiles=self.tiles)
@@ -229,7 +231,7 @@ def memory_table(memory: Sequence[dict[str, int]]) -> Table:
 def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence(), tempfile.TemporaryDirectory() as scratch:
-        arguments = parse(Arguments, argv, module="bench.loader", description=__doc__)
+        arguments = parse(Arguments, argv, module="bench.loader", description=__doc__, aliases=ALIASES)
         from bench.render.release import given_or_rendered
         from train.machine.choices import choose_device
 
@@ -240,7 +242,9 @@ def main(argv: list[str]) -> None:
             first_batch_table(results["first_batch"], arguments.tiles),
             memory_table(results["memory"]),
         ]
-        report(tables, {"bench": "loader", **asdict(arguments), **results}, choose_device(arguments.device))
+        report(
+            tables, {"bench": "loader", **asdict(arguments), **results}, choose_device(arguments.device), arguments.json
+        )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m bench.ranks --ranks 2 --backbone convnext_tiny
 
-It prints two tables, and one JSON object as the last line.
+It prints two tables; bench/measure/report.py describes the JSON object with all results.
 
 1. Steps of the same network on a random batch per rank, first on one process alone, then on `--ranks` processes of this
    machine under DDP as in training. Efficiency is the step time alone, divided by the step time of all ranks.
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from bench.measure.data import random_batch
-from bench.measure.report import grid, report
+from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, alternate, seconds_of
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Output):
     """Measure steps on several ranks, and saving a checkpoint."""
 
     device: str = "auto"
@@ -54,6 +54,7 @@ class Arguments:
     """Folder to write the checkpoint to. Default: the folder for temporary files."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(0, ranks=self.ranks)
         at_least(1, batch=self.batch, steps=self.steps, repeats=self.repeats)
         at_least(32, size=self.size)
@@ -160,7 +161,12 @@ def main(argv: list[str]) -> None:
         tables = [saving_table(saved, arguments)]
         if rates:
             tables.insert(0, step_table(rates, arguments))
-        report(tables, {"bench": "ranks", **asdict(arguments), "steps_per_s": rates, "saving": saved}, device)
+        report(
+            tables,
+            {"bench": "ranks", **asdict(arguments), "steps_per_s": rates, "saving": saved},
+            device,
+            arguments.json,
+        )
 
 
 if __name__ == "__main__":

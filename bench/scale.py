@@ -2,8 +2,8 @@
 
     python -m bench.scale --release runs/release --figure runs/scale.svg
 
-It prints two tables, and one JSON object as the last line. All costs are CPU time per sample of one rank on a host,
-which other programs do not change.
+It prints two tables; bench/measure/report.py describes the JSON object. All costs are CPU time per sample of one rank
+on a host, which other programs do not change.
 
 1. Samples: one rank on tables of 10³ … `--samples` rows. `plan` is every step of a whole epoch. `source` is a few
    batches of bytes and masks, as DALI requests them. `bench.loader` measures the memory of streaming.
@@ -32,13 +32,14 @@ import numpy as np
 from rich.table import Table
 
 from bench.measure.data import repeated
-from bench.measure.report import grid, report
+from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, Work, alternate
 from dali_pipes import SampleTable
 from dali_pipes.batches.view import WHOLE_TILE
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
+from dali_pipes.release.paths import ALIASES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ BATCHES = 8  # read per call
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Output):
     """Measure how the cost per sample grows."""
 
     release: Path | None = None
@@ -73,6 +74,7 @@ class Arguments:
     """File for a figure, .svg, .png or .pdf. Default: no figure."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, ranks=self.ranks, batch_size=self.batch_size, repeats=self.repeats)
         at_least(32, size=self.size)
         at_least(FEWEST, samples=self.samples)
@@ -217,7 +219,7 @@ def _draw(axes: Axes, costs: dict[str, dict[int, Rate]], label: str) -> None:
 def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
-        arguments = parse(Arguments, argv, module="bench.scale", description=__doc__)
+        arguments = parse(Arguments, argv, module="bench.scale", description=__doc__, aliases=ALIASES)
         from bench.render.release import given_or_rendered
         from train.machine.choices import choose_device
 
@@ -231,7 +233,7 @@ def main(argv: list[str]) -> None:
             for growing, costs in (("samples", growth.by_samples), ("ranks", growth.by_ranks))
         }
         results = {"bench": "scale", **asdict(arguments), **growth._asdict(), "dearest_over_cheapest": flatness}
-        report(tables_of(growth), results, device)
+        report(tables_of(growth), results, device, arguments.json)
 
 
 if __name__ == "__main__":

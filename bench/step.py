@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from rich.table import Table
 
 from bench.measure.data import random_batch
-from bench.measure.report import grid, report
+from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, Work, alternate, finish, ratio, seconds_of
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import exits_with_one_sentence
@@ -59,7 +59,7 @@ OTHERS = re.compile(r"\b(MIG|Laptop|Max-Q|Ti|D)\b")
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Output):
     """Measure the training step."""
 
     device: str = "auto"
@@ -83,6 +83,7 @@ class Arguments:
     """File for a trace of ten steps of the last variant, for chrome://tracing or Perfetto."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, batch_size=self.batch_size, steps=self.steps, repeats=self.repeats)
         at_least(32, size=self.size)
 
@@ -322,7 +323,12 @@ def main(argv: list[str]) -> None:
         backbones = arguments.backbones or (small if device.type == "cpu" else (*small, "convnext_base"))
         results = {backbone: measure(arguments, backbone, device) for backbone in backbones}
         tables = [table_of(backbone, of_backbone, arguments) for backbone, of_backbone in results.items()]
-        report(tables, {"bench": "step", **asdict(arguments), "peer": REFERENCE, "backbones": results}, device)
+        report(
+            tables,
+            {"bench": "step", **asdict(arguments), "peer": REFERENCE, "backbones": results},
+            device,
+            arguments.json,
+        )
 
 
 if __name__ == "__main__":

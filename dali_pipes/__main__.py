@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from .command import parse
-from .console import printable
+from .console import ProgressStyle, activity, open_console, printable
 from .errors import exits_with_one_sentence
 from .inspect.inspection import inspect
 from .release.paths import ReleasePaths
@@ -39,6 +39,9 @@ class Arguments:
     """Also write an HTML page, with pictures of the flagged tiles, to this file."""
     against: Path | None = None
     """An earlier release; also show what was added, removed and changed since."""
+    progress: ProgressStyle = "auto"
+    """How to show progress. bar: a bar that moves. plain: at most one line in ten seconds.
+    auto: bar on a terminal; plain elsewhere, and in notebooks and CI."""
 
 
 def main(argv: list[str]) -> None:
@@ -51,11 +54,13 @@ def main(argv: list[str]) -> None:
 
 def run(arguments: Arguments) -> None:
     """Inspect the release and show the result. Raises InputError."""
-    inspection = inspect(arguments.paths, arguments.against)
-    if arguments.html is not None:
-        from .inspect.page import write_page
+    shown = open_console(arguments.progress, stderr=True)
+    with activity(shown, f"inspecting {arguments.paths.release}"):
+        inspection = inspect(arguments.paths, arguments.against, shown)
+        if arguments.html is not None:
+            from .inspect.page import write_page
 
-        write_page(arguments.html, inspection)
+            write_page(arguments.html, inspection)
     if arguments.json:
         from .inspect.as_json import as_json
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
+import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
@@ -27,6 +30,22 @@ PROGRAM: ContextVar[str] = ContextVar("PROGRAM")
 def program(module: str) -> str:
     """How the user started the command of `module`, to show in sentences and examples."""
     return PROGRAM.get(f"python -m {module}")
+
+
+def other_program(name: str, module: str) -> str:
+    """How to start another command in the user's shell: "chimney predict", or `python -m` with this interpreter.
+
+    A program that the shell would not find by its name has its path.
+    """
+    if PROGRAM.get("").startswith("chimney"):
+        script = "chimney" if shutil.which("chimney") else str(Path(sys.executable).with_name("chimney"))
+        return f"{shlex.quote(script)} {name}"
+    return f"{this_python()} -m {module}"
+
+
+def this_python() -> str:
+    """This interpreter, as the user's shell would start it."""
+    return "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
 
 
 def parse(
@@ -102,17 +121,17 @@ def _registry() -> ConstructorRegistry:
     return registry
 
 
-def check_out(out: Path) -> None:
-    """Raise InputError if no file can be written to `out`; commands call this before they start."""
+def check_out(out: Path, flag: str = "--out") -> None:
+    """Raise InputError if no file can be written to `out`, which `flag` named; commands call this before they start."""
     folder = out.absolute().parent
     if not folder.is_dir():
-        raise InputError(f"--out {out} lies in no folder; make {out.parent} first")
+        raise InputError(f"{flag} {out} lies in no folder; make {out.parent} first")
     if out.is_dir():
-        raise InputError(f"--out takes a file, found a folder at {out}")
+        raise InputError(f"{flag} takes a file, found a folder at {out}")
     try:
         tempfile.TemporaryFile(dir=folder).close()  # permission bits do not show a read-only file system
     except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror}; choose another folder") from None
+        raise InputError(f"{flag} {out} cannot be written: {error.strerror}; choose another folder") from None
 
 
 def check_out_folder(out: Path) -> None:

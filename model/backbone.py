@@ -16,6 +16,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from .errors import BackboneError as BackboneError
+from .hub import cached_weights, check_download, refuse_download
 from .names import STEM, timm_names
 from .torch_file import read_torch_file
 
@@ -31,10 +32,21 @@ def check_backbone(name: str, weights: str | Path | None) -> None:
         raise BackboneError(f"no weights at {weights}; put timm's model.safetensors of {name} there")
 
 
+def with_tag(name: str) -> str:
+    """The name of a backbone with the tag of timm's default weights, such as convnext_tiny.in12k_ft_in1k."""
+    weights = timm.get_pretrained_cfg(name)
+    return weights.hf_hub_id.removeprefix("timm/") if weights and weights.hf_hub_id else name
+
+
 def create_backbone(name: str, drop_path: float, layer_scale: float | None, weights: str | Path | None) -> Any:
     """A module (B, 5, S, S) float → (B, num_features). Arguments and errors as for `HeightRegressor`."""
     check_backbone(name, weights)
     options: dict[str, Any] = {} if layer_scale is None else {"ls_init_value": layer_scale}
+    if weights == IMAGENET:
+        tagged = with_tag(name)
+        check_download(tagged)
+        if cached := cached_weights(tagged):  # timm would ask the hub first, for half a minute without a network
+            options["pretrained_cfg_overlay"] = {"file": str(cached)}
     file = None if weights in (None, IMAGENET) else Path(str(weights))
     try:
         backbone = timm.create_model(
@@ -46,7 +58,10 @@ def create_backbone(name: str, drop_path: float, layer_scale: float | None, weig
             **options,
         )
     except Exception as error:  # timm and the hub raise many unrelated types
-        raise BackboneError(_why_not(name, weights, error)) from error
+        detail = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        if weights == IMAGENET:
+            refuse_download(name, detail)
+        raise BackboneError(f"timm cannot build the backbone {name}: {detail}") from error
     if file is not None:
         _load_weights(backbone, name, file)
     return backbone
@@ -111,14 +126,3 @@ def _fitted(value: Tensor, name: str, expected: Tensor) -> Tensor:
         return adapt_input_conv(CHANNELS, value)
     same = [n for n in value.shape if n != 1] == [n for n in expected.shape if n != 1]
     return value.reshape(expected.shape) if same else value
-
-
-def _why_not(backbone: str, weights: str | Path | None, error: Exception) -> str:
-    detail = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    if weights != IMAGENET:
-        return f"timm cannot build the backbone {backbone}: {detail}"
-    return (
-        f"the ImageNet weights of {backbone} could not be downloaded from the Hugging Face hub ({detail});"
-        f" download timm's model.safetensors of {backbone} elsewhere and pass --weights FILE, or train from random"
-        " weights with --weights none"
-    )

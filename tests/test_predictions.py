@@ -7,13 +7,13 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from tests.reported import evaluate, predict, sample_table
 from train.run.console import score_table
 from train.scores.calibrate import calibrate, fit_calibration
+from train.scores.evaluation import HEADLINE, Evaluation, headline_rows
 from train.scores.predictions import Predictions, write_predictions
 
 
@@ -57,16 +57,34 @@ def test_predictions_of_the_wrong_length_are_refused(official: Predictions) -> N
 
 
 def test_a_narrow_terminal_cuts_no_score(official: Predictions) -> None:
-    part = replace(official, seen=np.arange(len(official)) < 40)
-    for optimistic, marks in ((True, 4), (False, 0)):
-        evaluation = evaluate(replace(part, optimistic=optimistic))
+    refined = calibrate(fit_calibration(official), official, by_scene=True)
+    for optimistic, marks in ((True, 2), (False, 0)):
+        evaluation = evaluate(replace(refined, optimistic=optimistic))
         console = Console(record=True, width=80)
         console.print(score_table(evaluation))
         printed = console.export_text()
         assert "…" not in printed
-        rows = [row for part in evaluation.parts for row in part.rows.values()]
-        assert all(f"{row.scores.rmse:.2f}" in printed for row in rows)
-        assert printed.count("optimistic") == marks, "the group, its two parts and the caption, or nothing"
+        part = evaluation.leading
+        assert part is not None
+        rows = part.rows
+        assert [name for name in HEADLINE if name in printed] == [name for name in HEADLINE if name in rows]
+        assert all(f"{rows[name].scores.rmse:.2f}" in printed for name in HEADLINE)
+        assert "80 samples in 20 scenes" in printed
+        assert printed.count("optimistic") == marks, "the group and the line below, or nothing"
+
+
+def test_the_headline_has_the_network_its_refinements_and_two_baselines(official: Predictions) -> None:
+    rows = [
+        "network",
+        "network, calibrated",
+        "network, pooled by scene",
+        "linear in length",
+        "mean of training heights",
+    ]
+    refined = calibrate(fit_calibration(official), official, by_scene=True)
+    assert [row.predictor for row in headline_rows(evaluate(refined))] == rows
+    assert [row.predictor for row in headline_rows(evaluate(official))] == [rows[0], *rows[3:]]
+    assert headline_rows(Evaluation((), ())) == []
 
 
 def test_calibrated_and_pooled_heights_are_written_with_their_90_percent_intervals(

@@ -19,19 +19,22 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from dali_pipes import command
+from dali_pipes.console import ProgressStyle, activity, open_console
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.release.paths import ALIASES as RELEASE_ALIASES
 from dali_pipes.release.paths import ReleasePaths
 from model import BackboneError, CheckpointError
+from model.hub import check_download
 
 from .recipe.config import ALIASES, Config
 from .recipe.flags import flags_of_file, flags_of_run
 from .recipe.presets import PRESETS, Preset
+from .run.console import RunConsole
 from .run.place import LostRank, Place, one_error_per_node
 from .run.signals import Signals, Stopped, ignore_echoes
 
 if TYPE_CHECKING:
-    from .run.console import RunConsole
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,10 @@ class Arguments:
     resume: bool = False
     """--resume RUN continues the run in the folder RUN where it stopped, even within an epoch, without other flags.
     --resume with --out and all other flags does the same, and starts the run if there is none."""
+
+    progress: ProgressStyle = "auto"
+    """How to show progress. bar: a bar that moves. plain: at most one line in ten seconds.
+    auto: bar on a terminal; plain elsewhere, and in notebooks and CI."""
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -122,7 +129,11 @@ def run(
     config: Config, release: ReleasePaths | Path, out: Path, *, resume: bool, console: RunConsole | None = None
 ) -> None:
     """Train on every rank, then write the report on rank 0. Arguments and errors are those of `train`."""
-    with Signals():  # also between training and report, and while torch is imported
+    console = console or RunConsole(open_console(quiet=not Place.from_environment().is_rank_zero))
+    with Signals(), console:  # also between training and report, and while torch is imported
+        if config.initial_weights == "imagenet":
+            check_download(config.backbone)  # before torch is imported, which takes seconds
+        console.stage("loading PyTorch and DALI")
         from .engine.run import train
         from .evaluate import report
 
@@ -140,10 +151,11 @@ def main(argv: list[str]) -> None:
             if arguments.out is None and arguments.resume:
                 raise InputError("--resume needs the folder of the run; use --resume RUN, or add --out RUN")
             out = arguments.out or default_out(arguments.preset, place)
-            run(arguments.config, arguments.paths, out, resume=arguments.resume)
+            console = open_console(arguments.progress, quiet=not place.is_rank_zero)
+            run(arguments.config, arguments.paths, out, resume=arguments.resume, console=RunConsole(console))
             if arguments.config.init_from and place.is_rank_zero:
-                with Signals():
-                    _promote_or_keep(arguments, out)
+                with Signals(), activity(console, "comparing both networks"):
+                    _promote_or_keep(arguments, out, console)
         except Stopped as stopped:
             ignore_echoes()
             if place.is_rank_zero:
@@ -151,9 +163,8 @@ def main(argv: list[str]) -> None:
             raise SystemExit(stopped.status) from None
 
 
-def _promote_or_keep(arguments: Arguments, out: Path) -> None:
+def _promote_or_keep(arguments: Arguments, out: Path, console: Console) -> None:
     """Exit with status 3 if the network of --init-from should be kept; see promotion.py."""
-    from rich.console import Console
     from torch.distributed import is_torchelastic_launched
 
     from .deploy.verdict import EXIT_KEEP, judge_runs
@@ -165,7 +176,7 @@ def _promote_or_keep(arguments: Arguments, out: Path) -> None:
         arguments.paths,
         device=config.device,
         statistics=None if config.statistics is None else Path(config.statistics),
-        console=Console(),
+        console=console,
     )
     if decided == "keep" and not is_torchelastic_launched():  # torchrun would restart the ranks
         raise SystemExit(EXIT_KEEP)

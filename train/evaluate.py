@@ -8,8 +8,10 @@ For example, to repeat the report of a run, or to report it on another release:
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,13 +19,15 @@ import numpy as np
 import tyro
 
 from dali_pipes import command
-from dali_pipes.command import check_out_folder
+from dali_pipes.command import check_out_folder, other_program, this_python
+from dali_pipes.console import ProgressStyle, open_console
 from dali_pipes.errors import InputError, exits_with_one_sentence
+from dali_pipes.release.find import open_split
 from dali_pipes.release.paths import ALIASES, ReleasePaths
 from model import BackboneError, CheckpointError
 
 from .recipe.data import default_index_folder
-from .run.console import RunConsole, score_table
+from .run.console import RunConsole
 from .scores.evaluation import Evaluation
 from .scores.predictions import write_predictions
 
@@ -65,6 +69,10 @@ class Arguments:
     """Needed only for a bare state dict: a JSON file of length mean, length std, height mean and height std, or the
     release that it was trained on."""
 
+    progress: ProgressStyle = "auto"
+    """How to show progress. bar: a bar that moves. plain: at most one line in ten seconds.
+    auto: bar on a terminal; plain elsewhere, and in notebooks and CI."""
+
 
 def report(run: FinishedRun) -> None:
     """Evaluate the best epoch of `run`, write report.html and predictions.csv, and print the scores."""
@@ -73,31 +81,35 @@ def report(run: FinishedRun) -> None:
     from .report.figures import rmse_by_epoch
 
     training, config = run.training, asdict(run.training.config)
+    run.console.stage("evaluating the best epoch")
     predictions = evaluate_best(run)
+    evaluation = Evaluation.of(predictions, training.baselines)
+    then = next_commands(run.folder.best, run.folder.path, run.paths)
     _write(
         run.folder.path,
         run.console,
-        Evaluation.of(predictions, training.baselines),
-        load_trained(run.folder.best),
-        training.forward,
+        evaluation,
+        then,
+        _looks(evaluation, load_trained(run.folder.best), training.forward),
         title=run.folder.path.name,
         history=training.history,
         config=config,
         environment=training.environment,
         training={
-            "release": str(run.release),
+            "release": str(run.paths.release),
             "split": training.config.data.split,
             **run.datasets.counts()["training"],
             "seconds": sum(record["seconds"] for record in training.history),
         },
-        commands=commands(run.folder.best, run.folder.path),
+        commands=commands_of_page(then, run.folder.best),
     )
     scores = {f"{group.name} RMSE": group.rmse() for group in predictions}
     run.tracker.finish(config, scores, lambda: rmse_by_epoch({"this run": training.history}))
 
 
-def evaluate_checkpoint(arguments: Arguments) -> None:
+def evaluate_checkpoint(arguments: Arguments, console: RunConsole) -> None:
     """Run the command. Raises InputError, CheckpointError or BackboneError for bad input."""
+    console.stage("loading PyTorch and DALI")
     from .engine.trained import calibrate_and_pool, completed, evaluate, forward_of, load_trained
     from .machine.choices import choose_device, describe
     from .recipe.data import load_datasets
@@ -106,58 +118,89 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     device = choose_device(arguments.device)
     trained = load_trained(arguments.checkpoint, arguments.statistics)
     division = replace(trained.division, by=arguments.split or trained.division.by)
-    console = RunConsole()
     paths = arguments.paths.cached_in(default_index_folder(arguments.out))
     datasets = load_datasets(paths, division, trained.held_out, trained.select_on, console=console.console)
     trained = completed(trained, datasets.training)
     forward = forward_of(trained, device, arguments.batch_size)
-    predictions = calibrate_and_pool(trained, evaluate(trained, datasets, forward), arguments.pool)
+    raw = evaluate(trained, datasets, forward, console=console.console)
+    predictions = calibrate_and_pool(trained, raw, arguments.pool)
     assert trained.baselines is not None
     evaluation = Evaluation.of(predictions, trained.baselines)
+    then = next_commands(arguments.checkpoint, arguments.out, paths, arguments.statistics)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
         _write(
             arguments.out,
             console,
             evaluation,
-            trained,
-            forward,
+            then,
+            _looks(evaluation, trained, forward),
             title=f"{arguments.checkpoint} on {paths.release.name}",
             history=[],
             config={"checkpoint": str(arguments.checkpoint), "size": trained.size, "precision": forward.precision},
             environment=describe(device),
             training={"release": str(paths.release), "split": division.by, **datasets.counts()["training"]},
-            commands=commands(arguments.checkpoint, arguments.out),
+            commands=commands_of_page(then, arguments.checkpoint),
         )
     except OSError as error:
         raise InputError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another folder") from None
 
 
-def commands(checkpoint: Path, out: Path) -> dict[str, str]:
-    """What to do with a network → the command."""
-    network, heights, model = (shlex.quote(str(path)) for path in (checkpoint, out / "heights.csv", out / "model.onnx"))
-    predict = f"chimney predict --checkpoint {network} --images IMAGES --polylines VIA.json"
+def next_commands(checkpoint: Path, out: Path, paths: ReleasePaths, statistics: Path | None = None) -> dict[str, str]:
+    """What to do with a network, each with a command for the shell: open the report, predict and export.
+
+    The example of predict uses the validation tiles and labels, if they are files of their own.
+    """
+    images, labels = "IMAGES", "POLYLINES"
+    with suppress(InputError):
+        archives = [archive.where for archive in open_split(paths, "validation")]
+        if all(Path(archive).exists() for archive in archives):
+            images, labels = archives
+    opener = next(filter(shutil.which, ("xdg-open", "open")), None)
+    network = ["--checkpoint", str(checkpoint), *(["--statistics", str(statistics)] if statistics else [])]
+    predict = [*network, "--images", images, "--polylines", labels, "--out", str(out / "heights.csv")]
+    given = {field.name.replace("_", "-"): getattr(paths, field.name) for field in fields(paths)}
+    release = [word for flag, path in given.items() if path is not None for word in (f"--{flag}", str(path))]
+    export = [*network, *release, "--format", "torch", "--out", str(out / "model.pt2")]
     return {
-        "predict heights": f"{predict} --out {heights}",
-        "the same in Python": (
+        "open the report": f"{opener or f'{this_python()} -m webbrowser'} {shlex.quote(str(out / 'report.html'))}",
+        "predict heights": f"{other_program('predict', 'train.predict')} {shlex.join(predict)}",
+        "export the network": f"{other_program('export', 'train.export')} {shlex.join(export)}",
+    }
+
+
+def commands_of_page(then: dict[str, str], checkpoint: Path) -> dict[str, str]:
+    """The commands of the report: those of `next_commands` but to open it, and what else to do with the network."""
+    others = {name: command for name, command in then.items() if name != "open the report"}
+    return {
+        **others,
+        "predict heights in Python": (
             f"from train.predict import load\n\nheights = load({str(checkpoint)!r}).predict('IMAGES', 'VIA.json')\n"
             "print(heights.mu, heights.low, heights.high)  # metres"
         ),
-        "export it": f"chimney export --checkpoint {network} --release DIR --format onnx --out {model}",
-        "evaluate it on another release": f"chimney evaluate --checkpoint {network} --release DIR --out OUT",
+        "evaluate it on another release": (
+            f"{other_program('evaluate', 'train.evaluate')} --checkpoint {shlex.quote(str(checkpoint))} --release DIR"
+            " --out OUT"
+        ),
     }
 
 
 def _write(
-    out: Path, console: RunConsole, evaluation: Evaluation, trained: Trained, forward: Forward, **page: Any
+    out: Path,
+    console: RunConsole,
+    evaluation: Evaluation,
+    then: dict[str, str],
+    looks: Looks | None,
+    **page: Any,
 ) -> None:
-    """Write the two files and print the scores; `page`: the other arguments of `write_report`."""
+    """Write the two files and print the scores and `then`; `page`: the other arguments of `write_report`."""
+    console.stage("writing the report")
     from .report.page import write_report
 
     write_predictions(out / "predictions.csv", evaluation.predictions)
-    write_report(out / "report.html", evaluation, looks=_looks(evaluation, trained, forward), **page)
-    console.console.print(score_table(evaluation))
+    write_report(out / "report.html", evaluation, looks=looks, **page)
     console.note(f"report: {out / 'report.html'}")
+    console.result(evaluation, then)
 
 
 def _looks(evaluation: Evaluation, trained: Trained, forward: Forward) -> Looks | None:
@@ -182,9 +225,9 @@ def _looks(evaluation: Evaluation, trained: Trained, forward: Forward) -> Looks 
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
-        evaluate_checkpoint(
-            command.parse(Arguments, argv, module="train.evaluate", description=__doc__, aliases=ALIASES)
-        )
+        arguments = command.parse(Arguments, argv, module="train.evaluate", description=__doc__, aliases=ALIASES)
+        with RunConsole(open_console(arguments.progress)) as console:
+            evaluate_checkpoint(arguments, console)
 
 
 if __name__ == "__main__":

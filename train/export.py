@@ -25,7 +25,7 @@ import tyro
 from rich.console import Console
 
 from dali_pipes import command
-from dali_pipes.console import say
+from dali_pipes.console import Activity, ProgressStyle, activity, open_console, say
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
 from dali_pipes.release.paths import ALIASES, ReleasePaths
@@ -65,11 +65,21 @@ class Arguments:
     """Needed only for a bare state dict: a JSON file of length mean, length std, height mean and height std, or the
     release that it was trained on."""
 
+    progress: ProgressStyle = "auto"
+    """How to show progress. bar: a bar that moves. plain: at most one line in ten seconds.
+    auto: bar on a terminal; plain elsewhere, and in notebooks and CI."""
+
 
 def export(arguments: Arguments) -> None:
     """Write the file and its card. Raises InputError, CheckpointError or BackboneError on bad input."""
-    out, kind = arguments.out, arguments.format
-    _check(out, kind)
+    _check(arguments.out, arguments.format)
+    console = open_console(arguments.progress)
+    with activity(console, "loading PyTorch and DALI") as shown:
+        _write(arguments, console, shown)
+
+
+def _write(arguments: Arguments, console: Console, shown: Activity) -> None:
+    """Evaluate the network, and write the file and its card."""
     from .deploy.card import model_card
     from .deploy.exported import real_tiles
     from .deploy.formats import check_reference_layout, reference_layout, write_checked
@@ -78,8 +88,9 @@ def export(arguments: Arguments) -> None:
     from .recipe.data import load_datasets
     from .run.folder import save_checkpoint
 
-    device = choose_device(arguments.device)
-    loaded, console = load_trained(arguments.checkpoint, arguments.statistics), Console()
+    out, kind, device = arguments.out, arguments.format, choose_device(arguments.device)
+    shown.begin("loading the checkpoint")
+    loaded = load_trained(arguments.checkpoint, arguments.statistics)
     if kind == "reference":
         check_reference_layout(loaded)
     paths = arguments.paths.cached_in(default_index_folder(out))
@@ -87,7 +98,8 @@ def export(arguments: Arguments) -> None:
     trained, card = completed(loaded, tables.training), Path(f"{out}.md")
     assert trained.baselines is not None
     baselines = trained.baselines
-    predictions = evaluate(trained, tables, forward_of(trained, device, arguments.batch_size, "fp32"))
+    forward = forward_of(trained, device, arguments.batch_size, "fp32")
+    predictions = evaluate(trained, tables, forward, console=console)
     evaluation = Evaluation.of(calibrate_and_pool(trained, predictions, "none"), baselines)
     heights = float(tables.training.height.min()), float(tables.training.height.max())
 
@@ -95,6 +107,7 @@ def export(arguments: Arguments) -> None:
         text = model_card(loaded, evaluation, name=out.name, kind=kind, difference=difference, heights=heights)
         write_text(card, text)
 
+    shown.begin(f"writing {out.name}")
     checked = ""
     if kind == "reference":
         write_card(None)

@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from dali_pipes import command
-from dali_pipes.console import say
+from dali_pipes.console import ProgressStyle, activity, open_console, say
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.units import count
 from model import BackboneError, CheckpointError
@@ -81,29 +79,34 @@ class Arguments:
     """Needed only for a bare state dict: a JSON file of length mean, length std, height mean and height std, or the
     release that it was trained on."""
 
+    progress: ProgressStyle = "auto"
+    """How to show progress. bar: a bar that moves. plain: at most one line in ten seconds.
+    auto: bar on a terminal; plain elsewhere, and in notebooks and CI."""
+
 
 def predict(arguments: Arguments) -> None:
     """Predict and write the file. Raises InputError, CheckpointError or BackboneError on bad input."""
-    from .deploy.height_model import load
-
     check_suffix(arguments.out)
     command.check_out(arguments.out)
-    console = Console()
-    model = load(
-        arguments.checkpoint,
-        device=arguments.device,
-        batch_size=arguments.batch_size,
-        statistics=arguments.statistics,
-    )
-    heights = model.predict(
-        arguments.images,
-        arguments.polylines,
-        pool=arguments.pool,
-        value_range=arguments.value_range,
-        located=arguments.out.suffix.lower() in map_file.SUFFIXES,
-        console=console,
-    )
-    heights.write(arguments.out)
+    console = open_console(arguments.progress)
+    with activity(console, "loading PyTorch and DALI"):
+        from .deploy.height_model import load
+
+        model = load(
+            arguments.checkpoint,
+            device=arguments.device,
+            batch_size=arguments.batch_size,
+            statistics=arguments.statistics,
+        )
+        heights = model.predict(
+            arguments.images,
+            arguments.polylines,
+            pool=arguments.pool,
+            value_range=arguments.value_range,
+            located=arguments.out.suffix.lower() in map_file.SUFFIXES,
+            console=console,
+        )
+        heights.write(arguments.out)
     summary = f"{len(heights)} heights on {len(set(heights.table.tile.tolist()))} tiles: {arguments.out}"
     say(console, summary)
     if caveat := _caveat(model.trained.calibration, pooled=arguments.pool == "scene"):

@@ -27,6 +27,7 @@ from typing import Annotated
 import tyro
 
 from dali_pipes import command
+from dali_pipes.console import ProgressStyle, activity, open_console
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.release.paths import ALIASES, ReleasePaths
 from model import BackboneError, CheckpointError
@@ -53,25 +54,28 @@ class Arguments:
     statistics: Path | None = None
     """Needed only for a bare state dict: a JSON file of length mean, length std, height mean and height std, or the
     release that it was trained on."""
+    progress: ProgressStyle = "auto"
+    """How to show progress. bar: a bar that moves. plain: at most one line in ten seconds.
+    auto: bar on a terminal; plain elsewhere, and in notebooks and CI."""
 
 
 def main(argv: list[str]) -> None:
     """The command: exits with 0 for promote, 3 for keep, and with 2 and one sentence on bad input."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
         arguments = command.parse(Arguments, argv, module="train.promotion", description=__doc__, aliases=ALIASES)
-        from rich.console import Console
+        console = open_console(arguments.progress)
+        with activity(console, "loading PyTorch and DALI"):
+            from .deploy.verdict import EXIT_KEEP, judge_runs
 
-        from .deploy.verdict import EXIT_KEEP, judge_runs
-
-        verdict, _ = judge_runs(
-            arguments.old,
-            arguments.new,
-            arguments.paths,
-            device=arguments.device,
-            batch_size=arguments.batch_size,
-            statistics=arguments.statistics,
-            console=Console(),
-        )
+            verdict, _ = judge_runs(
+                arguments.old,
+                arguments.new,
+                arguments.paths,
+                device=arguments.device,
+                batch_size=arguments.batch_size,
+                statistics=arguments.statistics,
+                console=console,
+            )
         if verdict == "keep":
             raise SystemExit(EXIT_KEEP)
 

@@ -25,14 +25,15 @@ from typing import Literal
 
 from bench.ablate.recipes import OURS, REFERENCE, configuration, recipes
 from bench.ablate.runs import Run
-from bench.measure.report import as_markdown, as_plain, report
+from bench.measure.report import Output, as_markdown, as_plain, report
 from dali_pipes.command import at_least, parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
+from dali_pipes.release.paths import ALIASES
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Output):
     """Compare training recipes."""
 
     release: Path
@@ -61,6 +62,7 @@ class Arguments:
     """File for a figure of the validation RMSE of every run; its suffix sets the format."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, seeds=self.seeds, epochs=self.epochs)
         unknown = sorted(set(self.only) - set(recipes()))
         if unknown:
@@ -91,7 +93,7 @@ def planned(arguments: Arguments) -> list[Run]:
 def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
-        arguments = parse(Arguments, argv, module="bench.ablate", description=__doc__)
+        arguments = parse(Arguments, argv, module="bench.ablate", description=__doc__, aliases=ALIASES)
         from bench.ablate.runs import results_of
         from bench.ablate.tables import draw, tables_of
         from train.machine.choices import choose_device
@@ -102,7 +104,12 @@ def main(argv: list[str]) -> None:
             write_text(arguments.markdown, "\n\n".join(as_markdown(as_plain(table)) for table in tables) + "\n")
         if arguments.figure:
             draw(results, arguments.figure)
-        report(tables, {"bench": "ablate", **asdict(arguments), "results": results}, choose_device(arguments.device))
+        report(
+            tables,
+            {"bench": "ablate", **asdict(arguments), "results": results},
+            choose_device(arguments.device),
+            arguments.json,
+        )
 
 
 if __name__ == "__main__":

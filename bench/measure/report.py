@@ -1,4 +1,4 @@
-"""The output of a benchmark: tables to read, then one JSON object as the last line.
+"""The output of a benchmark: tables to read, then one JSON object, in a file or as the last line.
 
 The JSON object also contains the tables, so that `bench.fill` can copy them into a page as they were printed.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.measure.timing import Rate
+from dali_pipes.command import check_out
+from dali_pipes.console import say
+from dali_pipes.files import write_text
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +34,20 @@ def grid(title: str, *columns: str, first: str = "") -> Table:
     return table
 
 
-def report(tables: Sequence[Table], results: Mapping[str, Any], device: torch.device) -> None:
-    """Print the tables, the hardware, and as the last line everything as one JSON object."""
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """The flags of every benchmark about its output."""
+
+    json: Path | None = None
+    """File for the results as a JSON object. Default: the last line of the output, unless that is a terminal."""
+
+    def __post_init__(self) -> None:
+        if self.json is not None:
+            check_out(self.json, "--json")
+
+
+def report(tables: Sequence[Table], results: Mapping[str, Any], device: torch.device, file: Path | None = None) -> None:
+    """Print the tables, the hardware, and everything as one JSON object: into `file`, or else as the last line."""
     from train.machine.choices import describe
 
     machine = describe(device)
@@ -40,7 +57,12 @@ def report(tables: Sequence[Table], results: Mapping[str, Any], device: torch.de
     console.print(*tables, sep="\n\n")
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
     everything = {**results, "tables": [as_plain(table) for table in tables], "hardware": machine}
-    print(json.dumps(everything, default=lambda x: vars(x) if isinstance(x, Rate) else str(x)))
+    text = json.dumps(everything, default=lambda x: vars(x) if isinstance(x, Rate) else str(x))
+    if file is not None:
+        write_text(file, f"{text}\n")
+        say(console, f"results: {file}")
+    elif not console.is_terminal:  # on a terminal it would fill the screen
+        print(text)
 
 
 def as_plain(table: Table) -> dict[str, Any]:

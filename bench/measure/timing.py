@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import track
+from dali_pipes.console import activity, open_console
 
 if TYPE_CHECKING:
     import torch
@@ -57,15 +56,16 @@ def alternate(
     `clock` returns seconds; `time.process_time` counts CPU time, which other programs do not change.
     """
     rates: dict[str, list[float]] = {name: [] for name in works}
-    console = Console(stderr=True, highlight=False)
     turns = [name for i in range(warm_up + repeats) for name in works]
-    for i, name in enumerate(track(turns, "measuring", console=console, disable=not console.is_terminal)):
-        began = clock()
-        samples = works[name]()
-        if i >= warm_up * len(works):
-            rates[name].append(samples / (clock() - began))
-            if not console.is_terminal:  # a run that is cut short still leaves what it measured
-                console.print(f"{name}: {rates[name][-1]:,.1f}", markup=False)
+    shown_on = open_console(stderr=True)
+    with activity(shown_on, "measuring", len(turns)) as shown:
+        for i, name in enumerate(shown.track(turns)):
+            began = clock()
+            samples = works[name]()
+            if i >= warm_up * len(works):
+                rates[name].append(samples / (clock() - began))
+                if not shown_on.is_terminal:  # a run that is cut short still leaves what it measured
+                    shown_on.print(f"{name}: {rates[name][-1]:,.1f}", markup=False, highlight=False)
     return {name: Rate.of(values) for name, values in rates.items()}
 
 

@@ -24,6 +24,7 @@ from typing import Annotated
 import tyro
 
 from dali_pipes.command import parse
+from dali_pipes.console import ProgressStyle
 from dali_pipes.errors import exits_with_one_sentence
 
 
@@ -45,6 +46,8 @@ class Arguments:
     """Keep a quarter of the scenes for validation only; the official split shares its scenes."""
     workers: int | None = None
     """Processes that render. Default: as many as there are processors and work for."""
+    progress: ProgressStyle = "auto"
+    """bar: a bar that moves. plain: at most one line in ten seconds. auto: bar on a terminal, plain elsewhere."""
 
 
 def main(argv: list[str]) -> None:

@@ -21,12 +21,11 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from bench.render.scene import draw_scenes
 from bench.render.tile import Tile, random_stream, render_tile, start_worker
 from dali_pipes.command import at_least
+from dali_pipes.console import ProgressStyle, activity, open_console
 from dali_pipes.errors import InputError
 
 # The archives of each split: its images and its labels.
@@ -46,6 +45,7 @@ def render_release(
     seed: int = 0,
     disjoint: bool = False,
     workers: int | None = None,
+    progress: ProgressStyle = "auto",
 ) -> None:
     """Write a synthetic release into the folder `out`; the arguments are the flags of `python -m bench.render`.
 
@@ -61,7 +61,12 @@ def render_release(
     tiles = [tile for split in ARCHIVES for tile in splits[split]]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with _unfinished_folder(out) as unfinished, closing(_rendered(tiles, workers)) as files:
+        with (
+            _unfinished_folder(out) as unfinished,
+            closing(_rendered(tiles, workers)) as rendered,
+            activity(open_console(progress, stderr=True), "rendering", len(tiles)) as shown,
+        ):
+            files = shown.track(rendered)
             for split, (images, labels) in ARCHIVES.items():
                 with ZipFile(unfinished / images, "w") as jpegs, ZipFile(unfinished / labels, "w") as jsons:
                     for tile, (jpeg, label) in zip(splits[split], files, strict=False):
@@ -133,24 +138,21 @@ def plan(train: int, val: int, scenes: int, seed: int, disjoint: bool) -> dict[s
 
 
 def _rendered(tiles: list[Tile], workers: int | None) -> Generator[tuple[bytes, bytes], None, None]:
-    """JPEG and label of each tile in order, with a progress bar on a terminal."""
+    """JPEG and label of each tile in order."""
     import cv2
 
-    console = Console(stderr=True)
-    quiet = not console.is_terminal
     if workers is None:
         workers = min(os.cpu_count() or 1, math.ceil(len(tiles) / TILES_WORTH_A_PROCESS))
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # a tile is too small to split between threads
     try:
         if workers == 1:
-            yield from track(map(render_tile, tiles), "rendering", len(tiles), console=console, disable=quiet)
+            yield from map(render_tile, tiles)
             return
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, spawn, start_worker) as processes:
             try:
-                files = processes.map(render_tile, tiles, chunksize=8)
-                yield from track(files, "rendering", len(tiles), console=console, disable=quiet)
+                yield from processes.map(render_tile, tiles, chunksize=8)
             finally:
                 processes.shutdown(cancel_futures=True)
     finally:

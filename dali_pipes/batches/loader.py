@@ -20,8 +20,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor
 
+from ..console import activity
 from ..errors import InputError
 from ..samples.table import SampleTable, Statistics
 from .augment import Augmentation, jitter, reorient
@@ -49,6 +51,7 @@ class Loader:
     `threads`: DALI's threads, by default one per core that this process may use.
     `cache`: where letterboxed tiles are kept between epochs.
     `augmentation`: random changes, new in each epoch.
+    `console`: shows the progress where a cache is filled outside an epoch's batches; by default nothing is shown.
 
     Raises InputError if the table is too small for a batch, an image cannot be decoded, or the disk is full.
     """
@@ -68,6 +71,7 @@ class Loader:
         threads: int | None = None,
         cache: CacheOptions = NO_CACHE,
         augmentation: Augmentation | None = None,
+        console: Console | None = None,
     ) -> None:
         self.table, self.view = table, view
         self.device = torch.device(device)
@@ -84,6 +88,7 @@ class Loader:
         self._height = torch.from_numpy(height).to(self.device, torch.float32)
         self._paddings = PaddingMasks(self.frames, self.device)
         self._augmentation, self._seed = augmentation, shard.seed
+        self._console = console or Console(quiet=True)
         self._next_step = 0
 
     def __len__(self) -> int:
@@ -163,8 +168,9 @@ class Loader:
         frames = self.view.frames(self.table.select(rows), self.frames.size)
         plan = ValidationPlan(len(rows), self.plan.largest_batch)
         stream = Stream(frames, plan, self.device, self.threads)
-        for step in range(plan.steps_per_epoch):
-            yield rows[plan.ids(step)], stream.batch(step).rgb
+        with activity(self._console, "filling the cache", plan.steps_per_epoch) as shown:
+            for step in shown.track(range(plan.steps_per_epoch)):
+                yield rows[plan.ids(step)], stream.batch(step).rgb
 
 
 def _plan(samples: int, batch_size: int, shuffle: bool, shard: Shard) -> Plan:

@@ -25,7 +25,7 @@ import math
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -35,10 +35,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
 from simplejpeg import decode_jpeg
 
-from ..console import say
+from ..console import activity, open_console, say
 from ..errors import InputError
 from ..files import alone, write_text
 from ..release.find import open_split
@@ -66,15 +65,22 @@ def open_index(
 ) -> Index:
     """Return the checked samples of one split, read from `paths.index_cache` if they are there, otherwise built.
 
-    Building uses `threads` threads, by default one per core, and shows its progress if `console` (default: stderr) is a
-    terminal. Raises InputError if an archive is missing or damaged, if no sample is left, or if the cache cannot be
-    written.
+    Building uses `threads` threads, by default one per core, and shows its progress on `console`, by default stderr.
+    Raises InputError if an archive is missing or damaged, if no sample is left, or if the cache cannot be written.
     """
-    jpegs, texts = open_split(paths, split)
-    for note in filter(None, (jpegs.note, texts.note)):
-        say(console or Console(stderr=True), note)
-    build = partial(_build, texts, jpegs, split, console or Console(stderr=True), threads or _cores())
-    cache = paths.index_cache
+    console = console or open_console(stderr=True)
+    with activity(console, f"reading the {split} split"):
+        jpegs, texts = open_split(paths, split)
+        for note in filter(None, (jpegs.note, texts.note)):
+            say(console, note)
+        build = partial(_build, texts, jpegs, split, console, threads or _cores())
+        return _cached(paths.index_cache, split, jpegs, texts, build)
+
+
+def _cached(
+    cache: Path | None, split: Split, jpegs: Members, texts: Members, build: Callable[[], SampleTable]
+) -> Index:
+    """Read the table from `cache`, or build it and write it there."""
     if cache is None:
         return Index(build(), None)
     key = hashlib.sha256(f"{jpegs.fingerprint()} {texts.fingerprint()}".encode()).hexdigest()[:32]
@@ -145,14 +151,12 @@ def check_by_decoding(
 ) -> Iterator[JpegHeader | Reason]:
     """Decode each image, in `threads` threads: the decoder releases the GIL. A `Check`."""
     parts = [wanted[i : i + PART] for i in range(0, len(wanted), PART)]
-    quiet = not console.is_terminal
     decode = partial(_decode, Verified(images), most_pixels)
-    with ThreadPoolExecutor(threads) as executor, Progress(console=console, disable=quiet) as progress:
-        task = progress.add_task(title, total=len(wanted))
+    with ThreadPoolExecutor(threads) as executor, activity(console, title, len(wanted)) as shown:
         try:
             for checked in executor.map(decode, parts):
                 yield from checked
-                progress.advance(task, len(checked))
+                shown.done += len(checked)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 from rich.console import Console
-from rich.progress import Progress
 
 from dali_pipes import Loader
+from dali_pipes.console import activity
 from dali_pipes.notebook import as_html
 from dali_pipes.samples.picture import open_pictures
 from dali_pipes.samples.polylines import read_polylines, table_of
@@ -89,9 +88,8 @@ class HeightModel:
             view=self.trained.view,
             statistics=self.trained.statistics,
         )
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            shown = partial(progress.track, total=len(loader), description="predicting")
-            raw_mu, raw_sigma = predict(self.forward, loader, self.trained.target, shown)
+        with activity(console, "predicting", len(loader)) as shown:
+            raw_mu, raw_sigma = predict(self.forward, loader, self.trained.target, shown.track)
         loader.close()
         unseen = np.zeros(len(table), bool)
         raw = Predictions("requested", "The polylines to predict.", table, raw_mu, raw_sigma, unseen)

@@ -121,13 +121,13 @@ def judge_runs(
     forwards = [forward_of(trained, chosen, batch_size) for trained in pair]
     paths = paths.cached_in(default_index_folder(new_run))
     read = partial(load_datasets, division=pair[1].division, console=console)
-    new = _measure("the new release", read(paths), pair, forwards)
+    new = _measure("the new release", read(paths), pair, forwards, console)
     results = [replace(new, selected=pair[1].select_on == VALIDATION)]
     old_release, skipped = old_release_of(old_run, paths.release)
     if old_release is not None:
         try:
-            old_paths = ReleasePaths(old_release, index_cache=paths.index_cache)
-            results.append(_measure("the old release", read(old_paths), pair, forwards))
+            old_paths = ReleasePaths(old_release, stage=paths.stage, index_cache=paths.index_cache)
+            results.append(_measure("the old release", read(old_paths), pair, forwards, console))
         except InputError as error:
             skipped = f"the old release was skipped, because it cannot be read: {error}"
     _show(results, console)
@@ -136,10 +136,12 @@ def judge_runs(
     return verdict, reason
 
 
-def _measure(name: str, datasets: Datasets, pair: Sequence[Trained], forwards: Sequence[Forward]) -> PairedRmse:
+def _measure(
+    name: str, datasets: Datasets, pair: Sequence[Trained], forwards: Sequence[Forward], console: Console
+) -> PairedRmse:
     datasets = replace(datasets, evaluated={VALIDATION: datasets.evaluated[VALIDATION]})
     old, new = (
-        evaluate(completed(trained, datasets.training), datasets, forward)[0]
+        evaluate(completed(trained, datasets.training), datasets, forward, console=console)[0]
         for trained, forward in zip(pair, forwards, strict=True)
     )
     neither = ~(old.seen | new.seen)

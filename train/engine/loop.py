@@ -48,6 +48,8 @@ class Loop:
         self._agreement, self._writer, self._deadline = Agreement(), writer, deadline
         self._snapshots = [Snapshot(), Snapshot()]  # one may be written while the other is filled
         self._timer = CheckpointTimer(self.config.runtime.checkpoint_every)
+        compiles = training.forward.compilation != "off"
+        self._first_step = "the step is compiled first, which takes minutes" if compiles else ""
 
     def fit(self) -> None:
         """Train the remaining epochs; save after each one, and as best.pt if it is the best so far."""
@@ -80,9 +82,12 @@ class Loop:
         training, progress, config = self.training, self.training.progress, self.config
         training.begin_epoch()
         steps = len(training.train_loader)
+        self.console.stage(f"epoch {progress.epoch + 1}/{config.epochs}", steps, figures=self._first_step)
+        self.console.advance(progress.step)
         clock = Clock(progress)
         for batch in clock.time_waits(training.train_loader.epoch(progress.epoch, progress.step)):
             training.take_step(batch)
+            self.console.advance(progress.step)
             if progress.step == steps:
                 self._log(training.mean_loss())
             elif progress.step % config.runtime.log_every == 0 and (loss := training.recent_loss()) is not None:
@@ -91,6 +96,7 @@ class Loop:
             self._timer.count_step()
             if progress.step < steps:
                 self._between_steps(may_save=True)
+        self._first_step = ""
         return {
             "epoch": progress.epoch + 1,
             "train_loss": training.mean_loss(),
@@ -122,9 +128,11 @@ class Loop:
 
     def _watch_selection(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches; the run may stop after each. All ranks call `_between_steps` equally often."""
-        loader = self.training.selection_loader
-        for batch in batches:
+        loader, epoch = self.training.selection_loader, self.training.progress.epoch + 1
+        self.console.stage(f"epoch {epoch}/{self.config.epochs}, {self.training.selected_on}", len(loader))
+        for done, batch in enumerate(batches, 1):
             yield batch
+            self.console.advance(done)
             self._between_steps()
         for _ in range(len(loader), loader.most_batches):
             self._between_steps()
@@ -174,11 +182,7 @@ class Loop:
         self.console.log_step(
             StepStatus(
                 epoch=progress.epoch + 1,
-                epochs=epochs,
-                step=progress.step,
-                steps=steps,
                 loss=loss,
-                learning_rate=training.schedule.learning_rate,
                 samples_per_s=progress.step * self.config.batch_size / elapsed,
                 data_wait=progress.waited / elapsed,
                 seconds_left=progress.seconds_left(steps, epochs),

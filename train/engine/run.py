@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from torch.distributed import is_torchelastic_launched
 
 from dali_pipes.batches.wheel import check_dali
+from dali_pipes.console import open_console
 from dali_pipes.errors import InputError
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import DEVELOPMENT
@@ -28,6 +28,7 @@ from ..run.tracker import Tracker, open_tracker
 from ..run.writer import CheckpointWriter
 from ..scores.calibrate import MIN_SCENES_TO_CALIBRATE, development_of, fit_calibration
 from ..scores.predictions import Predictions
+from .header import header
 from .loop import Loop
 from .state import Training
 from .trained import calibrate_and_pool, evaluate, load_trained
@@ -37,7 +38,7 @@ from .trained import calibrate_and_pool, evaluate, load_trained
 class FinishedRun:
     """A finished run, with everything that its report needs."""
 
-    release: Path
+    paths: ReleasePaths
     folder: RunFolder
     datasets: Datasets
     training: Training
@@ -55,7 +56,7 @@ def train(
     """
     deadline = Deadline(config.runtime.time_limit)
     place = Place.from_environment()
-    console = console or RunConsole(Console(quiet=not place.is_rank_zero))
+    console = console or RunConsole(open_console(quiet=not place.is_rank_zero))
     device = choose_device(place.device(config.device))
     paths = (release if isinstance(release, ReleasePaths) else ReleasePaths(release)).cached_in(
         default_index_folder(out)
@@ -72,16 +73,17 @@ def train(
             with local_rank_zero_first(place):
                 datasets = _load_datasets(config, paths, console)
             _warn_of_few_scenes(datasets, console)
-            with console:
-                training = Training(config, device, datasets, console, paths.index_cache, place)
-                _restore(training, folder, console)
-                if place.is_rank_zero:
-                    samples = {**paths.given(), "split": str(config.division()), **datasets.counts()}
-                    folder.create(training.environment, samples, training.history)
-                tracker = open_tracker(out) if place.is_rank_zero else Tracker()
-                with signals.remembered(), CheckpointWriter() as writer:
-                    Loop(training, folder, signals, writer, console, tracker, deadline).fit()
-    return FinishedRun(paths.release, folder, datasets, training, console, tracker)
+            console.stage(f"building {config.backbone}")
+            training = Training(config, device, datasets, console, paths.index_cache, place)
+            console.header(header(training, datasets, folder))
+            _restore(training, folder, console)
+            if place.is_rank_zero:
+                samples = {**paths.given(), "split": str(config.division()), **datasets.counts()}
+                folder.create(training.environment, samples, training.history)
+            tracker = open_tracker(out) if place.is_rank_zero else Tracker()
+            with signals.remembered(), CheckpointWriter() as writer:
+                Loop(training, folder, signals, writer, console, tracker, deadline).fit()
+    return FinishedRun(paths, folder, datasets, training, console, tracker)
 
 
 def _check_before_reading(config: Config, place: Place, out: Path) -> None:
@@ -149,7 +151,8 @@ def evaluate_best(run: FinishedRun) -> list[Predictions]:
     training, best = run.training, run.folder.best
     trained = load_trained(best)
     checkpoint.load_into(training.model, trained.model.state_dict(), best)
-    predictions = evaluate(trained, run.datasets, training.forward, training.config.data.threads)
+    threads = training.config.data.threads
+    predictions = evaluate(trained, run.datasets, training.forward, threads, run.console.console)
     development = development_of(predictions)
     if development is None:
         minimum = MIN_SCENES_TO_CALIBRATE

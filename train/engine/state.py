@@ -78,7 +78,7 @@ class Training:
         decay = config.optimizer.ema
         self.average = MovingAverage(self.model, decay) if decay else None
         choices = self._choose(datasets, index_folder)
-        self.environment = self._describe(choices, console)
+        self.environment = self._describe(choices)
         network = data_parallel(self.model, device, compress=config.runtime.reduce == "bf16")
         self.forward = self._build_forward(choices, self.model, network)
         self.evaluated = self._build_forward(choices, self.average.module) if self.average else self.forward
@@ -90,6 +90,7 @@ class Training:
         is_captured = choices["compile mode"].value == "cudagraph"
         self._captured = CapturedStep(self._step, self.average, CudaGraph()) if is_captured else None
         cache = choices["cache"].value
+        self._shown_on = console.console
         self.train_loader = self._build_loader(training, cache, index_folder, training=True)
         self.selection_loader = self._build_loader(datasets.selection, cache, index_folder, training=False)
         self.schedule = Schedule(config, optimizer, len(self.train_loader))
@@ -140,8 +141,8 @@ class Training:
             "compile mode": choose_compile_mode(config.runtime.compile_mode, compilation.value, fault),
         }
 
-    def _describe(self, choices: Mapping[str, Choice], console: RunConsole) -> dict[str, str]:
-        """Print the choices with their reasons, and return them with hardware and versions, as in environment.txt."""
+    def _describe(self, choices: Mapping[str, Choice]) -> dict[str, str]:
+        """The choices with their reasons, the hardware and the versions, as in environment.txt."""
         described = {name: f"{choice.value}: {choice.reason}" for name, choice in choices.items()}
         mode = choices["compile mode"].value
         if mode == "default" or (mode != "cudagraph" and choices["compilation"].value == "off"):
@@ -150,8 +151,6 @@ class Training:
         if place.world_size > 1:
             on_node = f"{place.local_world_size} on this node with {place.threads} cores each"
             described["ranks"] = f"{place.world_size}, {on_node}"
-        for name, choice in described.items():
-            console.note(f"{name} {choice}")
         return {"device": str(self.device), **described, **describe(self.device)}
 
     def _build_forward(
@@ -184,6 +183,7 @@ class Training:
             threads=choose_threads(config.data.threads, place.threads, self.device),
             cache=CacheOptions(cache, index_folder),
             augmentation=config.data.augmentation() if training else None,
+            console=self._shown_on,
         )
 
     # --- Training.

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from dali_pipes import Batch, Loader, SampleTable, Statistics
 from dali_pipes.batches.view import WHOLE_TILE, View
+from dali_pipes.console import activity
 from dali_pipes.errors import InputError
 from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division
 from model import CheckpointError, HeightRegressor, Target, checkpoint
@@ -214,11 +216,14 @@ def predict(
     return target.decode(mu.double()[order].numpy(), log_var.double()[order].numpy(), loader.table.length_in_sides)
 
 
-def evaluate(trained: Trained, datasets: Datasets, forward: Forward, threads: int = 0) -> list[Predictions]:
+def evaluate(
+    trained: Trained, datasets: Datasets, forward: Forward, threads: int = 0, console: Console | None = None
+) -> list[Predictions]:
     """Predict the evaluation tables, neither calibrated nor pooled.
 
-    `threads`: DALI's, 0 for its default. Predictions on the samples that selected the best epoch are marked, except on
-    another release, which shares no scene with the network's training samples.
+    `threads`: DALI's, 0 for its default. `console`: shows the progress; by default nothing is shown. Predictions on the
+    samples that selected the best epoch are marked, except on another release, which shares no scene with the network's
+    training samples.
     """
     scenes, results = trained.scenes, []
     same_release = scenes is None or not scenes.isdisjoint(datasets.training.scene.tolist())
@@ -232,7 +237,8 @@ def evaluate(trained: Trained, datasets: Datasets, forward: Forward, threads: in
             statistics=trained.statistics,
             threads=threads or None,
         )
-        mu, sigma = predict(forward, loader, trained.target)
+        with activity(console or Console(quiet=True), f"predicting {name}", len(loader)) as shown:
+            mu, sigma = predict(forward, loader, trained.target, shown.track)
         loader.close()
         seen = np.isin(table.scene, list(scenes)) if scenes is not None else np.zeros(len(table), bool)
         selection = same_release and name == datasets.select_on

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from .config import Config, Data, Model, Optimizer
+from .config import MAY_CHANGE, Config, Data, Model, Optimizer, flattened
 
 
 def reference() -> Config:
@@ -39,3 +39,23 @@ def demo() -> Config:
 
 PRESETS: dict[str, Callable[[], Config]] = {"reference": reference, "fast": fast, "demo": demo}
 Preset = Literal["reference", "fast", "demo"]
+
+MOST_NAMED = 4
+"""Settings that `described` names; more would not be read."""
+
+
+def described(config: Config) -> str:
+    """The preset nearest to `config`, and what differs from it, such as "fast, with epochs 3 and seed 1".
+
+    Settings that do not change the result, such as the device, are not named.
+    """
+    settings = flattened(config)
+
+    def differences(preset: str) -> list[str]:
+        usual = flattened(PRESETS[preset]())
+        return [name for name in settings if name not in MAY_CHANGE and settings[name] != usual[name]]
+
+    nearest = min(PRESETS, key=lambda preset: len(differences(preset)))
+    changed = [f"{name.rpartition('.')[2]} {settings[name]}" for name in differences(nearest)]
+    named = changed[:MOST_NAMED] + [f"{len(changed) - MOST_NAMED} more"] * (len(changed) > MOST_NAMED)
+    return f"{nearest}, with {', '.join(named)}" if named else nearest

@@ -1,23 +1,27 @@
-"""The console of a run: a live view on a terminal, plain lines elsewhere, and tables at the end."""
+"""The console of a run: what is trained, how far it is, one line for each epoch, and what to do with the result.
+
+`dali_pipes/console.py` draws the bar on a terminal, and prints lines elsewhere.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
-from dali_pipes.console import cell, say
-from dali_pipes.units import duration
+from dali_pipes.console import activity, cell, open_console, say
+from dali_pipes.units import count
 
-from ..scores.evaluation import Evaluation
+from ..scores.evaluation import Evaluation, headline_rows
 from ..scores.metrics import NETWORK
+
+EPOCH = "{:>5} {:>8} {:>11} {:>9} {:>7} {:>8} {:>9} {:>6} {:>8}"
+COLUMNS = ("epoch", "loss", "RMSE", "MAE", "NLL", "rate", "samples/s", "wait", "time")
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,7 @@ class StepStatus:
 
     epoch: int
     """From 1."""
-    epochs: int
-    step: int
-    """From 1, in the epoch."""
-    steps: int
     loss: float
-    learning_rate: float
     samples_per_s: float
     data_wait: float
     """Share of the epoch's time so far that was spent waiting for data, 0 to 1."""
@@ -40,39 +39,54 @@ class StepStatus:
 
 
 class RunConsole:
-    """Shows a run; a context manager. On a terminal it redraws one view; elsewhere it prints lines."""
+    """Shows a run. Within `with`, the current stage is shown, too: as a bar, or as a line every ten seconds."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
-        self._live: Live | None = None
-        self._epochs = _epoch_table()
+        self.console = console or open_console()
+        self._activity = activity(self.console, "starting")
         self._best = math.inf
+        self._has_epochs = False
 
     def __enter__(self) -> RunConsole:
-        if self.console.is_terminal:
-            self._live = Live(console=self.console, refresh_per_second=4)
-            self._live.start()
+        self._activity.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._live:
-            self._live.update(self._epochs)
-            self._live.stop()
+        self._activity.__exit__(*exception)
 
     def note(self, text: str) -> None:
         """Print one line, such as a choice and its reason."""
         say(self.console, text)
 
+    def header(self, facts: Mapping[str, str]) -> None:
+        """Print what is trained, one fact per row."""
+        table = Table.grid("", "", padding=(0, 2))
+        table.columns[0].style = "dim"
+        table.columns[0].no_wrap = True
+        table.columns[1].overflow = "fold"
+        for name, value in facts.items():
+            table.add_row(cell(name), cell(value))
+        self.console.print(table)
+
+    def stage(self, title: str, total: int | None = None, figures: str = "") -> None:
+        """Begin the next part of the run, of `total` steps if their number is known."""
+        self._activity.begin(title, total)
+        self._activity.figures = figures
+
+    def advance(self, done: int) -> None:
+        """Set how many steps of the stage are done. It only stores the number: a thread shows it."""
+        self._activity.done = done
+
     def log_step(self, now: StepStatus) -> None:
         """Show a log step."""
-        if self._live:
-            self._live.update(Group(self._epochs, _view(now, self._best)))
-        else:
-            facts = ", ".join(f"{name} {value}" for name, value in _facts(now, self._best).items())
-            self.note(f"epoch {now.epoch}/{now.epochs} step {now.step}/{now.steps}: {facts}")
+        facts = [f"loss {now.loss:.4f}", f"{now.samples_per_s:.0f} samples/s", f"{now.data_wait:.1%} waiting for data"]
+        if math.isfinite(self._best):
+            facts.append(f"best RMSE {_metres(self._best)}")
+        self._activity.figures = ", ".join(facts)
+        self._activity.left = now.seconds_left
 
     def log_epoch(self, record: dict[str, Any]) -> None:
-        """Show the end of an epoch, from its record in metrics.jsonl."""
+        """Print one line for an epoch, from its record in metrics.jsonl."""
         is_best = record["rmse"] < self._best
         self._best = min(self._best, record["rmse"])
         cells = (
@@ -86,62 +100,42 @@ class RunConsole:
             f"{record['data_wait']:.1%}",
             str(timedelta(seconds=round(record["seconds"]))),  # narrower than `duration`: 80 columns are enough
         )
-        self._epochs.caption = f"{record['measured_on']}; * is the best so far"
-        self._epochs.add_row(*cells)
-        if self._live:
-            self._live.update(self._epochs)
-        else:
+        if not self.console.is_interactive:
             self.note(
                 f"epoch {cells[0]} done in {cells[8]}: train loss {cells[1]}, {record['measured_on']} RMSE"
                 f" {cells[2].strip()}, MAE {cells[3]}, NLL {cells[4]}"
             )
+            return
+        if not self._has_epochs:
+            self.note(f"scores of the {record['measured_on']} samples; * is the best epoch so far")
+            self.note(EPOCH.format(*COLUMNS))
+            self._has_epochs = True
+        self.note(EPOCH.format(*cells))
+
+    def result(self, evaluation: Evaluation, next_commands: Mapping[str, str]) -> None:
+        """Print the scores of the headline, and what to do with the network: purpose → command."""
+        self.console.print(score_table(evaluation))
+        self.console.print()
+        for purpose, command in next_commands.items():
+            self.note(f"{purpose}:")
+            self.note(f"  {command}")
 
 
-def _epoch_table() -> Table:
-    table = Table(box=None, pad_edge=False, caption_justify="left")
-    for name in ("epoch", "train\nloss", "RMSE", "MAE", "NLL", "learning\nrate", "samples/s", "data\nwait", "time"):
-        table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
-    return table
-
-
-def _view(now: StepStatus, best: float) -> Table:
-    facts = {"epoch": f"{now.epoch} of {now.epochs}", "step": f"{now.step} of {now.steps}", **_facts(now, best)}
-    view = Table.grid(padding=(0, 3))
-    view.add_row(*(Text(name, style="dim") for name in facts))
-    view.add_row(*facts.values())
-    whole = Table.grid()
-    whole.add_row("")
-    whole.add_row(view)
-    done = (now.epoch - 1) * now.steps + now.step
-    whole.add_row(ProgressBar(total=now.epochs * now.steps, completed=done, width=60))
-    return whole
-
-
-def _facts(now: StepStatus, best: float) -> dict[str, str]:
-    return {
-        "loss": f"{now.loss:.4f}",
-        "samples/s": f"{now.samples_per_s:.0f}",
-        "waiting for data": f"{now.data_wait:.1%}",
-        "learning rate": f"{now.learning_rate:.2e}",
-        "best RMSE": _metres(best),
-        "time left": duration(now.seconds_left),
-    }
-
-
-def score_table(evaluation: Evaluation) -> Table:
-    """The score table of the report for a terminal. Groups on which the best epoch was selected are marked."""
-    table = Table(title="Heights in metres", title_justify="left", box=None, pad_edge=False, caption_justify="left")
-    if any(part.optimistic for part in evaluation.parts):
-        table.caption = "optimistic: the best epoch was chosen on these samples"
+def score_table(evaluation: Evaluation) -> Group:
+    """The scores of the headline for a terminal, below a line that names their samples."""
+    table = Table(box=None, pad_edge=False)
     table.add_column("", overflow="fold")  # a narrow terminal may wrap names, but must not cut numbers
-    for name in ("samples", "scenes seen", "RMSE", "MAE", "bias", "NLL"):
+    for name in ("RMSE", "MAE", "bias", "NLL"):
         table.add_column(name, justify="right", no_wrap=True)
-    for part in evaluation.parts:
-        table.add_row(cell(part.title), style="bold")
-        for row in part.rows.values():
-            cells = (str(row.scores.n), row.seen, *row.figures)
-            table.add_row(cell(f"  {row.title}"), *cells, style="bold cyan" if row.predictor == NETWORK else None)
-    return table
+    rows, part = headline_rows(evaluation), evaluation.leading
+    for row in rows:
+        table.add_row(cell(row.title), *row.figures, style="bold cyan" if row.predictor == NETWORK else None)
+    if part is None:
+        return Group("no samples were evaluated")
+    samples = f"{count(len(part), 'sample')} in {count(part.scenes, 'scene')}"
+    line = f"Heights in metres: {part.title}, {samples}; scenes seen in training: {rows[0].seen}"
+    optimistic = ["optimistic: the best epoch was chosen on these samples"] if part.optimistic else []
+    return Group("", cell(line), table, *optimistic)
 
 
 def _metres(value: float) -> str:
