@@ -83,7 +83,7 @@ class Archive:
         """Return None: a member may be compressed, and it has a checksum."""
         return
 
-    def files(self) -> list[Path]:
+    def disk_files(self) -> list[Path]:
         """Return the files on disk that the archive consists of."""
         return list(dict.fromkeys(segment.file for segment in self._bytes.segments))
 
@@ -169,7 +169,7 @@ class Folder:
         """Return where the bytes of member `index` are, unless they cannot be read."""
         return None if self._files[index].fault else self._files[index].segment
 
-    def files(self) -> list[Path]:
+    def disk_files(self) -> list[Path]:
         """Return the files on disk that hold the members."""
         return list(dict.fromkeys(file.segment.file for file in self._files))
 

@@ -49,7 +49,7 @@ class Members(Protocol):
         """Return where the bytes of file `index` are on disk, if they are there in one piece and have no checksum."""
         return None
 
-    def files(self) -> list[Path]:
+    def disk_files(self) -> list[Path]:
         """Return the files on disk that hold these files, each once."""
         return []
 
@@ -97,9 +97,9 @@ class Merged(Members):
         source, number = self._source(index)
         return source.segment(number)
 
-    def files(self) -> list[Path]:
+    def disk_files(self) -> list[Path]:
         """Return the files on disk of all sources."""
-        return [file for source in self.sources for file in source.files()]
+        return [file for source in self.sources for file in source.disk_files()]
 
     def fingerprint(self) -> str:
         """Return the digests of all sources."""

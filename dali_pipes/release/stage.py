@@ -75,7 +75,7 @@ def _files_in_use(paths: ReleasePaths) -> dict[Path, list[Path]]:
     for split in SPLITS:
         for role, members in zip(ROLES, open_split(paths, split), strict=True):
             root = _root(paths.override(split, role) or paths.release)
-            files.setdefault(root, set()).update(file.relative_to(root) for file in members.files())
+            files.setdefault(root, set()).update(file.relative_to(root) for file in members.disk_files())
     return {root: sorted(below) for root, below in files.items()}
 
 
