@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -128,7 +128,12 @@ def test_a_complete_copy_is_not_read_again_and_a_changed_source_is(
     paths = ReleasePaths(given, stage=tmp_path / "local")
     read: list[str] = []
     pieces = FileCopy.pieces
-    monkeypatch.setattr(FileCopy, "pieces", lambda copy, start: (read.append(copy.source.name), pieces(copy, start))[1])
+
+    def recorded(copy: FileCopy, start: int) -> Iterator[int]:
+        read.append(copy.source.name)
+        return pieces(copy, start)
+
+    monkeypatch.setattr(FileCopy, "pieces", recorded)
     first = staged(paths, QUIET)
     assert len(read) == 4
     assert staged(paths, QUIET) == first

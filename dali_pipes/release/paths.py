@@ -51,8 +51,8 @@ class ReleasePaths:
     """The labels of the validation split alone; same forms as --images."""
 
     stage: Path | None = None
-    """Folder on a local disk to copy the release to before it is read, for a release on Google Drive or another network
-    mount. A complete copy is used again; a copy that was interrupted is continued."""
+    """Local folder to copy the release to before it is read, once. For releases on Google Drive or a network mount.
+    A copy that was interrupted is continued."""
 
     index_cache: Path | None = None
     """Folder for the checked sample tables and the lists of what was skipped, shared by runs.
