@@ -106,9 +106,9 @@ class PredictedHeights:
             {
                 "tile": self.polylines.images[image]["filename"],
                 "region": region.index,
-                "height (m)": number(self.mu[i]),
-                "σ (m)": number(self.sigma[i]),
-                interval: f"{number(self.low[i])} to {number(self.high[i])}",
+                "height (m)": number(self.mu[i], 1),
+                "σ (m)": number(self.sigma[i], 1),
+                interval: f"{number(self.low[i], 1)} to {number(self.high[i], 1)}",
             }
             for i, (image, region) in enumerate(self.polylines.drawn)
         )

@@ -74,8 +74,8 @@ class Predictions:
             {
                 "tile": self.table.tile[i],
                 "true height (m)": number(self.table.height[i]),
-                "predicted (m)": number(self.mu[i]),
-                "σ (m)": number(self.sigma[i]),
+                "predicted (m)": number(self.mu[i], 1),
+                "σ (m)": number(self.sigma[i], 1),
             }
             for i in range(len(self))
         )
