@@ -10,7 +10,7 @@ WORKERS ?= 2
 RENDER := --train 2000 --val 300 --scenes 80
 DEMO :=
 
-.PHONY: demo test lint test-lowest lock
+.PHONY: demo test test-page chromium lint test-lowest lock
 demo: .venv/installed $(RUNS)/release/VS_KS.zip
 	$(BIN)/python -m dali_pipes $(RUNS)/release --index-cache $(RUNS)/index-cache
 	rm -rf $(RUNS)/demo
@@ -19,8 +19,18 @@ demo: .venv/installed $(RUNS)/release/VS_KS.zip
 $(RUNS)/release/VS_KS.zip: | .venv/installed
 	$(BIN)/python -m bench.render $(RUNS)/release $(RENDER)
 
-test: lint
+test: lint chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+test-page: .venv/installed chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_measure_page.py
+
+# The browser that tests/test_measure_page.py needs; without it that test is skipped.
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  echo "installing Chromium, which tests the measuring page" && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null; } || \
+	  echo "Chromium is not installed: the test of the measuring page is skipped"
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -27,8 +27,9 @@ import tyro
 from bench.measure.report import as_markdown
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
-from dali_pipes.files import write_text
+from dali_pipes.files import read_text, write_text
 
+LARGEST = 16 << 20  # bytes of an output, or of the page
 SHOWN = re.compile(r"torch|nvidia-dali-cuda\d+")  # packages whose versions the page shows
 
 
@@ -79,8 +80,8 @@ def main(argv: list[str]) -> None:
     """Run the command; on bad input it exits with status 2 and one sentence."""
     with exits_with_one_sentence():
         arguments = parse(Arguments, argv, module="bench.fill", description=__doc__)
-        outputs = {path.stem: path.read_text("utf-8") for path in arguments.outputs}
-        write_text(arguments.page, filled(arguments.page.read_text("utf-8"), outputs))
+        outputs = {path.stem: read_text(path, LARGEST) for path in arguments.outputs}
+        write_text(arguments.page, filled(read_text(arguments.page, LARGEST), outputs))
 
 
 if __name__ == "__main__":

@@ -26,13 +26,15 @@ from numpy.typing import NDArray
 from dali_pipes import SampleTable
 from dali_pipes.command import parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
-from dali_pipes.files import write_whole
+from dali_pipes.files import read_text, write_whole
+from dali_pipes.samples.csv_text import unescaped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from PIL import Image
 
 WIDTH, HEIGHT = 10.0, 4.6  # inches, at 100 pixels each
+LARGEST = 128 << 20  # bytes of predictions.csv
 COLOURS = 192
 INK, MUTED = "#111827", "#6b7280"
 LABEL, PREDICTED, INTERVAL = "#E8590C", "#0072B2", "#B2D4E8"  # distinct for colour-blind readers
@@ -67,17 +69,17 @@ class Sample:
         """Read one row of the file."""
         points = np.array([point.split() for point in row["polyline"].split(";")], float)
         mu, low, high = (float(row[f"calibrated_{name}_m"]) for name in ("mu", "low", "high"))
-        return cls(row["tile"], points, float(row["height_m"]), mu, low, high, row["scene_seen"] == "true")
+        return cls(unescaped(row["tile"]), points, float(row["height_m"]), mu, low, high, row["scene_seen"] == "true")
 
 
 def typical(run: Path) -> Sample:
     """The validation sample whose error has the median size. Raises InputError if no sample has an interval."""
     path = run / "predictions.csv"
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["group"] == "validation" and row["calibrated_high_m"]]
+        reader = csv.DictReader(io.StringIO(read_text(path, LARGEST), newline=""), strict=True)
+        rows = [row for row in reader if row["group"] == "validation" and row["calibrated_high_m"]]
         samples = [Sample.of(row) for row in rows]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise InputError(f"{run} holds no finished run: {path.name} cannot be read ({error})") from None
     samples = [sample for sample in samples if not sample.seen] or samples
     if not samples:

@@ -4,7 +4,6 @@ Shows counts by split, sensor and scene; what validation shares with training; t
 scales; everything that is skipped, with its reason; and an audit of the labels against the closed-form height.
 """
 
-import io
 import json
 import sys
 from dataclasses import dataclass
@@ -46,8 +45,6 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Run the command. Bad input exits with status 2 and one sentence."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal cannot print Korean names
     with exits_with_one_sentence():
         run(parse(Arguments, argv, module="dali_pipes", description=__doc__))
 

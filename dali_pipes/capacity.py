@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+from .errors import InputError
+
+LEAST_ADDRESS_SPACE = 6 << 30  # bytes; torch with its CUDA libraries and DALI map 4.7 GiB before the first batch
 
 
 class Cgroup(NamedTuple):
@@ -54,6 +59,16 @@ def _lines(path: Path) -> list[str]:
         return path.read_text().splitlines()
     except OSError:
         return []
+
+
+def check_address_space() -> None:
+    """Raise InputError if `ulimit -v` is too low to import torch and DALI, which abort the process in that case."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
+        raise InputError(
+            f"expected an address space of at least {LEAST_ADDRESS_SPACE >> 30} GiB for torch and DALI, found a limit"
+            f" of {limit / 2**30:.1f} GiB; raise it with ulimit -v unlimited"
+        )
 
 
 def free_disk(folder: Path) -> int:

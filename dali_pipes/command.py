@@ -19,7 +19,11 @@ from typing import Any, TypeVar, Union, get_args
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from .capacity import check_address_space
 from .errors import InputError
+
+WITHOUT_TORCH = ("dali_pipes", "bench.render", "bench.fill", "train.compare")
+"""Commands that run in a small address space."""
 
 Arguments = TypeVar("Arguments")
 
@@ -59,14 +63,15 @@ def parse(
 ) -> Arguments:
     """Parse `argv` into `arguments`, for `python -m module`; `aliases`: other names of flags → the flags.
 
-    Raises InputError if a flag is unknown, missing or has a bad value. `--help` prints the help and exits with 0.
+    Raises InputError if a flag is unknown, missing or has a bad value, or if `ulimit -v` leaves too little for torch.
+    `--help` prints the help and exits with 0.
     """
     prog = program(module)
     stderr = io.StringIO()
     defaults: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with redirect_stderr(stderr):
-            return tyro.cli(
+            parsed = tyro.cli(
                 arguments,
                 args=[_without_alias(argument, aliases) for argument in argv],
                 prog=prog,
@@ -75,6 +80,9 @@ def parse(
                 registry=_registry(),
                 **defaults,
             )
+            if not module.startswith(WITHOUT_TORCH):
+                check_address_space()
+            return parsed
     except SystemExit as end:
         if not end.code:
             raise

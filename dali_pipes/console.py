@@ -1,6 +1,8 @@
 """What commands show on a terminal: text of users as it is, and the progress of long work.
 
 Every line that a command prints with a path, a name or a label goes through `say`, and every cell through `cell`.
+Each command calls `accept_all_characters`, so that text is also shown where the terminal's encoding lacks a character.
+
 Long work runs inside an `activity`:
 
     with activity(console, "checking tiles", total=2000) as shown:
@@ -13,13 +15,16 @@ The work only sets attributes; a thread reads and shows them, so that the work n
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TextIO, TypeVar
 
 from .units import duration
 
@@ -34,6 +39,72 @@ QUIET_FOR = 10.0
 
 ProgressStyle = Literal["auto", "bar", "plain"]
 Item = TypeVar("Item")
+
+IN_ASCII = {
+    "−": "-",
+    "–": "-",
+    "±": "+-",
+    "÷": "/",
+    "×": "x",
+    "→": "->",
+    "↺": "<-",
+    "…": "...",
+    "σ": "sigma",
+    "β": "beta",
+    "²": "2",
+    "½": "1/2",
+    "√": "sqrt",
+    "°": " deg",
+    "≤": "<=",
+    "≥": ">=",
+    "·": "-",
+    "•": "*",
+    "†": "+",
+    "‡": "++",
+    "─": "-",
+    "━": "-",
+    "│": "|",
+    "╭": "+",
+    "╮": "+",
+    "╰": "+",
+    "╯": "+",
+    "╸": "-",
+    "╺": "-",
+    _NO_BREAK: " ",
+}
+"""Signs of our own texts, and how they are written where the encoding of the output lacks them."""
+
+
+def accept_all_characters() -> None:
+    """Let stdout and stderr print every character, also in ASCII or EUC-KR, and warnings of libraries stay on one line.
+
+    A sign that the encoding lacks is spelled as in `IN_ASCII`, and any other character becomes an escape.
+    """
+    codecs.register_error("spelled", _spelled)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="spelled")
+    warnings.showwarning = _show_warning
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    """A handler of `codecs`: what to write in place of the characters that cannot be encoded."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(IN_ASCII.get(c) or c.encode("unicode_escape").decode() for c in missing), error.end
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning as one printable line; a library may put names of files into it."""
+    print(printable(f"{filename}:{lineno}: {category.__name__}: {message}"), file=file or sys.stderr)
 
 
 def printable(text: str, longest: int | None = None) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .errors import BackboneError as BackboneError
 from .hub import cached_weights, check_download, refuse_download
 from .names import STEM, timm_names
-from .torch_file import read_torch_file
+from .torch_file import LARGEST_FILE, read_torch_file
 
 CHANNELS = 5  # RGB, polyline mask, padding mask
 IMAGENET = "imagenet"
@@ -103,6 +103,10 @@ def _load_weights(backbone: nn.Module, name: str, path: Path) -> None:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by their names. Raises ValueError if it has none."""
+    if not path.is_file():
+        raise ValueError("it is a pipe, a device or a folder, not a file")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"it has more than the {LARGEST_FILE >> 30} GiB allowed")
     if path.suffix == ".safetensors":
         try:
             return dict(safetensors.torch.load_file(path))

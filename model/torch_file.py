@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import pickle
+import stat
 import struct
 import zipfile
 import zlib
@@ -20,6 +22,7 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from torch import Tensor
 
+LARGEST_FILE = 32 << 30  # bytes; last.pt of the largest ConvNeXt has 13 GB
 LARGEST_PICKLE = 64 << 20  # bytes; that of a run with the largest ConvNeXt has one million
 DEEPEST = 16  # levels of dicts and lists
 MOST_VALUES = 5_000_000
@@ -48,7 +51,12 @@ def read_torch_file(path: Path) -> Any:
     They are dicts, lists, tuples, text, numbers and dense tensors; numbers of numpy become Python's. Raises Unreadable
     for anything else and for a damaged file, OSError if it cannot be opened.
     """
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise Unreadable("it is a pipe or a device, not a file")
+        if status.st_size > LARGEST_FILE:
+            raise Unreadable(f"it has more than the {LARGEST_FILE >> 30} GiB allowed")
         records = _records(file)
     roots = [name.removesuffix("data.pkl") for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
@@ -67,6 +75,11 @@ def read_torch_file(path: Path) -> Any:
         raise Unreadable(f"the entry data.pkl is no pickle of torch.save ({type(error).__name__})") from None
     _check_values(contents)
     return contents
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe would otherwise wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _records(file: BinaryIO) -> dict[str, bytearray]:

@@ -65,7 +65,9 @@ def test_later_epochs_do_not_decode(release: Path, monkeypatch: pytest.MonkeyPat
     table = SampleTable.from_release(release)
     loader = Loader(table, 32, shuffle=True, size=32, cache=CacheOptions("host"))
     list(loader)
+    assert loader._stream._pipeline, "the next epoch may stream, too"
     list(loader)  # completes the cache
+    assert not loader._stream._pipeline, "DALI's threads and buffers are given back"
     monkeypatch.setattr(type(table.images), "read", lambda *_: pytest.fail("an image was read"))
     assert len(list(loader)) == len(loader)
 

@@ -222,11 +222,23 @@ def test_what_another_process_is_writing_is_not_deleted_however_old(tmp_path: Pa
         (unfinished,) = tmp_path.iterdir()
         os.utime(unfinished, (0, 0))
         write_text(path, "after")
-        sweep(path)
+        sweep(tmp_path)
         assert contents(tmp_path) == {"last.pt": b"after", unfinished.name: b"half"}
     finally:
         writer.kill()
         writer.communicate()
+
+
+def test_a_sweep_deletes_what_every_killed_writer_of_the_folder_left(tmp_path: Path) -> None:
+    dead, alive = a_writer_that_hangs(tmp_path / "report.html"), a_writer_that_hangs(tmp_path / "best.pt")
+    dead.kill()
+    dead.communicate()
+    try:
+        sweep(tmp_path)
+        assert [path.name[:8] for path in tmp_path.iterdir()] == [".best.pt"]
+    finally:
+        alive.kill()
+        alive.communicate()
 
 
 def test_a_file_that_a_sweep_deleted_before_it_was_locked_is_made_again(
@@ -238,7 +250,7 @@ def test_a_file_that_a_sweep_deleted_before_it_was_locked_is_made_again(
     def swept_once(descriptor: int, operation: int) -> None:
         if not swept:
             swept.append(True)
-            sweep(path)
+            sweep(tmp_path)
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", swept_once)
@@ -264,7 +276,7 @@ def test_without_locks_only_what_nobody_wrote_to_for_a_day_is_deleted(
 
 
 def test_a_sweep_of_a_folder_that_is_not_there_is_no_error(tmp_path: Path) -> None:
-    sweep(tmp_path / "nowhere" / "last.pt")
+    sweep(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "nowhere" / "last.pt", "after")
 
@@ -281,3 +293,4 @@ def test_of_those_that_want_to_be_alone_one_is(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(4) as processes:
         list(processes.map(enter, range(8)))
+    assert not list(tmp_path.iterdir()), "the lock file is deleted"

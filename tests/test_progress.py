@@ -35,7 +35,7 @@ with console:
     console.header({"run": "runs/" + "one" * 30, "network": "convnext_atto"})
     for epoch in (1, 2):
         console.stage(f"epoch {epoch}/12", 1875)
-        console.log_step(StepStatus(epoch, -1234.5678, 12345, 0.999, 4321))
+        console.log_step(StepStatus(epoch, 40, -1234.5678, 12345, 0.999, 4321))
         for step in range(1000, 1876, 5):
             console.advance(step)
             time.sleep(0.004)

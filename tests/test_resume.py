@@ -307,7 +307,8 @@ def test_a_second_signal_ends_the_process_but_an_echo_of_the_first_does_not(monk
 
 ORPHANED = """
 import os, signal, time
-from train.run.signals import Signals, Stopped, end_with_parent
+from train.run.parent import end_with_parent
+from train.run.signals import Signals, Stopped
 
 ready, notify = os.pipe()
 if os.fork():

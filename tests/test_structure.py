@@ -27,6 +27,7 @@ BELOW = {
     "train.run": ("dali_pipes", "model", "train.scores", "train.recipe"),
     "train.engine": ("dali_pipes", "model", "train.machine", "train.scores", "train.recipe", "train.run"),
     "train.deploy": ("dali_pipes", "model", "train"),
+    "train.measure": ("dali_pipes", "model", "train"),
     "bench.render": ("dali_pipes.base",),
     "bench.measure": ("dali_pipes", "model", "train"),
     "bench.ablate": ("dali_pipes", "model", "train", "bench.measure", "bench.render"),
@@ -42,6 +43,8 @@ ONLY_IN = {
     "jinja2": ("dali_pipes.pages",),
     "torch": ("dali_pipes.batches", "model", "train", "bench"),
     "onnx": ("train.deploy",),
+    "fastapi": ("train.measure",),
+    "uvicorn": ("train.measure",),
 }
 """Library → the packages that may import it.  Benchmarks also time DALI alone."""
 

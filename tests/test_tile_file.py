@@ -8,23 +8,34 @@ import os
 import shutil
 import signal
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
+import dali_pipes.samples.cache_folder
 from dali_pipes import CacheOptions, Loader, SampleTable
-from dali_pipes.batches.tile_file import open_tiles, tile_path
+from dali_pipes.batches.tile_file import TileFile, open_tiles, tile_path
 from dali_pipes.batches.view import WHOLE_TILE, View
 from dali_pipes.errors import InputError
 from dali_pipes.samples.splits import merge
 
 SHAPE = (6, 8, 8, 3)
 TILES = torch.arange(6 * 8 * 8 * 3).remainder(251).to(torch.uint8).view(SHAPE)
+
+
+CPU = torch.device("cpu")
+
+
+def all_of(tiles: TileFile) -> torch.Tensor:
+    return tiles.read(np.arange(len(TILES)), CPU)
 
 
 def never() -> Iterator[torch.Tensor]:
@@ -44,7 +55,7 @@ def test_epochs_from_disk_equal_the_streamed_ones_in_the_first_loader_and_in_the
             for name, value in vars(one).items():
                 assert torch.equal(value, getattr(other, name)), name
         monkeypatch.setattr(type(table.images), "read", lambda *_: pytest.fail("an image was read"))
-    assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".lock", ".u8"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".u8"]
 
 
 def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
@@ -55,9 +66,9 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "tiles-a.u8"
     with pytest.raises(InputError, match="does not decode"):
         open_tiles(path, SHAPE, broken())
-    assert [file.name for file in tmp_path.iterdir()] == ["tiles-a.lock"]
-    assert torch.equal(open_tiles(path, SHAPE, [TILES]), TILES)
-    assert torch.equal(open_tiles(path, SHAPE, never()), TILES)
+    assert not list(tmp_path.iterdir())
+    assert torch.equal(all_of(open_tiles(path, SHAPE, [TILES])), TILES)
+    assert torch.equal(all_of(open_tiles(path, SHAPE, never())), TILES)
 
 
 def failing() -> bool:
@@ -94,14 +105,93 @@ def test_a_killed_writer_leaves_no_half_file_and_its_rest_is_deleted(tmp_path: P
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert not path.exists()
-    assert torch.equal(open_tiles(path, SHAPE, [TILES]), TILES)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["tiles-a.lock", "tiles-a.u8"]
+    assert torch.equal(all_of(open_tiles(path, SHAPE, [TILES])), TILES)
+    assert [file.name for file in tmp_path.iterdir()] == ["tiles-a.u8"]
 
 
 def test_a_truncated_file_is_written_again(tmp_path: Path) -> None:
     path = tmp_path / "tiles-a.u8"
     path.write_bytes(b"\0" * 100)
-    assert torch.equal(open_tiles(path, SHAPE, [TILES[:2], TILES[2:]]), TILES)
+    assert torch.equal(all_of(open_tiles(path, SHAPE, [TILES[:2], TILES[2:]])), TILES)
+
+
+def test_every_byte_of_the_file_is_checked_when_a_tile_is_first_read(tmp_path: Path) -> None:
+    path = tmp_path / "tiles-a.u8"
+    open_tiles(path, SHAPE, [TILES])
+    whole = path.read_bytes()
+    assert len(whole) == TILES.numel() + 4 * len(TILES)
+    for byte in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[byte] ^= 1 << byte % 8
+        path.write_bytes(damaged)
+        tiles = open_tiles(path, SHAPE, never())
+        with pytest.raises(
+            InputError, match=r"tiles-a\.u8 is damaged: tile \d does not match its checksum; start again"
+        ):
+            all_of(tiles)
+        assert not path.exists(), "the next start would find the same file"
+    path.write_bytes(whole[192:384] + whole[:192] + whole[384:])
+    with pytest.raises(InputError, match="tile 0 does not match"):  # exchanged tiles
+        all_of(open_tiles(path, SHAPE, never()))
+
+
+def test_a_tile_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = open_tiles(tmp_path / "tiles-a.u8", SHAPE, [TILES])
+    checked = Mock(wraps=zlib.crc32)
+    monkeypatch.setattr("zlib.crc32", checked)
+    for _ in range(3):
+        tiles.read(np.array([1, 4]), CPU)
+    assert checked.call_count == 2
+
+
+def test_a_file_that_is_cut_short_while_it_is_open_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "tiles-a.u8"
+    tiles = open_tiles(path, SHAPE, [TILES])
+    all_of(tiles)
+    os.truncate(path, 3 * 192 + 5)
+    assert torch.equal(tiles.read(np.array([2]), CPU), TILES[2:3])
+    with pytest.raises(
+        InputError, match=r"is damaged: it ends at byte 581, not at byte 1176; start again with --resume, and it is"
+    ):
+        tiles.read(np.array([2, 3]), CPU)
+    assert torch.equal(all_of(open_tiles(path, SHAPE, [TILES])), TILES)
+
+
+def test_a_read_error_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = open_tiles(tmp_path / "tiles-a.u8", SHAPE, [TILES])
+    monkeypatch.setattr(os, "preadv", lambda *_: failing())
+    with pytest.raises(InputError, match="is damaged: Input/output error; start again"):
+        all_of(tiles)
+
+
+def test_the_least_recently_used_files_are_deleted_above_the_limit_but_not_those_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["tiles-a.u8", "tiles-b.u8", "tiles-c.u8"]
+    for name in names:
+        open_tiles(tmp_path / name, SHAPE, [TILES])
+    for name, hours in zip(names, (30, 20, 10), strict=True):
+        os.utime(tmp_path / name, (0, time.time() - 3600 * hours))
+    (tmp_path / "notes.txt").write_text("of the user")
+    size = (tmp_path / names[0]).stat().st_size
+    monkeypatch.setattr(dali_pipes.samples.cache_folder, "LIMIT", 3 * size)
+    used = open_tiles(tmp_path / "tiles-a.u8", SHAPE, never())
+    capsys.readouterr()
+    open_tiles(tmp_path / "tiles-d.u8", SHAPE, [TILES])
+    assert {path.name for path in tmp_path.iterdir()} == {"tiles-a.u8", "tiles-c.u8", "tiles-d.u8", "notes.txt"}
+    assert f"deleted {tmp_path / 'tiles-b.u8'}, the least recently used" in capsys.readouterr().err
+    monkeypatch.setattr(dali_pipes.samples.cache_folder, "LIMIT", 0)
+    open_tiles(tmp_path / "tiles-e.u8", SHAPE, [TILES])
+    assert {path.name for path in tmp_path.iterdir()} == {"tiles-a.u8", "tiles-e.u8", "notes.txt"}, "a is in use"
+    del used
+
+
+def test_a_full_disk_is_freed_of_files_that_nobody_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_tiles(tmp_path / "tiles-a.u8", SHAPE, [TILES])
+    old = tmp_path / "tiles-a.u8"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0 if old.exists() else 1 << 20))
+    open_tiles(tmp_path / "tiles-b.u8", SHAPE, [TILES])
+    assert [path.name for path in tmp_path.iterdir()] == ["tiles-b.u8"]
 
 
 @pytest.mark.parametrize("locks", [True, False])
@@ -120,7 +210,7 @@ def test_concurrent_processes_all_get_complete_tiles(
         monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError("no locks here")))
     with ThreadPoolExecutor(4) as ranks:
         found = list(ranks.map(lambda _: open_tiles(tmp_path / "tiles-a.u8", SHAPE, frames()), range(4)))
-    assert all(torch.equal(tiles, TILES) for tiles in found)
+    assert all(torch.equal(all_of(tiles), TILES) for tiles in found)
     assert len(made) == 1 or not locks
     assert not list(tmp_path.glob(".*"))
 

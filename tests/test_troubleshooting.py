@@ -31,6 +31,7 @@ TOLD_ELSEWHERE = {
         "dali_pipes/inspect/inspection.py",
         "InputError(next(iter(missing.values())))",
     ): "sentences of InputErrors caught above it",
+    ("train/measure/uploads.py", "InputError(str(error).replace("): "InputErrors of archives, with the file's own name",
     ("dali_pipes/batches/loader.py", "InputError(str(error))"): "plan.py's ValueErrors, which REPEATED adds",
     ("dali_pipes/release/zip_members.py", "CutShort(str(_damaged("): "_damaged makes an InputError, which has its row",
     (

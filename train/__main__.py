@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import chain, count, pairwise
@@ -30,6 +31,9 @@ from .recipe.config import ALIASES, Config
 from .recipe.flags import flags_of_file, flags_of_run
 from .recipe.presets import PRESETS, Preset
 from .run.console import RunConsole
+from .run.lease import lease
+from .run.output import output_may_close
+from .run.parent import end_with_torchrun
 from .run.place import LostRank, Place, one_error_per_node
 from .run.signals import Signals, Stopped, ignore_echoes
 
@@ -128,9 +132,14 @@ def default_out(preset: str, place: Place) -> Path:
 def run(
     config: Config, release: ReleasePaths | Path, out: Path, *, resume: bool, console: RunConsole | None = None
 ) -> None:
-    """Train on every rank, then write the report on rank 0. Arguments and errors are those of `train`."""
-    console = console or RunConsole(open_console(quiet=not Place.from_environment().is_rank_zero))
-    with Signals(), console:  # also between training and report, and while torch is imported
+    """Train on every rank, then write the report on rank 0. Arguments and errors are those of `train`.
+
+    Meanwhile no other process can write into `out`.
+    """
+    is_rank_zero = Place.from_environment().is_rank_zero
+    console = console or RunConsole(open_console(quiet=not is_rank_zero))
+    only_writer = lease(out) if is_rank_zero else nullcontext()
+    with Signals(), only_writer, console:  # also between training and report, and while torch is imported
         if config.initial_weights == "imagenet":
             check_download(config.backbone)  # before torch is imported, which takes seconds
         console.stage("loading PyTorch and DALI")
@@ -144,8 +153,13 @@ def run(
 
 def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input; run/signals.py lists the statuses of signals."""
+    end_with_torchrun()
     place = Place.from_environment()
-    with exits_with_one_sentence(BackboneError, CheckpointError, LostRank), one_error_per_node(place):
+    with (
+        output_may_close(),
+        exits_with_one_sentence(BackboneError, CheckpointError, LostRank),
+        one_error_per_node(place),
+    ):
         arguments = parse(argv)
         try:
             if arguments.out is None and arguments.resume:

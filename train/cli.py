@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("train.__main__", "train a network on a release, and write its report"),
     "evaluate": ("train.evaluate", "report a checkpoint on a release"),
     "predict": ("train.predict", "predict heights from tiles and polylines"),
+    "measure": ("train.measure.__main__", "open a page to draw chimneys, measure them and review labels"),
     "export": ("train.export", "write a trained network as one file for deployment"),
     "compare": ("train.compare", "compare runs in one table and one figure"),
     "promote": ("train.promotion", "decide whether a new network replaces the old one"),

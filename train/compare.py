@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -25,12 +25,15 @@ from rich.table import Table
 
 from dali_pipes import command
 from dali_pipes.console import cell, printable, say
-from dali_pipes.errors import InputError, exits_with_one_sentence
-from dali_pipes.files import write_whole
+from dali_pipes.errors import InputError, exits_with_one_sentence, first_line
+from dali_pipes.files import read_text, write_whole
+from dali_pipes.samples.csv_text import unescaped
 from dali_pipes.samples.splits import VALIDATION
 
+from .recipe.flags import is_settings
 from .scores.metrics import Scores, score
 
+LARGEST_FILE = 128 << 20  # bytes of a file of a run: the predictions of 500,000 samples
 HINT = "name run folders of python -m train"
 OPTIMISTIC = "‡ optimistic: the run's best epoch was chosen on these samples"
 
@@ -53,21 +56,72 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read a finished run. Raises InputError if `folder` is not one."""
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-        with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        groups: dict[str, Scores] = {}
-        samples = {}
-        for group in dict.fromkeys(row["group"] for row in rows):
-            these = [row for row in rows if row["group"] == group]
-            columns = (np.array([float(row[name]) for row in these]) for name in ("height_m", "mu_m", "sigma_m"))
-            groups[group] = score(*columns)
-            samples[group] = frozenset((row["tile"], row["polyline"]) for row in these)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} holds no finished run ({error}); {HINT}") from None
-    return Run(folder.resolve().name, config, history, groups, samples)
+    readers = {"config.json": _config, "metrics.jsonl": _history, "predictions.csv": _rows}
+    contents: dict[str, Any] = {}
+    for name, reader in readers.items():
+        try:
+            contents[name] = reader(read_text(folder / name, LARGEST_FILE))
+        except (OSError, ValueError, RecursionError, csv.Error) as error:  # noqa: PERF203
+            why = getattr(error, "strerror", None) or first_line(error)
+            raise InputError(f"{folder} holds no finished run: {name}: {why}; {HINT}") from None
+    groups: dict[str, Scores] = {}
+    samples = {}
+    rows: list[_Row] = contents["predictions.csv"]
+    for group in dict.fromkeys(row.group for row in rows):
+        these = [row for row in rows if row.group == group]
+        groups[group] = score(*np.array([row.metres for row in these]).T)
+        samples[group] = frozenset((row.tile, row.polyline) for row in these)
+    return Run(folder.resolve().name, contents["config.json"], contents["metrics.jsonl"], groups, samples)
+
+
+class _Row(NamedTuple):
+    """What is compared of a row of predictions.csv."""
+
+    group: str
+    tile: str
+    polyline: str
+    metres: tuple[float, ...]
+    """True height, and mean and deviation of the predicted one; these two may be NaN."""
+
+
+def _config(text: str) -> dict[str, Any]:
+    """The configuration in config.json. Raises ValueError for JSON of another shape."""
+    config = json.loads(text)
+    if not is_settings(config) or not isinstance(config.get("data", {}), dict):
+        raise ValueError("expected names with values")
+    return dict(config)
+
+
+def _history(text: str) -> list[dict[str, Any]]:
+    """The epochs in metrics.jsonl. Raises ValueError, with the number of the line, for another shape."""
+    history = []
+    for i, line in enumerate(text.splitlines(), 1):
+        try:
+            epoch = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {i} is cut short or damaged ({error})") from None
+        numbers = [epoch.get(name) for name in ("epoch", "rmse")] if isinstance(epoch, dict) else ["nothing"]
+        if not all(value is None or type(value) in (int, float) for value in numbers):
+            raise ValueError(f"expected an epoch with its numbers in line {i}")
+        history.append(epoch)
+    return history
+
+
+def _rows(text: str) -> list[_Row]:
+    """The rows of predictions.csv. Raises ValueError, with the number of the line, for another shape."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    rows = []
+    for row in reader:
+        try:
+            metres = tuple(float(row[name]) for name in ("height_m", "mu_m", "sigma_m"))
+            rows.append(_Row(row["group"], unescaped(row["tile"]), row["polyline"], metres))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ValueError(f"line {reader.line_num} lacks a column or a number") from None
+        if not math.isfinite(metres[0]) or None in (row["group"], row["polyline"]):
+            raise ValueError(f"line {reader.line_num} has no true height")
+    if not rows:
+        raise ValueError("expected rows, found none")
+    return rows
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -140,7 +194,7 @@ def compare(arguments: Arguments) -> None:
     console.print(comparison_table(runs))
     if arguments.out is not None:
         image = io.BytesIO()
-        histories = {printable(run.name).replace("$", r"\$"): run.history for run in runs}  # $ starts a formula
+        histories = {printable(run.name): run.history for run in runs}
         rmse_by_epoch(histories).savefig(image, format=suffix[1:], dpi=150)
         write_whole(arguments.out, lambda file: file.write(image.getvalue()))
         say(console, f"figure: {arguments.out}")

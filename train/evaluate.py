@@ -28,6 +28,7 @@ from model import BackboneError, CheckpointError
 
 from .recipe.data import default_index_folder
 from .run.console import RunConsole
+from .run.lease import check_still_ours, lease
 from .scores.evaluation import Evaluation
 from .scores.predictions import write_predictions
 
@@ -80,6 +81,7 @@ def report(run: FinishedRun) -> None:
     from .engine.trained import load_trained
     from .report.figures import rmse_by_epoch
 
+    check_still_ours(run.folder.path)
     training, config = run.training, asdict(run.training.config)
     run.console.stage("evaluating the best epoch")
     predictions = evaluate_best(run)
@@ -97,6 +99,7 @@ def report(run: FinishedRun) -> None:
         environment=training.environment,
         training={
             "release": str(run.paths.release),
+            "audit": run.verdict.sentence,
             "split": training.config.data.split,
             **run.datasets.counts()["training"],
             "seconds": sum(record["seconds"] for record in training.history),
@@ -226,7 +229,7 @@ def main(argv: list[str]) -> None:
     """The command: exits with status 2 and one sentence on bad input."""
     with exits_with_one_sentence(BackboneError, CheckpointError):
         arguments = command.parse(Arguments, argv, module="train.evaluate", description=__doc__, aliases=ALIASES)
-        with RunConsole(open_console(arguments.progress)) as console:
+        with lease(arguments.out), RunConsole(open_console(arguments.progress)) as console:
             evaluate_checkpoint(arguments, console)
 
 

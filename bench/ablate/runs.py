@@ -16,14 +16,17 @@ from typing import Any
 from rich.console import Console
 
 from dali_pipes import SampleTable
-from dali_pipes.files import write_text
+from dali_pipes.files import read_text, write_text
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import VALIDATION
 from train.recipe.config import MAY_CHANGE, Config, flattened
 from train.run.console import RunConsole
+from train.run.lease import lease
 from train.scores.evaluation import Evaluation, Part
 from train.scores.metrics import LINEAR
 from train.scores.uncertainty import LEVEL
+
+LARGEST = 64 << 20  # bytes of results.jsonl
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def results_of(runs: Sequence[Run], release: Path, out: Path) -> list[dict[str, 
     """Run those that have no result in `out` yet → the results of all runs, in order."""
     out.mkdir(parents=True, exist_ok=True)
     path, digest = out / "results.jsonl", digest_of(release)
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    lines = read_text(path, LARGEST).splitlines() if path.exists() else []
     known = {result["key"]: result for result in map(json.loads, lines)}
     results = []
     for i, run in enumerate(runs, start=1):
@@ -88,8 +91,9 @@ def result_of(run: Run, release: Path, folder: Path) -> dict[str, Any]:
 
     began = time.process_time()
     paths = ReleasePaths(release, index_cache=folder.parent / "index-cache")  # all runs use the same tiles
-    finished = train(run.config, paths, folder, resume=True, console=RunConsole(Console(quiet=True)))
-    evaluation = Evaluation.of(evaluate_best(finished), finished.training.baselines)
+    with lease(folder):
+        finished = train(run.config, paths, folder, resume=True, console=RunConsole(Console(quiet=True)))
+        evaluation = Evaluation.of(evaluate_best(finished), finished.training.baselines)
     seconds = time.process_time() - began
     samples = len(finished.datasets.training)
     # The official split shows the effect of knowing the scenes, so its held-out scenes do not count.

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dali_pipes import SampleTable
-from dali_pipes.batches.masks import letterbox_mask, padding_mask, polyline_mask
+from dali_pipes.batches.letterbox import resize_into
+from dali_pipes.batches.masks import padding_mask, polyline_mask
 from dali_pipes.geometry import letterbox
 
 MEAN = torch.tensor([0.485, 0.456, 0.406, 0.5, 0.5])[:, None, None]
@@ -80,7 +81,7 @@ class TunedDataset(Dataset[Any]):
         inside = rgb[box.top : box.top + box.height, box.left : box.left + box.width]
         inside[:] = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
         polyline = np.zeros((size, size), np.uint8)
-        letterbox_mask(polyline_mask(table.polyline[i], h, w), box, out=polyline)
+        resize_into(polyline, polyline_mask(table.polyline[i], h, w), box)
         return rgb, polyline[:, :, None], padding_mask(box, size).copy()[:, :, None], i
 
 

@@ -1,13 +1,14 @@
 """The DALI graph, one definition for CPU and GPU: decode, cut, letterbox. No other module of dali_pipes imports DALI.
 
+On a CPU it ends after decoding, and OpenCV letterboxes (`letterbox.py`): DALI's CPU resize takes seven times as long.
+Tests run its letterbox on the CPU, too, and compare the two.
+
 An image is decoded once for all of its views, and each view is cut out of it at whole pixels. If the only view is a
 window, only the window is decoded: the same bytes in 500 CPU-µs instead of 1,010 (256² of 512²).
 
 The letterbox matches OpenCV's `INTER_LINEAR` to one grey level, and its padding exactly. DALI's defaults do not:
 antialiasing differs by up to 153 levels, `subpixel_scale` by up to 51, `rounding="round"` shifts odd paddings by one
 row, and `mode="not_larger"` rounds halves up, but Python to even. Therefore the callback computes the size.
-
-On a CPU this resize costs 550 CPU-µs for a tile of 512²; docs/benchmarks.md lists the alternatives that were tried.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ __all__ = ["DALI_VERSION", "build"]
 TILE = 512  # pixels; a hint for the decoder's buffers, not a limit
 
 
-def build(source: Source, *, device: str, device_id: int | None, threads: int) -> Any:
+def build(source: Source, *, device: str, device_id: int | None, threads: int, letterbox: bool = True) -> Any:
     """Build the pipeline: `run()` gives rgb (B, S, S, 3·V) and polyline (B, S, S, V) uint8, and sample (B, 1) int64.
 
     `device`: "cpu" or "gpu". `device_id`: the GPU's number; None on the CPU, and in tests of the GPU graph that
-    serialise it without running it.
+    serialise it without running it. `letterbox`: if False, rgb are the decoded images, or the windows of a single view,
+    each (h, w, 3), for `letterbox.py`.
     """
-    return _letterboxed(
+    return _graph(
         source,
         device,
+        letterbox,
         batch_size=source.plan.largest_batch,
         num_threads=threads,
         device_id=device_id,
@@ -42,50 +45,48 @@ def build(source: Source, *, device: str, device_id: int | None, threads: int) -
 
 
 @pipeline_def
-def _letterboxed(source: Source, device: str) -> Any:
+def _graph(source: Source, device: str, letterbox: bool) -> Any:
     frames = source.frames
-    jpeg, polyline, sample, windows, sizes = _inputs(source)
-    if frames.views == 1:
-        cut = [_decode(jpeg, device, windows[0])]
-    else:
-        image = _decode(jpeg, device, {})
-        cut = [fn.slice(image, **window, device=device) if window else image for window in windows]
-    views = [
-        _letterbox(rgb, size, frames.size, square, device)
-        for rgb, size, square in zip(cut, sizes, frames.square, strict=True)
-    ]
-    rgb = views[0] if frames.views == 1 else fn.cat(*views, axis=2, device=device)  # torch.cat takes 2.5 times as long
+    jpeg, polyline, sample, windows, sizes = _inputs(source, letterbox)
+    rgb = _decode(jpeg, device, windows[0] if frames.views == 1 else {})
+    if letterbox:
+        cut = [fn.slice(rgb, **window, device=device) if window and frames.views > 1 else rgb for window in windows]
+        views = [
+            _letterbox(part, size, frames.size, square, device)
+            for part, size, square in zip(cut, sizes, frames.square, strict=True)
+        ]
+        # torch.cat takes 2.5 times as long
+        rgb = views[0] if frames.views == 1 else fn.cat(*views, axis=2, device=device)
     # The callback's arrays are freed after a few batches, so inputs that pass through unchanged must be copied.
     passed = [x.gpu() if device == "gpu" else fn.copy(x) for x in (polyline, sample)]
     return rgb, *passed
 
 
-def _inputs(source: Source) -> tuple[Any, Any, Any, list[dict[str, Any]], list[Any]]:
-    """JPEGs, polylines, rows; and for each view its windows ({} for whole images) and its resized sizes."""
-    whole = source.frames.whole.tolist()
-    windowed = [view for view, is_whole in enumerate(whole) if not is_whole]
+def _inputs(source: Source, letterbox: bool) -> tuple[Any, Any, Any, list[dict[str, Any]], list[Any]]:
+    """JPEGs, polylines, rows; for each view its window ({} for the whole image) and, to letterbox, its resized size."""
+    views, cuts = source.frames.views, letterbox or source.frames.views == 1
+    windowed = [view for view, whole in enumerate(source.frames.whole.tolist()) if cuts and not whole]
+    sizes = views if letterbox else 0
 
     def callback(call: int) -> list[Any]:
         batch = source(call)
         windows = [part[view] for view in windowed for part in (batch.start, batch.shape)]
-        return [batch.jpeg, batch.polyline, batch.sample, *batch.resized, *windows]
+        return [batch.jpeg, batch.polyline, batch.sample, *batch.resized[:sizes], *windows]
 
-    sizes, cuts = len(whole), 2 * len(windowed)
-    jpeg, polyline, sample, *numbers = fn.external_source(
+    numbers = sizes + 2 * len(windowed)
+    jpeg, polyline, sample, *rest = fn.external_source(
         callback,
-        num_outputs=3 + sizes + cuts,
+        num_outputs=3 + numbers,
         batch=True,
         no_copy=True,
-        dtype=[types.UINT8, types.UINT8, types.INT64] + [types.FLOAT] * sizes + [types.INT32] * cuts,
-        ndim=[1, 3, 1] + [1] * (sizes + cuts),
-        layout=["", "HWC", ""] + [""] * (sizes + cuts),
+        dtype=[types.UINT8, types.UINT8, types.INT64] + [types.FLOAT] * sizes + [types.INT32] * (numbers - sizes),
+        ndim=[1, 3, 1] + [1] * numbers,
+        layout=["", "HWC", ""] + [""] * numbers,
     )
-    starts_and_shapes = iter(numbers[sizes:])
-    windows: list[dict[str, Any]] = [
-        {} if is_whole else {"start": next(starts_and_shapes), "shape": next(starts_and_shapes), "axes": (0, 1)}
-        for is_whole in whole
-    ]
-    return jpeg, polyline, sample, windows, numbers[:sizes]
+    windows: list[dict[str, Any]] = [{} for _ in range(views)]
+    for view, start, shape in zip(windowed, rest[sizes::2], rest[sizes + 1 :: 2], strict=True):
+        windows[view] = {"start": start, "shape": shape, "axes": (0, 1)}
+    return jpeg, polyline, sample, windows, rest[:sizes]
 
 
 def _decode(jpeg: Any, device: str, window: dict[str, Any]) -> Any:

@@ -32,8 +32,11 @@ from .mask_cache import PaddingMasks
 from .plan import ONE_RANK, Plan, Shard, TrainingPlan, ValidationPlan
 from .stream import Stream
 from .tile_cache import NO_CACHE, CacheOptions, TileCache
-from .tile_file import open_tiles, tile_path
+from .tile_file import TileFile, open_tiles, tile_path
 from .view import WHOLE_TILE, View
+
+FILL_BATCH = 64
+"""Fewest pictures of a batch that fills a cache: a rank's own batch may have two."""
 
 
 class Loader:
@@ -53,7 +56,8 @@ class Loader:
     `augmentation`: random changes, new in each epoch.
     `console`: shows the progress where a cache is filled outside an epoch's batches; by default nothing is shown.
 
-    Raises InputError if the table is too small for a batch, an image cannot be decoded, or the disk is full.
+    Raises InputError if the table is too small for a batch, an image cannot be decoded, or a disk cache is damaged or
+    does not fit on its disk.
     """
 
     def __init__(
@@ -116,6 +120,8 @@ class Loader:
                 images = self._stream.batch(step)
                 if cache:
                     cache.put(rows, images.rgb)
+                    if cache.complete:
+                        self.close()
             yield self._augmented(self._labelled(images), epoch, rows)
 
     def close(self) -> None:
@@ -154,7 +160,7 @@ class Loader:
                 self._cache.put(rows, rgb)
         return self._cache
 
-    def _tiles_on_disk(self) -> Tensor:
+    def _tiles_on_disk(self) -> TileFile:
         folder = self._cache_options.folder
         assert folder is not None  # `CacheOptions` checks it
         first = np.unique(self.frames.picture, return_index=True)[1]
@@ -166,11 +172,12 @@ class Loader:
     def _pictures(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Stream `rows`, one of each picture: rows (B,) and their RGB (B, S, S, 3·V) uint8, batch by batch."""
         frames = self.view.frames(self.table.select(rows), self.frames.size)
-        plan = ValidationPlan(len(rows), self.plan.largest_batch)
+        plan = ValidationPlan(len(rows), max(FILL_BATCH, self.plan.largest_batch))
         stream = Stream(frames, plan, self.device, self.threads)
         with activity(self._console, "filling the cache", plan.steps_per_epoch) as shown:
             for step in shown.track(range(plan.steps_per_epoch)):
                 yield rows[plan.ids(step)], stream.batch(step).rgb
+        stream.close()
 
 
 def _plan(samples: int, batch_size: int, shuffle: bool, shard: Shard) -> Plan:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import Letterbox, letterbox
+from .letterbox import resize_into
 
 LARGE = 1 << 24  # pixels; the mask of a larger image is only drawn where it is shown
 
@@ -34,12 +35,6 @@ def polyline_mask(points: NDArray[np.float64], height: int, width: int, window: 
     return mask
 
 
-def letterbox_mask(mask: UInt8, box: Letterbox, out: UInt8) -> None:
-    """Resize `mask` (h, w) uint8 bilinearly, without antialiasing, into the part `box` of the zeroed `out` (S, S)."""
-    resized = cv2.resize(mask, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
-    out[box.top : box.top + box.height, box.left : box.left + box.width] = resized
-
-
 def polyline_frame(points: NDArray[np.float64], height: int, width: int, window: Sequence[int], size: int) -> UInt8:
     """Draw `points` (P, 2) px of an image of `height` × `width`, and letterbox one window → (size, size) uint8.
 
@@ -51,7 +46,7 @@ def polyline_frame(points: NDArray[np.float64], height: int, width: int, window:
         cut = polyline_mask(points, height, width, window)
     else:
         cut = polyline_mask(points, height, width)[top : top + rows, left : left + columns]
-    letterbox_mask(cut, letterbox(rows, columns, size), out=frame)
+    resize_into(frame, cut, letterbox(rows, columns, size))
     return frame
 
 

@@ -29,6 +29,7 @@ from ..errors import InputError
 from ..units import byte_size
 from .batch import Letterboxed
 from .mask_cache import PolylineMasks
+from .tile_file import TileFile
 from .transfer import CopiesToHost, select_rows, to_device
 from .view import Frames
 
@@ -102,8 +103,8 @@ class TileCache:
 
     `storage`: the device that stores the RGB.
     `device`: the device that stores the masks and receives the batches.
-    `rgb`: all pictures of the rows, in their order, (T, S, S, 3·V) uint8 on `storage`. Without it the cache is empty:
-    `put` the output of the graph, until the cache is `complete`; then `get` returns it.
+    `tiles`: a file of all pictures of the rows, in their order. Without it the cache is empty: `put` the output of the
+    graph, until the cache is `complete`; then `get` returns it.
     """
 
     def __init__(
@@ -112,17 +113,18 @@ class TileCache:
         rows: NDArray[np.int64],
         storage: torch.device,
         device: torch.device,
-        rgb: Tensor | None = None,
+        tiles: TileFile | None = None,
     ) -> None:
         pictures, first = np.unique(frames.picture[rows], return_index=True)
         self._row_of = rows[first]
         self._picture = np.searchsorted(pictures, frames.picture)  # meaningless for other rows than `rows`
         self.storage, self.device = storage, device
-        shape = (len(pictures), *_picture_shape(frames))
-        self._rgb = torch.empty(shape, dtype=torch.uint8, device=storage) if rgb is None else rgb
+        self._tiles = tiles
+        shape = (0 if tiles else len(pictures), *_picture_shape(frames))
+        self._rgb = torch.empty(shape, dtype=torch.uint8, device=storage)
         self._copies = CopiesToHost(self._keep)
         self._polylines = PolylineMasks(frames, rows, device)
-        self._missing = np.full(len(pictures), rgb is None)
+        self._missing = np.full(len(pictures), tiles is None)
 
     @property
     def missing(self) -> NDArray[np.int64]:
@@ -149,10 +151,13 @@ class TileCache:
             self._keep(picture, rgb.to(self.storage, non_blocking=True))
 
     def get(self, rows: NDArray[np.int64]) -> Letterboxed:
-        """The images of `rows` (B,) int64, on the device; the cache must be complete."""
+        """The images of `rows` (B,) int64, on the device; the cache must be complete.
+
+        Raises InputError if the file of a disk cache is damaged.
+        """
         self._copies.finish()
-        sample = to_device(rows, self.device)
-        rgb = select_rows(self._rgb, self._picture[rows], self.device)
+        sample, picture = to_device(rows, self.device), self._picture[rows]
+        rgb = self._tiles.read(picture, self.device) if self._tiles else select_rows(self._rgb, picture, self.device)
         return Letterboxed(rgb, self._polylines(rows, sample), sample)
 
     def _keep(self, picture: NDArray[np.int64], rgb: Tensor) -> None:

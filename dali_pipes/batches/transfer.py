@@ -28,9 +28,14 @@ def select_rows(frames: Tensor, rows: NDArray[np.int64], device: torch.device) -
     """`frames[rows]` on `device`. Rows of frames (N, …) on the host are collected directly in pinned memory."""
     if frames.device.type == device.type:
         return frames.index_select(0, to_device(rows, device))
-    pinned = _pinned((len(rows), *frames.shape[1:]), frames.dtype)
-    torch.index_select(frames, 0, torch.from_numpy(rows), out=pinned)
-    return pinned.to(device, non_blocking=True)
+    staged = host_tensor((len(rows), *frames.shape[1:]), frames.dtype, device)
+    torch.index_select(frames, 0, torch.from_numpy(rows), out=staged)
+    return staged.to(device, non_blocking=True)
+
+
+def host_tensor(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An uninitialised tensor on the host, which `.to(device, non_blocking=True)` copies without waiting."""
+    return torch.empty(shape, dtype=dtype, pin_memory=device.type != "cpu")
 
 
 class CopiesToHost:
@@ -43,7 +48,7 @@ class CopiesToHost:
     def send(self, rows: NDArray[np.int64], frames: Tensor) -> None:
         """Start the copy of `frames` (B, …) from any device, and keep the batches that have arrived."""
         if frames.is_cuda:
-            host = _pinned(frames.shape, frames.dtype).copy_(frames, non_blocking=True)
+            host = host_tensor(frames.shape, frames.dtype, frames.device).copy_(frames, non_blocking=True)
             event = torch.cuda.Event()
             event.record(torch.cuda.current_stream(frames.device))
             self._on_the_way.append((rows, host, event))
@@ -58,7 +63,3 @@ class CopiesToHost:
             event.synchronize()
             self._keep(rows, frames)
         self._on_the_way.clear()
-
-
-def _pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, pin_memory=True)

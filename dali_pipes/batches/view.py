@@ -9,6 +9,7 @@ Only this module knows the names of views. The source, the graph, the masks and 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -98,6 +99,21 @@ class Frames:
     def boxes(self, row: int) -> list[Letterbox]:
         """The letterbox of each window of `row`."""
         return [letterbox(height, width, self.size) for _, _, height, width in self.window[row].tolist()]
+
+    def rgb(self, rows: NDArray[np.int64], images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Letterbox the views of `rows` (B,) on the CPU → (B, S, S, 3·V), with black padding.
+
+        `images`: for each row its whole image (h, w, 3) uint8; if one view is shown, what it shows.
+        """
+        from .letterbox import letterbox_views
+
+        new = np.empty if self.square.all() else np.zeros  # without padding every pixel is written
+        rgb = new((len(rows), self.size, self.size, 3 * self.views), np.uint8)
+        for frame, image, row in zip(rgb, images, rows.tolist(), strict=True):
+            windows = [np.s_[y : y + h, x : x + w] for y, x, h, w in self.window[row].tolist()]
+            views = [image] if self.views == 1 else [image[window] for window in windows]
+            letterbox_views(frame, views, self.boxes(row))
+        return rgb
 
     def polyline(self, row: int) -> NDArray[np.uint8]:
         """The polyline mask of `row`, (S, S, V)."""

@@ -21,12 +21,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import closed_form_height, polyline_length_px
 from ..samples.table import SampleTable, Split
+
+_Name = TypeVar("_Name", bound=str)
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -65,7 +68,7 @@ class Labels:
         return len(self.row)
 
     @classmethod
-    def of(cls, tables: Mapping[Split, SampleTable]) -> Labels:
+    def of(cls, tables: Mapping[_Name, SampleTable]) -> Labels:
         """The rows of all tables, one split after the other; at least one table."""
         parts = [cls._of_split(split, table) for split, table in tables.items()]
         return cls(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})

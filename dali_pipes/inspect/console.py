@@ -11,20 +11,19 @@ from rich import table as rich
 from rich.console import Console
 from rich.text import Text
 
-from ..console import printable, say
+from ..console import IN_ASCII, printable, say
 from .findings import LONGEST, Plot, Table, headline, missing_splits, sections
 from .inspection import Inspection
 
 ROWS = 10  # of a table on a terminal; --json has all
 BLOCKS, ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
-ASCII = str.maketrans({"−": "-", "–": "-", "±": "+-", "÷": "/", "→": "->", "…": "..."})
 
 
 def show(inspection: Inspection, console: Console) -> None:
     """Print the whole inspection."""
 
     utf = console.encoding.startswith("utf")
-    signs, blocks = ({}, BLOCKS) if utf else (ASCII, ASCII_BLOCKS)
+    signs, blocks = ({}, BLOCKS) if utf else (str.maketrans(IN_ASCII), ASCII_BLOCKS)
 
     def say_all(*sentences: str) -> None:
         for sentence in sentences:

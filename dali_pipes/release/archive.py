@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, UnreadableMember
+from ..files import open_regular
 from . import zip_members
 from .byte_range import ByteRange, Segment
 from .names import file_name, is_foreign
@@ -183,7 +184,7 @@ class Folder:
             fault = _too_large(length, self._largest)
         try:
             if not fault:
-                with path.open("rb") as file:
+                with open_regular(path) as file:
                     file.seek(offset)
                     data = file.read(length)
                 fault = "" if len(data) == length else f"it had {length} bytes when it was listed, now {len(data)}"

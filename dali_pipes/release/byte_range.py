@@ -13,7 +13,6 @@ becomes shorter, InputError is raised; with a memory map the process would crash
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import weakref
 from bisect import bisect_right
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..files import open_regular
 
 
 class Segment(NamedTuple):
@@ -72,13 +72,11 @@ class ByteRange:
     def _opened(self, file: Path) -> int:
         """Open a file; it is closed when this range is deleted."""
         try:
-            if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait for a writer
-                raise InputError(f"expected a file at {file}, found something else; name the archive itself")
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            opened = open_regular(file)
         except OSError as error:
             raise InputError(f"{file} cannot be read: {error.strerror}") from None
-        weakref.finalize(self, os.close, descriptor)
-        return descriptor
+        weakref.finalize(self, opened.close)
+        return opened.fileno()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"segments": self.segments, "where": self.where}

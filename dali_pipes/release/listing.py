@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from ..errors import InputError
 from . import tar_members, zip_members
 from .byte_range import ByteRange, Segment
 from .names import is_foreign
+
+MOST_FILES = 1_000_000  # of a release with all its archives; the published one has 18,000
 
 
 class ListedFile(NamedTuple):
@@ -56,15 +59,20 @@ class Listing:
         self.release = release
         self.unvisited: list[str] = []
         if only:
-            self.files = [file for path in only for file in list_file(path, path.name)]
+            listed: Iterator[ListedFile] = (file for path in only for file in list_file(path, path.name))
         elif release.is_dir():
-            self.files = list(self._walk(release))
+            listed = self._walk(release)
         elif release.is_file() and release.suffix.lower() in (".tar", ".zip"):
-            self.files = list(list_file(release, release.name, open_zip=open_zip))
+            listed = list_file(release, release.name, open_zip=open_zip)
         else:
             raise InputError(
                 f"expected a release, which is a folder, a .tar or a .zip, found none of them at {release}"
                 + ("; decompress or unpack it first" if release.is_file() else "")
+            )
+        self.files = list(islice(listed, MOST_FILES + 1))
+        if len(self.files) > MOST_FILES:
+            raise InputError(
+                f"expected at most {MOST_FILES:,} files in {release}, found more; name the folder of the release itself"
             )
 
     def _walk(self, top: Path) -> Iterator[ListedFile]:

@@ -19,6 +19,7 @@ from ..errors import InputError
 from .byte_range import ByteRange, decode
 
 BLOCK = 512
+MOST_HEADERS = 2_000_000  # a file has one or two of them; AI Hub's download has some dozens
 LONGEST_NAME = 1 << 16  # bytes of a long path or a pax header; its recorded size may be gigabytes
 
 _PLAIN = frozenset(b"07\0")
@@ -42,7 +43,11 @@ def plain_files(tar: ByteRange) -> Iterator[TarMember]:
     """
     position = 0
     named: dict[str, str] = {}  # from a long name or a pax header, for the next member
+    headers = 0
     while position < tar.size:
+        headers += 1
+        if headers > MOST_HEADERS:
+            raise _damaged(tar, position, f"there are more than the {MOST_HEADERS} members allowed", "split the tar")
         block = tar.read(position, min(position + BLOCK, tar.size)).tobytes()
         if block.count(0) == len(block):
             return
@@ -121,16 +126,16 @@ def _decimal(tar: ByteRange, position: int, text: str) -> int:
 
 def _pax(tar: ByteRange, position: int, text: bytes) -> dict[str, str]:
     """Parse records of "LENGTH KEY=VALUE" and a line end; LENGTH counts the whole record."""
-    records = {}
-    while text.strip(b"\0"):
-        digits, _, rest = text[:20].partition(b" ")
+    records, at, text = {}, 0, text.rstrip(b"\0")
+    while at < len(text):
+        digits, _, rest = text[at : at + 20].partition(b" ")
         length = int(digits) if digits.isdigit() else 0
-        record = text[len(digits) + 1 : length]
-        if not rest or not 0 < length <= len(text) or not record.endswith(b"\n") or b"=" not in record:
+        record = text[at + len(digits) + 1 : at + length]
+        if not rest or not 0 < length <= len(text) - at or not record.endswith(b"\n") or b"=" not in record:
             raise _damaged(tar, position, "a pax header is broken")
         key, _, value = record[:-1].partition(b"=")
         records[decode(key)] = decode(value)
-        text = text[length:]
+        at += length
     return records
 
 

@@ -21,6 +21,9 @@ from .byte_range import ByteRange, decode
 STORED, DEFLATED = 0, 8
 ENCRYPTED = 0x1
 
+LARGEST_DIRECTORY = 64 << 20  # bytes of a central directory: 600,000 tiles; the published one has 0.6 MB
+SEARCHED = 64 << 30  # bytes of a damaged ZIP that are searched for the place where it ends
+
 _END = struct.Struct("<4s4H2LH")  # end of the central directory
 _END64 = struct.Struct("<4sQ2H2L4Q")  # the same in ZIP64, without its extensible data
 _LOCATOR64 = struct.Struct("<4sLQL")  # where the ZIP64 record is
@@ -75,6 +78,8 @@ def directory(archive: ByteRange) -> Directory:
     end, count, length, position = find_end(archive)
     if position + length > end:
         raise _damaged(archive, f"its central directory reaches beyond byte {end}, where its end is recorded")
+    if length > LARGEST_DIRECTORY:
+        raise _damaged(archive, f"its central directory has {length} bytes, more than the {LARGEST_DIRECTORY} allowed")
     shift = end - position - length  # bytes before the ZIP, such as a self-extracting program
     entries = archive.read(position + shift, end).tobytes()
     members, at = [], 0
@@ -188,7 +193,7 @@ def _without_end(archive: ByteRange) -> InputError:
         if start[at : at + len(magic)].lower() == magic:
             return InputError(f"expected a ZIP at {archive.where}, found {kind}")
     name = os.path.basename(archive.where)
-    for at in range(0, archive.size, _CHUNK):
+    for at in range(0, min(archive.size, SEARCHED), _CHUNK):
         chunk = archive.read(at, min(archive.size, at + _CHUNK + _END.size)).tobytes()
         found = chunk.find(b"PK\x05\x06")
         while 0 <= found <= len(chunk) - _END.size:

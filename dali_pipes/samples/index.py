@@ -43,6 +43,8 @@ from ..files import alone, write_text
 from ..release.find import open_split
 from ..release.members import Members
 from ..release.paths import ReleasePaths, Split
+from .cache_folder import remove_unfinished
+from .csv_text import escaped
 from .jpeg import JpegHeader, pixels_only, usable_header
 from .labels import LeftOut
 from .table import SampleTable
@@ -85,13 +87,14 @@ def _cached(
         return Index(build(), None)
     key = hashlib.sha256(f"{jpegs.fingerprint()} {texts.fingerprint()}".encode()).hexdigest()[:32]
     path, listing = cache / f"{split}-{key}.npz", cache / f"{split}-{key}.left_out.csv"
+    remove_unfinished(cache)
     with suppress(InputError):
-        return Index(SampleTable.load(path, jpegs, key), listing)
+        return _load(path, listing, jpegs, key)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with alone(cache / f"{split}-{key}.lock"):
             with suppress(InputError):  # another process may have built it in the meantime
-                return Index(SampleTable.load(path, jpegs, key), listing)
+                return _load(path, listing, jpegs, key)
             table = build()
             _write_listing(listing, table.left_out)
             table.save(path, key)
@@ -100,6 +103,14 @@ def _cached(
             f"the index cache {cache} cannot be written: {error.strerror or error}; choose another --index-cache"
         ) from None
     return Index(table, listing)
+
+
+def _load(path: Path, listing: Path, images: Members, key: str) -> Index:
+    index = Index(SampleTable.load(path, images, key), listing)
+    for file in (path, listing):
+        with suppress(OSError):  # on a read-only disk they keep their time of last use
+            os.utime(file)
+    return index
 
 
 def refuse_above(max_bad: float, split: str, table: SampleTable, listing: Path | None = None) -> None:
@@ -206,7 +217,7 @@ def _write_listing(path: Path, left_out: Sequence[LeftOut]) -> None:
     text = io.StringIO(newline="")
     rows = csv.writer(text)
     rows.writerow(LeftOut._fields)
-    rows.writerows((item.file, item.region, item.reason.value) for item in left_out)
+    rows.writerows((escaped(item.file), item.region, item.reason.value) for item in left_out)
     write_text(path, text.getvalue())
 
 

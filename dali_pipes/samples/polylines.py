@@ -36,10 +36,12 @@ from rich.console import Console
 
 from ..console import say
 from ..errors import InputError
+from ..files import read_bounded
 from ..release.find import open_files
 from ..release.names import SUFFIXES, NumberOf
 from ..release.parts import PART
 from ..units import count
+from .csv_text import unescaped
 from .picture import Pictures
 from .table import SampleTable
 from .via import Reason, Region, Rejected, UnusableLabel, images_of, read_tile, without_repeats
@@ -49,6 +51,7 @@ VIA_COLUMNS = (
     *("region_shape_attributes", "region_attributes"),
 )
 PLAIN_COLUMNS = ("tile", "polyline")
+LARGEST = 64 << 20  # bytes of a file, or of all labels of an archive: 30,000 tiles of a release; JSON takes 25 times it
 
 csv.field_size_limit(1 << 24)  # the default is 128 KiB, and a polyline in VIA's JSON may be longer
 
@@ -127,6 +130,10 @@ def read_polylines(source: Path | Sequence[Path] | Mapping[str, Sequence[ArrayLi
     if archives:
         labels = open_files(archives, "labels", "--polylines")
         numbers = {name: i for i, name in enumerate(labels.names) if name.lower().endswith(SUFFIXES["labels"])}
+        if sum(labels.size(i) for i in numbers.values()) > LARGEST:
+            raise InputError(
+                f"{labels.where} has labels of more than {LARGEST >> 20} MiB; give --polylines a part of them at a time"
+            )
         for name, i in numbers.items():
             images += images_of(_document(labels.read(i).tobytes(), f"{labels.where}: {name}"))
     return Polylines.of(images, where, project)
@@ -134,7 +141,7 @@ def read_polylines(source: Path | Sequence[Path] | Mapping[str, Sequence[ArrayLi
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path, LARGEST)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; give --polylines a VIA JSON or a CSV") from None
 
@@ -280,7 +287,7 @@ def _from_csv(text: str, source: Path) -> list[dict[str, Any]]:
                 continue
             if len(row) < len(columns) or any(row[len(columns) :]):
                 raise ValueError(f"expected {len(columns)} fields, as the first line names them, found {len(row)}")
-            tile = cells["filename" if is_via else "tile"].strip()
+            tile = unescaped(cells["filename" if is_via else "tile"].strip())
             if not tile:
                 raise ValueError("expected the name of an image, found none")
             image = images.setdefault(tile, _image(tile, []))
@@ -307,8 +314,8 @@ def _csv_rows(text: str, source: Path) -> tuple[Any, list[str]]:
     for rows in readers:
         try:
             columns = [name.lstrip("#").strip() for name in next(rows, [])]
-        except csv.Error:
-            columns = []
+        except csv.Error as error:
+            raise InputError(f"{source} is damaged in its first line: {error}; close its quotes") from None
         if set(VIA_COLUMNS) <= set(columns) or set(PLAIN_COLUMNS) <= set(columns):
             return rows, columns
         names.append(columns)

@@ -10,17 +10,18 @@ Images are checked by their headers, unless `check` does more. `index.py` decode
 from __future__ import annotations
 
 import json
+import zipfile
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..console import open_console
 from ..errors import InputError
-from ..files import write_whole
+from ..files import open_regular, write_whole
 from ..geometry import length_in_sides, normalised_length
 from ..notebook import as_html
 from ..release.find import open_split
@@ -33,6 +34,7 @@ from . import via
 from .labels import Check, LeftOut, check_headers, check_images, read_labels
 from .via import Reason
 
+LARGEST = 1 << 30  # bytes of a saved table: 500,000 samples with polylines of 64 points
 FORMAT = 3  # of a saved table; increase it when the same release would give another table
 
 
@@ -219,7 +221,7 @@ class SampleTable:
         Raises InputError if it is missing, damaged, of another format or key, or not of these images.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with open_regular(path, LARGEST) as file, np.load(_stored_only(file), allow_pickle=False) as stored:
                 if int(stored["format"]) != FORMAT or str(stored["key"]) != key:
                     raise ValueError("it is of other data or of another version")
                 image, polyline, numbers, size = (stored[name] for name in ("image", "polyline", "numbers", "size"))
@@ -274,6 +276,15 @@ class SampleTable:
 def scene_of(file: str) -> str:
     """Return the scene of a tile: the part of its file name before the last underscore."""
     return file.rpartition("_")[0] or file
+
+
+def _stored_only(file: BinaryIO) -> BinaryIO:
+    """Return the file of a saved table. Raises ValueError if a column is compressed, and may so be of any size."""
+    with zipfile.ZipFile(file) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it is compressed")
+    file.seek(0)
+    return file
 
 
 def _check_columns(image: Any, polyline: Any, numbers: Any, size: Any, images: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,7 +101,9 @@ def largest_difference(function: HeightFunction, written: Function, inputs: Tens
 
 def write_torch(program: torch.export.ExportedProgram, path: Path, names: Names, metadata: dict[str, str]) -> Function:
     """Save a torch.export program, with the contract as its extra file contract.json."""
-    torch.export.save(program, path, extra_files={"contract.json": json.dumps(metadata)})
+    in_memory = io.BytesIO()  # torch ends the process if its own writer fails, such as on a full disk
+    torch.export.save(program, in_memory, extra_files={"contract.json": json.dumps(metadata)})
+    path.write_bytes(in_memory.getbuffer())
     module = torch.export.load(path).module()
     return lambda inputs: module(*inputs)
 
@@ -122,7 +125,9 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, names: Names, 
 def write_aoti(program: torch.export.ExportedProgram, path: Path, names: Names, metadata: dict[str, str]) -> Function:
     """Compile and package by AOTInductor, with the contract as the package's metadata."""
     config = {"aot_inductor.metadata": metadata}
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=config)
+    in_memory = io.BytesIO()  # as in `write_torch`
+    torch._inductor.aoti_compile_and_package(program, package_path=in_memory, inductor_configs=config)
+    path.write_bytes(in_memory.getbuffer())
     package = torch._inductor.aoti_load_package(str(path))
     return lambda inputs: package(*inputs)
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from dali_pipes.errors import InputError
 from dali_pipes.files import write_text, write_whole
 from dali_pipes.notebook import as_html
+from dali_pipes.samples.csv_text import escaped
 from dali_pipes.samples.picture import Pictures
 from dali_pipes.samples.polylines import Polylines
 from dali_pipes.samples.table import SampleTable
@@ -150,7 +151,9 @@ class PredictedHeights:
         text = io.StringIO(newline="")
         rows = csv.DictWriter(text, ("tile", "scene", "region", "polyline", *COLUMNS), lineterminator="\n")
         rows.writeheader()
-        rows.writerows(self.records())
+        rows.writerows(
+            {**record, "tile": escaped(record["tile"]), "scene": escaped(record["scene"])} for record in self.records()
+        )
         return text.getvalue()
 
     def _via(self) -> str:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from dali_pipes.console import cell, say
 from dali_pipes.errors import InputError
+from dali_pipes.files import read_text
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import VALIDATION
 
@@ -24,6 +25,7 @@ from ..engine.step import Forward
 from ..engine.trained import Trained, completed, evaluate, forward_of, load_trained
 from ..machine.choices import choose_device
 from ..recipe.data import Datasets, default_index_folder, load_datasets
+from ..recipe.flags import LARGEST_SETTINGS
 from ..scores.metrics import MIN_SCENES_FOR_INTERVAL, Float64, bootstrap_rmse, score
 
 EXIT_KEEP = 3
@@ -159,8 +161,8 @@ def old_release_of(run: Path, release: Path) -> tuple[Path | None, str]:
     """
     folder = run if run.is_dir() else run.parent
     try:
-        named = Path(json.loads((folder / "samples.json").read_text("utf-8"))["release"])
-    except (OSError, ValueError, KeyError, TypeError):
+        named = Path(json.loads(read_text(folder / "samples.json", LARGEST_SETTINGS))["release"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None, f"the old release was skipped, because no samples.json in {folder} names it"
     if not named.exists():
         return None, f"the old release was skipped, because {named} does not exist"

@@ -182,6 +182,7 @@ class Loop:
         self.console.log_step(
             StepStatus(
                 epoch=progress.epoch + 1,
+                step=progress.step,
                 loss=loss,
                 samples_per_s=progress.step * self.config.batch_size / elapsed,
                 data_wait=progress.waited / elapsed,

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch.distributed import is_torchelastic_launched
 
 from dali_pipes.batches.wheel import check_dali
 from dali_pipes.console import open_console
 from dali_pipes.errors import InputError
+from dali_pipes.inspect.verdict import Verdict, judge
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import DEVELOPMENT
 from dali_pipes.units import count
@@ -22,8 +22,9 @@ from ..recipe.config import Config
 from ..recipe.data import Datasets, default_index_folder, load_datasets
 from ..run.console import RunConsole
 from ..run.folder import Deadline, RunFolder, checkpoint_of, save_checkpoint
+from ..run.parent import end_with_torchrun
 from ..run.ranks import Place, from_rank_zero, is_restart, local_rank_zero_first, mark_started, process_group
-from ..run.signals import Signals, end_with_parent
+from ..run.signals import Signals
 from ..run.tracker import Tracker, open_tracker
 from ..run.writer import CheckpointWriter
 from ..scores.calibrate import MIN_SCENES_TO_CALIBRATE, development_of, fit_calibration
@@ -41,6 +42,7 @@ class FinishedRun:
     paths: ReleasePaths
     folder: RunFolder
     datasets: Datasets
+    verdict: Verdict
     training: Training
     console: RunConsole
     tracker: Tracker
@@ -54,6 +56,7 @@ def train(
     Under torchrun every rank calls this; only rank 0 writes files and prints. Raises InputError, BackboneError or
     CheckpointError with a sentence for the user, and Stopped after a signal.
     """
+    end_with_torchrun()
     deadline = Deadline(config.runtime.time_limit)
     place = Place.from_environment()
     console = console or RunConsole(open_console(quiet=not place.is_rank_zero))
@@ -63,27 +66,26 @@ def train(
     )
     assert paths.index_cache is not None
     _check_before_reading(config, place, out)
-    with Signals() as signals:
-        if is_torchelastic_launched():
-            end_with_parent()
-        with process_group(place, device):
-            resume = resume or is_restart()
-            folder = from_rank_zero(lambda: RunFolder(out, config, resume=resume))
-            mark_started()
-            with local_rank_zero_first(place):
-                datasets = _load_datasets(config, paths, console)
-            _warn_of_few_scenes(datasets, console)
-            console.stage(f"building {config.backbone}")
-            training = Training(config, device, datasets, console, paths.index_cache, place)
-            console.header(header(training, datasets, folder))
-            _restore(training, folder, console)
-            if place.is_rank_zero:
-                samples = {**paths.given(), "split": str(config.division()), **datasets.counts()}
-                folder.create(training.environment, samples, training.history)
-            tracker = open_tracker(out) if place.is_rank_zero else Tracker()
-            with signals.remembered(), CheckpointWriter() as writer:
-                Loop(training, folder, signals, writer, console, tracker, deadline).fit()
-    return FinishedRun(paths, folder, datasets, training, console, tracker)
+    with Signals() as signals, process_group(place, device):
+        resume = resume or is_restart()
+        folder = from_rank_zero(lambda: RunFolder(out, config, resume=resume))
+        mark_started()
+        with local_rank_zero_first(place):
+            datasets = _load_datasets(config, paths, console)
+        verdict = judge(datasets.by_name())
+        _report_labels(verdict, paths, console, accept=config.data.accept_labels)
+        _warn_of_few_scenes(datasets, console)
+        console.stage(f"building {config.backbone}")
+        training = Training(config, device, datasets, console, paths.index_cache, place)
+        console.header(header(training, datasets, folder))
+        _restore(training, folder, console)
+        if place.is_rank_zero:
+            samples = {**paths.given(), "split": str(config.division()), **datasets.counts(), "audit": verdict.sentence}
+            folder.create(training.environment, samples, training.history)
+        tracker = open_tracker(out) if place.is_rank_zero else Tracker()
+        with signals.remembered(), CheckpointWriter() as writer:
+            Loop(training, folder, signals, writer, console, tracker, deadline).fit()
+    return FinishedRun(paths, folder, datasets, verdict, training, console, tracker)
 
 
 def _check_before_reading(config: Config, place: Place, out: Path) -> None:
@@ -101,6 +103,16 @@ def _check_before_reading(config: Config, place: Place, out: Path) -> None:
     check_backbone(config.backbone, config.initial_weights)
     if config.init_from and not (out / "last.pt").exists():
         checkpoint.check_exists(checkpoint_of(Path(config.init_from)))
+
+
+def _report_labels(verdict: Verdict, paths: ReleasePaths, console: RunConsole, *, accept: bool) -> None:
+    """Print what the audit of the labels finds. Raises InputError if it is more than chance explains."""
+    if verdict.beyond_chance and not accept:
+        raise InputError(
+            f"{verdict.sentence}: more than chance explains; python -m dali_pipes {paths.release} shows them; correct"
+            " them, or train on them with --accept-labels"
+        )
+    console.note(verdict.sentence)
 
 
 def _warn_of_few_scenes(datasets: Datasets, console: RunConsole) -> None:

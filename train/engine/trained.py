@@ -16,6 +16,7 @@ from dali_pipes import Batch, Loader, SampleTable, Statistics
 from dali_pipes.batches.view import WHOLE_TILE, View
 from dali_pipes.console import activity
 from dali_pipes.errors import InputError
+from dali_pipes.files import read_text
 from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division
 from model import CheckpointError, HeightRegressor, Target, checkpoint
 from model.architecture import backbone_of
@@ -166,9 +167,7 @@ def read_statistics(source: Path) -> Statistics:
     if source.is_dir():
         return SampleTable.from_release(source).statistics()
     try:
-        if source.stat().st_size > 4096:
-            raise ValueError("a longer file")
-        a, b, c, d = (float(number) for number in json.loads(source.read_text("utf-8")))
+        a, b, c, d = (float(number) for number in json.loads(read_text(source, 4096)))
     except (OSError, ValueError, TypeError, RecursionError, OverflowError) as error:
         raise InputError(
             f"--statistics takes a release, or a JSON file like [0.2, 0.1, 109.0, 49.0] with length mean, length std,"
@@ -216,6 +215,26 @@ def predict(
     return target.decode(mu.double()[order].numpy(), log_var.double()[order].numpy(), loader.table.length_in_sides)
 
 
+def finite(
+    forward: Forward,
+    loader: Loader,
+    target: Target,
+    watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`predict`, for a network that is no longer trained. Raises InputError if a height or its σ is not finite.
+
+    The weights of a checkpoint are finite, but so large ones overflow within the network.
+    """
+    mu, sigma = predict(forward, loader, target, watch)
+    overflowed = np.flatnonzero(~(np.isfinite(mu) & np.isfinite(sigma)))
+    if len(overflowed):
+        raise InputError(
+            f"the network gives no finite height for {len(overflowed)} of {len(mu)} polylines, such as on"
+            f" {loader.table.tile[overflowed[0]]}: its weights overflow in {forward.precision}; use another checkpoint"
+        )
+    return mu, sigma
+
+
 def evaluate(
     trained: Trained, datasets: Datasets, forward: Forward, threads: int = 0, console: Console | None = None
 ) -> list[Predictions]:
@@ -238,7 +257,7 @@ def evaluate(
             threads=threads or None,
         )
         with activity(console or Console(quiet=True), f"predicting {name}", len(loader)) as shown:
-            mu, sigma = predict(forward, loader, trained.target, shown.track)
+            mu, sigma = finite(forward, loader, trained.target, shown.track)
         loader.close()
         seen = np.isin(table.scene, list(scenes)) if scenes is not None else np.zeros(len(table), bool)
         selection = same_release and name == datasets.select_on

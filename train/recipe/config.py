@@ -72,6 +72,9 @@ class Data:
     max_bad: Annotated[float, AsPlainFlag] = 0.01
     """Largest share of tiles that are unusable, wholly or in part, 0 to 1. With more, training does not start."""
 
+    accept_labels: Annotated[bool, AsPlainFlag] = False
+    """Train even if the audit finds more suspicious labels than chance explains."""
+
     threads: int = 0
     """Threads of DALI. 0: one per core available to this process, or half of that when training on the CPU.
     Also --workers."""
@@ -302,7 +305,7 @@ def _check(*bounds: tuple[str, float, float, float]) -> None:
 
 
 MAY_CHANGE = (
-    *("patience", "device", "data.threads", "data.cache", "data.max_bad"),
+    *("patience", "device", "data.threads", "data.cache", "data.max_bad", "data.accept_labels"),
     *("runtime.compile", "runtime.compile_mode", "runtime.log_every"),
     *("runtime.accumulate", "runtime.checkpoint_every", "runtime.time_limit", "runtime.keep"),
 )

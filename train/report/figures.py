@@ -157,10 +157,12 @@ def curves(history: Sequence[Mapping[str, Any]], measured_on: Part | None) -> li
 def rmse_by_epoch(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """RMSE in metres by epoch, one line per run (by name), on the samples that chose the best epoch of the run."""
     figure, axes = blank_figure(4.0, width=6.0)
-    for name, history in histories.items():
-        axes.plot(*series(history, "rmse"), "o-", markersize=2.5, linewidth=1.2, label=name)
+    lines = [axes.plot(*series(run, "rmse"), "o-", markersize=2.5, linewidth=1.2)[0] for run in histories.values()]
     _axes_of_epochs(axes)
-    figure.legend(loc="outside upper left", frameon=False, ncols=2)
+    legend = figure.legend(lines, map(str, range(len(lines))), loc="outside upper left", frameon=False, ncols=2)
+    for text, name in zip(legend.get_texts(), histories, strict=True):  # a legend would read $ as a formula, and skip _
+        text.set_parse_math(False)
+        text.set_text(name)
     return figure
 
 

@@ -59,9 +59,10 @@ def write_report(
 
     `history`: one mapping per epoch with any of epoch, train_loss, rmse, mae, nll, learning_rate, samples_per_s,
     data_wait (share of the epoch's time, 0 to 1) and seconds; rmse, mae (metres) and nll are those of the group that
-    chose the best epoch. It may be empty. `config`: nested. `training`: any of release, samples, tiles, scenes,
-    left_out (reason → count) and seconds. A value of `config`, `environment` or `training` may be None. `commands`:
-    what to do with the network → the command. `looks`: of the typical tiles in `tiles.chosen` of the leading part.
+    chose the best epoch. It may be empty. `config`: nested. `training`: any of release, audit (of the labels, as a
+    sentence), samples, tiles, scenes, left_out (reason → count) and seconds. A value of `config`, `environment` or
+    `training` may be None. `commands`: what to do with the network → the command. `looks`: of the typical tiles in
+    `tiles.chosen` of the leading part.
     """
     always = dict.fromkeys(("use", "data"), True)
     sections = dict.fromkeys(SECTIONS) | _answers(evaluation, looks) | _details(evaluation, history) | always
@@ -69,13 +70,21 @@ def write_report(
     text = template(Path(__file__).with_name("page.html.j2"), filters).render(
         title=title,
         headline=findings.headline(evaluation),
-        notices=[text for text in (findings.selection(evaluation), findings.recognition(evaluation)) if text],
+        notices=[
+            text
+            for text in (
+                _sentence(training.get("audit") or ""),
+                findings.selection(evaluation),
+                findings.recognition(evaluation),
+            )
+            if text
+        ],
         contents=[(name, SHORT.get(name, SECTIONS[name])) for name in SECTIONS if sections[name]],
         titles=SECTIONS,
         sections=sections,
         commands=commands,
         left_out=dict(training.get("left_out") or {}),
-        training={key: value for key, value in training.items() if key != "left_out"},
+        training={key: value for key, value in training.items() if key not in ("audit", "left_out")},
         config=list(flatten(config)),
         environment=environment,
         samples_of=findings.samples_of,
@@ -83,6 +92,10 @@ def write_report(
         CLOSED_FORM=CLOSED_FORM,
     )
     write_text(Path(path), text)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _answers(evaluation: Evaluation, looks: tiles.Looks | None) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class StepStatus:
 
     epoch: int
     """From 1."""
+    step: int
+    """Completed steps of the epoch."""
     loss: float
     samples_per_s: float
     data_wait: float

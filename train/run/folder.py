@@ -5,6 +5,7 @@
     samples.json      counts of used and skipped items    best.pt         the network of the lowest RMSE so far
     epoch-0007.pt     last.pt at the end of epoch 7; `--keep` of them. To go back to one, copy it to last.pt
     report.html, predictions.csv                          written after the last epoch
+    .lease-1                                              which process writes here: see lease.py
 
 `last.pt` is authoritative. It also stores the metrics of all epochs, and metrics.jsonl is written from it, so that no
 line is lost or repeated wherever a run stops. `best.pt` is derived from the `last.pt` of the best epoch and written
@@ -29,10 +30,12 @@ import torch
 
 from dali_pipes.command import check_out_folder
 from dali_pipes.errors import InputError
-from dali_pipes.files import write_text, write_whole
+from dali_pipes.files import read_text, write_text, write_whole
 from model import checkpoint
 
 from ..recipe.config import Config, differences
+from ..recipe.flags import LARGEST_SETTINGS, is_settings
+from .lease import check_still_ours
 
 History = list[dict[str, Any]]
 
@@ -109,7 +112,11 @@ class RunFolder:
         self._write(self.best, best_of(state if newest else checkpoint.load(kept)))
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
-        """Write `state` to last.pt. `best`: the state is at the end of the best epoch, so write best.pt too."""
+        """Write `state` to last.pt. `best`: the state is at the end of the best epoch, so write best.pt too.
+
+        Raises InputError if a file cannot be written, or if another process has taken over the folder.
+        """
+        check_still_ours(self.path)
         self._write(self.last, state)
         if best:
             self._write(self.best, best_of(state))
@@ -213,14 +220,10 @@ def _cause(error: BaseException) -> str:
 def _read_settings(path: Path) -> dict[str, Any]:
     before = None
     with suppress(OSError, ValueError, RecursionError):
-        before = json.loads(path.read_text("utf-8"))
-    if not isinstance(before, dict) or any(_depth_exceeds_two(value) for value in before.values()):
+        before = json.loads(read_text(path, LARGEST_SETTINGS))
+    if not is_settings(before):
         raise InputError(f"expected the configuration of a run at {path}, found none; choose another --out")
     return before
-
-
-def _depth_exceeds_two(part: Any) -> bool:
-    return isinstance(part, dict) and any(isinstance(value, dict) for value in part.values())
 
 
 def checkpoint_of(run: Path) -> Path:

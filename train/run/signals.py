@@ -5,6 +5,7 @@
 | SIGTERM | 143 | terminated on request (128 + 15) |
 | SIGUSR1 | 75 | EX_TEMPFAIL of sysexits.h: start the same command again to resume |
 | SIGINT | 130 | Ctrl-C (128 + 2) |
+| SIGHUP | 129 | the terminal is gone (128 + 1); ignored under nohup |
 
 A second signal ends the process at once, unless it comes within `ECHO` seconds of the first one: schedulers signal
 every process of a job, and torchrun forwards the signal that it received.
@@ -12,23 +13,21 @@ every process of a job, and torchrun forwards the signal that it received.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 75, signal.SIGINT: 130}
+EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGUSR1: 75, signal.SIGINT: 130, signal.SIGHUP: 129}
 TIME_LIMIT = 3
 """Stands for --time-limit among the numbers of signals; no handler is installed for it. A signal of schedulers, which
 is larger, has precedence."""
 ECHO = 2.0
 SAVED = "the last checkpoint is intact"
-PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 
 
 class Stopped(BaseException):
@@ -58,7 +57,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in EXIT_STATUS}
+            self._before = {number: signal.signal(number, self._receive) for number in EXIT_STATUS if _handled(number)}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -84,14 +83,9 @@ class Signals:
             os.kill(os.getpid(), number)
 
 
-def end_with_parent() -> None:
-    """On Linux, have the kernel send SIGUSR1 to this process when its parent ends.
-
-    A killed torchrun leaves its ranks behind, and SIGUSR1 kills it, too, unless it is configured to handle it. The
-    ranks would continue to write into the run folder that the next start resumes.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
+def _handled(number: signal.Signals) -> bool:
+    """Whether to install a handler: nohup starts a process with SIGHUP ignored, and it stays ignored."""
+    return number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
 
 
 def ignore_echoes() -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from dali_pipes.files import write_text
 from dali_pipes.geometry import closed_form_height, polyline_length_px, without_padding
 from dali_pipes.notebook import as_html
+from dali_pipes.samples.csv_text import escaped
 from dali_pipes.samples.table import SampleTable
 from dali_pipes.units import count, metres, number
 
@@ -112,6 +113,7 @@ class Predictions:
 def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> None:
     """Write all samples of all groups as CSV. The file at `path` is replaced only once the new one is complete.
 
+    A name that a spreadsheet would run as a formula has an apostrophe in front (dali_pipes/samples/csv_text.py).
     `polyline` is "x y;x y;…" in pixels, base first; `length` is normalised; `closed_form_m` is empty if the label has
     no metadata; `optimistic` is true if the best epoch was chosen on the group. Calibrated and pooled heights have
     their 90 % interval. A value that does not exist or is not finite is empty.
@@ -125,8 +127,8 @@ def write_predictions(path: str | Path, predictions: Sequence[Predictions]) -> N
         for i in range(len(group)):
             table.writerow(
                 (
-                    samples.tile[i],
-                    samples.scene[i],
+                    escaped(str(samples.tile[i])),
+                    escaped(str(samples.scene[i])),
                     group.name,
                     ";".join(f"{x:.10g} {y:.10g}" for x, y in without_padding(samples.polyline[i])),
                     f"{samples.length[i]:.6f}",
