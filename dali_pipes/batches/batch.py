@@ -46,6 +46,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.sample)
 
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} samples, rgb {tuple(self.rgb.shape)} on {self.rgb.device})"
+
     def split(self, parts: int) -> list[Batch]:
         """Split into equal parts, in order, without a copy; `parts` must divide the number of samples."""
         size = len(self) // parts

@@ -22,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from ..console import open_console
 from ..errors import InputError
 from ..release.names import name_key
 from ..release.paths import SPLITS, ReleasePaths, Split
+from ..release.stage import staged
 from ..samples.index import open_index
 from ..samples.labels import LeftOut
 from ..samples.splits import refuse_same_tiles, repeated_pictures, shared_tiles
@@ -43,14 +45,17 @@ Missing = dict[Split, str]
 def read_release(paths: ReleasePaths, console: Console | None = None) -> tuple[Tables, Missing]:
     """The tables of the splits that can be read, and for each other split the sentence that says why it cannot.
 
-    Every image is decoded, unless `paths.index_cache` has an index of this release. Raises InputError with the first of
-    these sentences if no split can be read.
+    Every image is decoded, unless `paths.index_cache` has an index of this release. With `paths.stage` they are read
+    from the copy there. Raises InputError if that cannot be made, and with the first of these sentences if no split can
+    be read.
     """
     tables: Tables = {}
     missing: Missing = {}
+    console = console or open_console(stderr=True)
+    local = staged(paths, console)
     for split in SPLITS:
         try:
-            tables[split] = open_index(paths, split, console=console).table
+            tables[split] = open_index(local, split, console=console).table
         except InputError as error:  # noqa: PERF203
             missing[split] = str(error)
     if not tables:
@@ -68,7 +73,7 @@ def inspect(paths: ReleasePaths, against: Path | None = None, console: Console |
     columns = Labels.of(tables)
     changes = None
     if against is not None:
-        before, lacking = read_release(ReleasePaths(against, index_cache=paths.index_cache), console)
+        before, lacking = read_release(ReleasePaths(against, stage=paths.stage, index_cache=paths.index_cache), console)
         changes = Changes(str(against), lacking, {s: compare(before[s], tables[s]) for s in tables if s in before})
     return Inspection(
         release=str(paths.release),

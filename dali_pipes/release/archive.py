@@ -84,6 +84,10 @@ class Archive:
         """Return None: a member may be compressed, and it has a checksum."""
         return
 
+    def disk_files(self) -> list[Path]:
+        """Return the files on disk that the archive consists of."""
+        return list(dict.fromkeys(segment.file for segment in self._bytes.segments))
+
     def read(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of member `index` as (n,) uint8, read-only.
 
@@ -165,6 +169,10 @@ class Folder:
     def segment(self, index: int) -> Segment | None:
         """Return where the bytes of member `index` are, unless they cannot be read."""
         return None if self._files[index].fault else self._files[index].segment
+
+    def disk_files(self) -> list[Path]:
+        """Return the files on disk that hold the members."""
+        return list(dict.fromkeys(file.segment.file for file in self._files))
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of member `index` as (n,) uint8, read-only.

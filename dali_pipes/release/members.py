@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from itertools import accumulate
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +48,10 @@ class Members(Protocol):
     def segment(self, index: int) -> Segment | None:
         """Return where the bytes of file `index` are on disk, if they are there in one piece and have no checksum."""
         return None
+
+    def disk_files(self) -> list[Path]:
+        """Return the files on disk that hold these files, each once."""
+        return []
 
     def fingerprint(self) -> str:
         """Return a hexadecimal digest that changes when the files do."""
@@ -91,6 +96,10 @@ class Merged(Members):
         """Return where the bytes of file `index` are on disk, or None."""
         source, number = self._source(index)
         return source.segment(number)
+
+    def disk_files(self) -> list[Path]:
+        """Return the files on disk of all sources."""
+        return [file for source in self.sources for file in source.disk_files()]
 
     def fingerprint(self) -> str:
         """Return the digests of all sources."""

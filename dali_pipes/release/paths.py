@@ -7,6 +7,7 @@ Each command takes these fields as flags, under the same names and with the same
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
@@ -49,6 +50,10 @@ class ReleasePaths:
     validation_labels: Path | None = None
     """The labels of the validation split alone; same forms as --images."""
 
+    stage: Path | None = None
+    """Local folder to copy the release to before it is read, once. For releases on Google Drive or a network mount.
+    A copy that was interrupted is continued."""
+
     index_cache: Path | None = None
     """Folder for the checked sample tables and the lists of what was skipped, shared by runs.
     Default: the folder index-cache next to the output; an inspection keeps none unless this is given."""
@@ -64,6 +69,17 @@ class ReleasePaths:
     def override(self, split: Split, role: Role) -> Path | None:
         """Return the path that was given for the images or labels of `split`; None means: look in the release."""
         return getattr(self, f"{split}_{role}") or getattr(self, role)
+
+    def sources(self) -> list[Path]:
+        """Return the release, and the paths that were given for images and labels."""
+        names = [*ROLES, *(f"{split}_{role}" for split, role in product(SPLITS, ROLES))]
+        return [self.release, *filter(None, (getattr(self, name) for name in names))]
+
+    def moved(self, to: Mapping[Path, Path]) -> ReleasePaths:
+        """Return these paths with each source that `to` contains in its new place."""
+        paths = {field.name: getattr(self, field.name) for field in fields(self)}
+        kept = {"stage", "index_cache"}
+        return ReleasePaths(**{name: path if name in kept else to.get(path, path) for name, path in paths.items()})
 
     def cached_in(self, folder: Path) -> ReleasePaths:
         """Return these paths with the index in `folder`, unless --index-cache was given."""

@@ -19,13 +19,17 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..console import open_console
 from ..errors import InputError
 from ..files import open_regular, write_whole
 from ..geometry import length_in_sides, normalised_length
+from ..notebook import as_html
 from ..release.find import open_split
 from ..release.members import Members
 from ..release.paths import ReleasePaths
 from ..release.paths import Split as Split
+from ..release.stage import staged
+from ..units import count, number
 from . import via
 from .labels import Check, LeftOut, check_headers, check_images, read_labels
 from .via import Reason
@@ -72,18 +76,46 @@ class SampleTable:
     def __len__(self) -> int:
         return len(self.tile)
 
+    def __repr__(self) -> str:
+        tiles, scenes = (
+            count(len(np.unique(column)), noun) for column, noun in ((self.tile, "tile"), (self.scene, "scene"))
+        )
+        return f"SampleTable({count(len(self), 'sample')} on {tiles} of {scenes}, {len(self.left_out):,} skipped)"
+
+    def _repr_html_(self) -> str:
+        rows = (
+            {
+                "tile": self.tile[i],
+                "base (px)": "{:g}, {:g}".format(*self.polyline[i, 0]),
+                "top (px)": "{:g}, {:g}".format(*self.polyline[i, -1]),
+                "height (m)": number(self.height[i]),
+            }
+            for i in range(len(self))
+        )
+        return as_html(repr(self), rows, len(self))
+
     @classmethod
     def from_release(
-        cls, release: str | Path, split: Split = "train", *, images: Path | None = None, labels: Path | None = None
+        cls,
+        release: str | Path,
+        split: Split = "train",
+        *,
+        images: Path | None = None,
+        labels: Path | None = None,
+        stage: str | Path | None = None,
     ) -> SampleTable:
         """Read the labels and the headers of the images of one split of `release`, in any form.
 
-        `images`, `labels`: where they are, if not in the release. Raises InputError if either is missing or damaged, or
+        `images`, `labels`: where they are, if not in the release. `stage`: a local folder to copy them to first, as
+        --stage does. Raises InputError if either is missing or damaged, or
         if no sample is left.
         """
         if split not in ("train", "validation"):
             raise InputError(f'a release has the splits "train" and "validation", found {split!r}')
-        jpegs, texts = open_split(ReleasePaths(Path(release), images=images, labels=labels), split)
+        paths = ReleasePaths(Path(release), images=images, labels=labels)
+        if stage is not None:
+            paths = staged(replace(paths, stage=Path(stage)), open_console(stderr=True))
+        jpegs, texts = open_split(paths, split)
         return cls.from_labels(texts, jpegs, where=texts.where)
 
     @classmethod

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from dali_pipes import Loader
 from dali_pipes.console import activity
+from dali_pipes.notebook import as_html
 from dali_pipes.samples.picture import Pictures, open_pictures
 from dali_pipes.samples.polylines import Polylines, read_polylines, table_of
 from dali_pipes.samples.table import SampleTable
@@ -39,6 +40,16 @@ class HeightModel:
     def __init__(self, trained: Trained, forward: Forward) -> None:
         self.trained = trained
         self.forward = forward
+
+    def __repr__(self) -> str:
+        calibrated = "not calibrated" if self.trained.calibration is None else "calibrated"
+        sees, side = self.trained.view.kind, self.trained.size
+        return (
+            f"HeightModel({self.trained.backbone}, {sees} at {side} × {side}, {calibrated}, on {self.forward.device})"
+        )
+
+    def _repr_html_(self) -> str:
+        return as_html(repr(self))
 
     def predict(
         self,

@@ -28,11 +28,14 @@ from numpy.typing import NDArray
 
 from dali_pipes.errors import InputError
 from dali_pipes.files import write_text, write_whole
+from dali_pipes.notebook import as_html
 from dali_pipes.samples.csv_text import escaped
 from dali_pipes.samples.picture import Pictures
 from dali_pipes.samples.polylines import Polylines
 from dali_pipes.samples.table import SampleTable
+from dali_pipes.units import count, number
 
+from ..scores.uncertainty import LEVEL
 from . import map_file
 
 Float64 = NDArray[np.float64]
@@ -93,6 +96,24 @@ class PredictedHeights:
 
     def __len__(self) -> int:
         return len(self.mu)
+
+    def __repr__(self) -> str:
+        tiles = count(len(np.unique(self.table.tile)), "tile")
+        return f"PredictedHeights({len(self):,} on {tiles}, {number(self.mu.min(), 0)} to {number(self.mu.max(), 0)} m)"
+
+    def _repr_html_(self) -> str:
+        interval = f"{LEVEL:.0%} interval (m)"
+        rows = (
+            {
+                "tile": self.polylines.images[image]["filename"],
+                "region": region.index,
+                "height (m)": number(self.mu[i], 1),
+                "σ (m)": number(self.sigma[i], 1),
+                interval: f"{number(self.low[i], 1)} to {number(self.high[i], 1)}",
+            }
+            for i, (image, region) in enumerate(self.polylines.drawn)
+        )
+        return as_html(repr(self), rows, len(self))
 
     def records(self) -> list[dict[str, Any]]:
         """One flat dict for each polyline, for `pandas.DataFrame`: tile, scene, region, polyline and `COLUMNS`."""

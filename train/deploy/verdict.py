@@ -128,7 +128,7 @@ def judge_runs(
     old_release, skipped = old_release_of(old_run, paths.release)
     if old_release is not None:
         try:
-            old_paths = ReleasePaths(old_release, index_cache=paths.index_cache)
+            old_paths = ReleasePaths(old_release, stage=paths.stage, index_cache=paths.index_cache)
             results.append(_measure("the old release", read(old_paths), pair, forwards, console))
         except InputError as error:
             skipped = f"the old release was skipped, because it cannot be read: {error}"

@@ -17,6 +17,7 @@ from rich.console import Console
 from dali_pipes import SampleTable
 from dali_pipes.console import say
 from dali_pipes.release.paths import SPLITS, ReleasePaths
+from dali_pipes.release.stage import staged
 from dali_pipes.samples.index import open_index, refuse_above
 from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division, without_repeated_pictures, without_shared_tiles
 
@@ -69,14 +70,17 @@ def load_datasets(
 ) -> Datasets:
     """Read the release or its index in `paths.index_cache`, divide it, and hold scenes out of training.
 
+    The tables read their images from the copy in `paths.stage`, if that was given.
+
     `held_out`: a share of the training samples, sampled with the division's seed, or names of scenes. Raises InputError
     if the release cannot be read, if a larger share of a split's tiles than `max_bad` is unusable, or if the two splits
     share many tiles; a few are dropped from training, and so is a
     picture that training has twice.
     """
     splits = []
+    local = staged(paths, console)
     for split in SPLITS:
-        table, listing = open_index(paths, split, console=console)
+        table, listing = open_index(local, split, console=console)
         refuse_above(max_bad, split, table, listing)
         if table.left_out:
             listed = f"; listed in {listing}" if listing else ""

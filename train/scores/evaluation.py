@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from dali_pipes.notebook import as_html
 from dali_pipes.units import number
 
 from .metrics import (
@@ -121,6 +122,14 @@ class Evaluation:
                 parts.append(_part("seen", group.select(group.seen), baselines))
                 parts.append(_part("unseen", group.select(~group.seen), baselines))
         return cls(tuple(predictions), tuple(parts))
+
+    def __repr__(self) -> str:
+        return f"Evaluation({', '.join(map(repr, self.predictions))})"
+
+    def _repr_html_(self) -> str:
+        names = ("RMSE (m)", "MAE (m)", "bias (m)", "NLL")
+        rows = [{"": row.title, **dict(zip(names, row.figures, strict=True))} for row in headline_rows(self)]
+        return as_html(f"{self.leading.title}: {len(self.leading):,} samples" if self.leading else "no samples", rows)
 
     @property
     def groups(self) -> list[Part]:

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from dali_pipes.files import write_text
 from dali_pipes.geometry import closed_form_height, polyline_length_px, without_padding
+from dali_pipes.notebook import as_html
 from dali_pipes.samples.csv_text import escaped
 from dali_pipes.samples.table import SampleTable
+from dali_pipes.units import count, metres, number
 
 from .metrics import CALIBRATED, NETWORK, POOLED, Float64, score
 from .uncertainty import LEVEL, Forecast
@@ -63,6 +65,22 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def __repr__(self) -> str:
+        scenes = count(len(np.unique(self.table.scene)), "scene")
+        return f"Predictions({self.name}: {count(len(self), 'sample')} of {scenes}, RMSE {metres(self.rmse())})"
+
+    def _repr_html_(self) -> str:
+        rows = (
+            {
+                "tile": self.table.tile[i],
+                "true height (m)": number(self.table.height[i]),
+                "predicted (m)": number(self.mu[i], 1),
+                "σ (m)": number(self.sigma[i], 1),
+            }
+            for i in range(len(self))
+        )
+        return as_html(repr(self), rows, len(self))
 
     def select(self, mask: NDArray[np.bool_]) -> Predictions:
         """The predictions of some samples, by mask (N,)."""
