@@ -56,7 +56,9 @@ def test_every_form_gives_the_same_polylines(tmp_path: Path) -> None:
     (tmp_path / "project.json").write_text(json.dumps({"_via_settings": {}, "_via_img_metadata": export()}))
     via_csv(tmp_path / "via.csv")
     (tmp_path / "plain.csv").write_text("tile,polyline\na_1.jpg,3 40;30 8\na_1.jpg,1 2;3 4;5 60\nb_2.jpg,10 10;20 30\n")
-    for name in ("export.json", "project.json", "via.csv", "plain.csv"):
+    for name in ("via", "plain"):
+        (tmp_path / f"{name}-utf16.csv").write_text((tmp_path / f"{name}.csv").read_text("utf-8"), "utf-16")
+    for name in ("export.json", "project.json", "via.csv", "plain.csv", "via-utf16.csv", "plain-utf16.csv"):
         assert points(read_polylines(tmp_path / name)) == EXPECTED, name
     assert points(read_polylines(TILES)) == EXPECTED
 
@@ -137,6 +139,9 @@ def test_a_korean_name_matches_in_both_forms_of_unicode(listed: Any, stored: Any
         ("tile,line\nb_2.jpg,1 2;3 4\n", "found the columns tile, line"),
         (",".join(VIA_COLUMNS) + '\nb_2.jpg,7,{},1,0,"{broken","{}"\n', r"drawn\.csv is damaged at line 2"),
         (b"tile,polyline\n\xff\xfe,1 2;3 4\n", "expected UTF-8 text in"),
+        ("tile,polyline\n".encode("utf-16-le"), "expected UTF-8 text in .*, found other bytes"),
+        (b"PK\3\4\0\0\0\0", r"found a ZIP or a workbook such as \.xlsx; save it as UTF-8"),
+        ("tile,polyline,polyline\nb_2.jpg,1 2;3 4,\n", r"expected one column polyline in .*drawn\.csv, found 2"),
     ],
 )
 def test_what_cannot_be_predicted_gives_one_sentence(polylines: Any, sentence: str, tmp_path: Path) -> None:

@@ -4,28 +4,32 @@
     verdict.sentence        "the audit finds 10 of 136 labels suspicious: 10 do not follow from …"
     verdict.beyond_chance   whether these are more than some wrong labels explain
 
-It is computed from the tables alone in some milliseconds; no picture is read. What is called suspicious holds even if a
-release had rounded its vertices after computing the heights (audit.py). `python -m dali_pipes DIR` shows each label.
+It is computed from the tables in some milliseconds; only pictures of equal size without a recorded checksum are read.
+What is called suspicious holds even if a release had rounded its vertices after computing the heights (audit.py).
+`python -m dali_pipes DIR` shows each label.
 """
 
 from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
+from ..samples.splits import repeated_pictures
 from ..samples.table import SampleTable
+from ..samples.via import Reason
 from ..units import count
-from .audit import VERTEX_PX, Bool, Int64, Labels, closed_form, scene_scales
+from .audit import VERTEX_PX, Bool, Labels, closed_form, scene_scales
 
 _Split = TypeVar("_Split", bound=str)
 
 TALLEST, LOWEST = 420.0, 2.0  # metres; the tallest chimney of the world has 420 (Ekibastuz), and roofs have some of 2
 SHORTEST_PX = 2 * VERTEX_PX  # rounding the vertices of a shorter polyline changes its length by half
+SAME_PICTURE = "show the same picture as a tile of another name"
 CONSTANT = 0.5  # share of labels with one height; in the published release it is far below
 TOLERATED = 0.01  # share of wrong labels that is taken for carelessness
 CHANCE = 1e-3  # the probability below which a number of wrong labels is not explained by `TOLERATED`
@@ -33,7 +37,10 @@ CHANCE = 1e-3  # the probability below which a number of wrong labels is not exp
 
 @dataclass(frozen=True)
 class Verdict:
-    """`suspicious` of `labels` labels, and how many for each reason; a label may have several."""
+    """`suspicious` of `labels` labels, and how many for each reason; a label may have several.
+
+    A tile that was dropped because its picture has another name, too, counts as one label.
+    """
 
     suspicious: int
     labels: int
@@ -70,11 +77,14 @@ def judge(tables: Mapping[_Split, SampleTable]) -> Verdict:
         f"are above {TALLEST:g} m or below {LOWEST:g} m": (labels.height > TALLEST) | (labels.height < LOWEST),
         "have the same height": _constant(labels),
         f"have a polyline shorter than {SHORTEST_PX:.1f} px": labels.length_px < SHORTEST_PX,
-        "show the same picture as a tile of another name": _repeated(labels, tables, _picture),
-        "have a tile whose name differs from another only in case or Unicode form": _repeated(labels, tables, _name),
+        SAME_PICTURE: _same_picture(tables),
+        "have a tile whose name differs from another only in case or Unicode form": _same_name(labels, tables),
     }
-    reasons = {reason: int(rows.sum()) for reason, rows in found.items() if rows.any()}
-    return Verdict(int(np.logical_or.reduce(list(found.values())).sum()), len(labels), reasons)
+    counts = {reason: int(rows.sum()) for reason, rows in found.items()}
+    dropped = sum(item.reason is Reason.REPEATED for table in tables.values() for item in table.left_out)
+    counts[SAME_PICTURE] += dropped
+    suspicious = int(np.logical_or.reduce(list(found.values())).sum()) + dropped
+    return Verdict(suspicious, len(labels) + dropped, {reason: n for reason, n in counts.items() if n})
 
 
 def _against_formula(labels: Labels) -> Bool:
@@ -105,31 +115,22 @@ def _constant(labels: Labels) -> Bool:
     return same if is_constant and len(heights) else np.zeros(len(labels), bool)
 
 
-def _repeated(
-    labels: Labels, tables: Mapping[_Split, SampleTable], key: Callable[[SampleTable, int], Hashable]
-) -> Bool:
-    """The labels (M,) of tiles that share their `key` with an earlier one of another name."""
-    first: dict[Hashable, str] = {}
+def _same_picture(tables: Mapping[_Split, SampleTable]) -> Bool:
+    """The labels (M,) of tiles whose picture their table has under an earlier name."""
+    return np.concatenate([np.isin(table.image, list(repeated_pictures(table))) for table in tables.values()])
+
+
+def _same_name(labels: Labels, tables: Mapping[_Split, SampleTable]) -> Bool:
+    """The labels (M,) of tiles whose name differs from an earlier one only in case or Unicode form."""
+    first: dict[str, str] = {}
     off = np.zeros(len(labels), bool)
     begin = 0
     for table in tables.values():
-        images: Int64 = np.unique(table.image)
         again = []
-        for i in images.tolist():
-            of_tile = key(table, i)
-            if of_tile is not None and first.setdefault(of_tile, table.images.names[i]) != table.images.names[i]:
+        for i in np.unique(table.image).tolist():
+            name = table.images.names[i]
+            if first.setdefault(unicodedata.normalize("NFKC", name).casefold(), name) != name:
                 again.append(i)
         off[begin : begin + len(table)] = np.isin(table.image, again)
         begin += len(table)
     return off
-
-
-def _picture(table: SampleTable, i: int) -> Hashable:
-    """Size and recorded CRC-32 of an image; None where none is recorded."""
-    crc = table.images.crc(i)
-    return None if crc is None else (table.images.size(i), crc)
-
-
-def _name(table: SampleTable, i: int) -> Hashable:
-    """The name of an image without its case and its Unicode form."""
-    return unicodedata.normalize("NFKC", table.images.names[i]).casefold()

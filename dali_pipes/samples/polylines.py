@@ -11,7 +11,8 @@ All forms are converted to VIA's own objects of images, so that they can be writ
     plain CSV   a header with the columns tile and polyline; a polyline is "x y;x y;…" in pixels, base first
     a mapping   {"tile.jpg": [[(x, y), (x, y)], …]}
 
-A CSV may be as a spreadsheet saves it: with a BOM, CRLF, semicolons or tabs, empty rows, and other file sizes.
+A CSV may be as a spreadsheet saves it: with a BOM, in UTF-16, with CRLF, semicolons or tabs, empty rows, and other file
+sizes.
 
 Users expect a height for every polyline. What training would skip is therefore an error here that names tile and
 region, and so is input that cannot be written back unchanged. Regions of other shapes, such as rectangles, are kept as
@@ -20,12 +21,14 @@ they are and are not predicted.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,10 +150,14 @@ def _bytes(path: Path) -> bytes:
 
 
 def _text(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"expected UTF-8 text in {where}, found other bytes; save it as UTF-8") from None
+    """Decode UTF-8, or UTF-16 with a BOM, as Excel saves "Unicode Text". Raises InputError for other bytes."""
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    with suppress(UnicodeDecodeError):
+        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
+        if "\0" not in text:  # UTF-16 without a BOM, or no text
+            return text
+    found = "a ZIP or a workbook such as .xlsx" if data.startswith(b"PK\3\4") else "other bytes"
+    raise InputError(f"expected UTF-8 text in {where}, found {found}; save it as UTF-8")
 
 
 def _document(data: bytes, where: str) -> Any:
@@ -304,7 +311,7 @@ def _csv_rows(text: str, source: Path) -> tuple[Any, list[str]]:
     """Return a reader of the rows below the names of the columns, and these names.
 
     Fields are separated by commas, or by semicolons or tabs, as spreadsheets in other languages write them. Raises
-    InputError if no separator gives the columns of a form.
+    InputError if no separator gives the columns of a form, or if one of them is there twice.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if text[:4].lower() == "sep=":  # Excel's own first line
@@ -316,8 +323,11 @@ def _csv_rows(text: str, source: Path) -> tuple[Any, list[str]]:
             columns = [name.lstrip("#").strip() for name in next(rows, [])]
         except csv.Error as error:
             raise InputError(f"{source} is damaged in its first line: {error}; close its quotes") from None
-        if set(VIA_COLUMNS) <= set(columns) or set(PLAIN_COLUMNS) <= set(columns):
-            return rows, columns
+        for form in (VIA_COLUMNS, PLAIN_COLUMNS):
+            if twice := [name for name in form if columns.count(name) > 1]:
+                raise InputError(f"expected one column {twice[0]} in {source}, found {columns.count(twice[0])}")
+            if set(form) <= set(columns):
+                return rows, columns
         names.append(columns)
     most = max(names, key=len)
     raise InputError(
