@@ -17,7 +17,7 @@ from rich.console import Console
 from dali_pipes import SampleTable
 from dali_pipes.console import say
 from dali_pipes.release.paths import SPLITS, ReleasePaths
-from dali_pipes.samples.index import open_index, refuse_above
+from dali_pipes.samples.index import Keeper, open_index, refuse_above
 from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division, without_repeated_pictures, without_shared_tiles
 
 HELD_OUT = "Tiles of the training split, from scenes that were held out of training."
@@ -66,17 +66,18 @@ def load_datasets(
     *,
     max_bad: float = 1.0,
     console: Console,
+    keeper: Keeper | None = None,
 ) -> Datasets:
     """Read the release or its index in `paths.index_cache`, divide it, and hold scenes out of training.
 
-    `held_out`: a share of the training samples, sampled with the division's seed, or names of scenes. Raises InputError
-    if the release cannot be read, if a larger share of a split's tiles than `max_bad` is unusable, or if the two splits
-    share many tiles; a few are dropped from training, and so is a
-    picture that training has twice.
+    `held_out`: a share of the training samples, sampled with the division's seed, or names of scenes. `keeper`: gets
+    the images that are decoded to build an index. Raises InputError if the release cannot be read, if a larger share of
+    a split's tiles than `max_bad` is unusable, or if the two splits share many tiles; a few are dropped from training,
+    and so is a picture that training has twice.
     """
     splits = []
     for split in SPLITS:
-        table, listing = open_index(paths, split, console=console)
+        table, listing = open_index(paths, split, console=console, keeper=keeper)
         refuse_above(max_bad, split, table, listing)
         if table.left_out:
             listed = f"; listed in {listing}" if listing else ""
