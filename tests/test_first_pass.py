@@ -58,7 +58,10 @@ def every_kind() -> dict[str, tuple[bytes | None, Any]]:
     for i, (size, coding) in enumerate((size, coding) for size in SIZES for coding in CODINGS):
         lines = random.integers(0, size[::-1], (2, 2, 2)).tolist()
         name = f"K3_CHN_20210518050720_{i}.jpg"
-        tiles[name] = encoded(*size, coding, i), via_label(name, [*lines, lines[0], [(0, 0), (9999, 9)]])
+        tiles[name] = (
+            encoded(*size, coding, i),
+            via_label(name, [*lines, lines[0], [(0, 0), (9999, 9)], [(-(10**300), 0), (10**300, 9)]]),
+        )
     tiles["a_1.jpg"] = (jpeg(64, 96)[:-900] + b"\xff\xd9", via_label("a_1.jpg", [[(1, 1), (9, 9)]]))
     return tiles
 

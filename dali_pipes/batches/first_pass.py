@@ -5,8 +5,8 @@
     Loader(table, 32, view=view, cache=CacheOptions("host"), first_pass=first_pass)
 
 Without it each image is read and decoded twice: once for the index, and once more for the cache. On a CPU both decoders
-are libjpeg-turbo and give the same bytes, so one of them is enough. A GPU needs both: its decoder, nvJPEG, gives other
-pixels by a few levels, and only the decoder of the index names and refuses what is damaged.
+are libjpeg-turbo and give the same bytes, so one of them is enough. A GPU needs both: the pixels of its
+decoder, nvJPEG, differ by a few levels, and only the decoder of the index names a damaged image.
 
 The tiles are kept in memory if they take at most half of what is free; otherwise the loader streams. A process that is
 killed leaves nothing. Only the process that builds the index has them, so runs with several ranks stream.
@@ -78,6 +78,8 @@ class FirstPass:
     def _keep(self, images: Members, drawn: Drawn, room: UInt8, free: Iterator[int], image: int, pixels: UInt8) -> None:
         """Letterbox each picture of an image (h, w, 3) into the next row of `room`, in any thread."""
         polylines = drawn(image)
+        inside = (polylines >= 0) & (polylines <= pixels.shape[1::-1])
+        polylines = polylines[inside.all(axis=(1, 2))]  # the table skips the others
         height, width = (np.full(len(polylines), side) for side in pixels.shape[:2])
         windows = self.view.windows(polylines, height, width)
         for key, window in {_Key.of(images, image, window): window.tolist() for window in windows}.items():
