@@ -22,12 +22,12 @@ def result_of(script: str, release: Path, *flags: str) -> Any:
 
 
 def test_killed_ranks_lose_nothing(release: Path) -> None:
-    tally = result_of("kills", release, "--kills", "2", "--epochs", "3")
+    tally = result_of("kills", release, "--kills", "2", "--epochs", "2")
     assert (tally["kills"], tally["faults"]) == (2, [])
 
 
 def test_after_a_fault_a_run_continues_or_is_refused_in_one_sentence(release: Path) -> None:
-    cases = "a full disk", "no locks, hard links or folder fsync", "two writers of one file", "the release cut short"
+    cases = "no locks, hard links or folder fsync", "two writers of one file"
     outcomes = result_of("faults", release, "--only", *cases)
     assert set(outcomes) == set(cases)
-    assert all("continued" in outcome or outcome.startswith("skipped: ") for outcome in outcomes.values())
+    assert all("continued" in outcome for outcome in outcomes.values())

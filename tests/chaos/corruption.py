@@ -78,9 +78,6 @@ class Victim(NamedTuple):
 
 def victims(run: Path, cache: Path, release: Path, every: int) -> Iterator[Victim]:
     """The files of a finished run, and of its cache."""
-    for name in ("last.pt", "best.pt"):
-        path = run / name
-        yield Victim(path, partial(_load, path), records(path)[::every])
     for tiles in cache.glob("tiles-*.u8"):
         size = SIZE * SIZE * 3
         count = tiles.stat().st_size // (size + CRC_BYTES)
@@ -91,6 +88,9 @@ def victims(run: Path, cache: Path, release: Path, every: int) -> Iterator[Victi
         (table,) = cache.glob(f"{split}-*.npz")
         key, images = table.stem.removeprefix(f"{split}-"), open_split(ReleasePaths(release), split)[0]
         yield Victim(table, partial(_table, table, images, key), records(table))
+    for name in ("best.pt", "last.pt"):
+        path = run / name
+        yield Victim(path, partial(_load, path), records(path)[::every])
 
 
 def _load(path: Path, _: str) -> Any:
@@ -121,21 +121,28 @@ def equal(one: Any, other: Any) -> bool:
 def flip(victim: Victim, data: bytes, record: tuple[str, int, int], draw: random.Random) -> str:
     """Flip a bit of a record of the file with the bytes `data`; returns how that ended."""
     name, offset, size = record
-    damaged = bytearray(data)
     at = offset + draw.randrange(size)
-    damaged[at] ^= 1 << draw.randrange(8)
     try:
-        victim.path.write_bytes(damaged)
+        _put(victim.path, at, data[at] ^ 1 << draw.randrange(8))
         found = victim.read(name)
     except (InputError, CheckpointError):
         return "refused"
     except BaseException as error:
         return f"{victim.path.name}, {name}, byte {at}: {error!r} instead of one sentence"
     finally:
-        victim.path.write_bytes(data)
+        if victim.path.exists():
+            _put(victim.path, at, data[at])
+        else:  # a damaged cache is deleted
+            victim.path.write_bytes(data)
     if name == ANYWHERE and equal(found, victim.read(name)):
         return "harmless"
     return f"{victim.path.name}, {name}, byte {at}: silent"
+
+
+def _put(path: Path, at: int, byte: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes([byte]))
 
 
 def flip_all(victim: Victim, draw: random.Random, tally: Counter[str], faults: list[str]) -> None:
@@ -147,6 +154,7 @@ def flip_all(victim: Victim, draw: random.Random, tally: Counter[str], faults: l
         noticed = how in ("refused", "harmless")
         tally.update({"corruptions": 1, f"in {kind}": 1, how if noticed else "silent": 1})
         faults += [] if noticed else [how]
+        print(f"\r{dict(tally)}", end="", file=sys.stderr, flush=True)
 
 
 def commands_refuse(run: Path, release: Path, work: Path, tally: Counter[str], faults: list[str]) -> None:
@@ -180,7 +188,6 @@ def main(argv: list[str]) -> None:
         while rounds < arguments.rounds or time.monotonic() < end:
             for victim in victims(work / "run", work / "cache", release, arguments.every):
                 flip_all(victim, draw, tally, faults)
-                print(f"\r{dict(tally)}", end="", file=sys.stderr, flush=True)
             rounds += 1
         commands_refuse(work / "run", release, work, tally, faults)
     print(json.dumps({**tally, "faults": faults}))
