@@ -153,7 +153,7 @@ def test_a_small_disk_is_refused_before_anything_is_copied(
         InputError, match=r"--stage .*local needs [\d.]+ MiB for the copy of the release, found 1 MiB free"
     ):
         staged(ReleasePaths(release, stage=tmp_path / "local"), QUIET)
-    assert contents(tmp_path / "local") == {".lock": b""}
+    assert not [name for name in contents(tmp_path / "local") if name != ".lock"]
 
 
 def test_what_cannot_be_copied_is_one_sentence(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
