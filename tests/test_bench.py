@@ -15,10 +15,10 @@ import torch
 from rich.table import Table
 from torch.utils.data import Dataset
 
-from bench import epoch, host, index, loader, ranks, scale, step
+from bench import cold, epoch, host, index, loader, ranks, scale, step
 from bench.epoch import Epochs, race, scaled_down, target_table
 from bench.measure.baselines import ReferenceDataset, ReferenceStep, data_loader
-from bench.measure.data import random_batch, unpack
+from bench.measure.data import linked_release, random_batch, unpack
 from bench.measure.report import as_markdown, as_plain
 from bench.measure.timing import Rate, alternate, ratio
 from dali_pipes import Loader, SampleTable
@@ -77,6 +77,20 @@ def test_the_host_time_of_each_part_of_a_step_is_measured(release: Path) -> None
         *("cached batch", "cached batch, augmented"),
     ]
     assert host.table({"convnext_atto": parts}).row_count == 6
+
+
+def test_a_cold_start_reads_each_image_once_in_one_pass_and_at_least_twice_in_two(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loose").mkdir()
+    unpack(SampleTable.from_release(release).select(np.arange(4)), tmp_path / "loose")
+    linked_release(sorted((tmp_path / "loose").iterdir()), tmp_path / "release", 16)
+    monkeypatch.setattr(cold, "in_new_process", lambda work, *given: work(*given))
+    arguments = cold.Arguments(tiles=16, batch_size=8, size=32, caches=("disk",), rate=50.0, delay=1.0, repeats=1)
+    runs = cold.measure(arguments, tmp_path / "release")
+    assert runs["disk, one pass"][0]["reads"] == 1
+    assert runs["disk, two passes"][0]["reads"] >= 2
+    assert cold.cold_table(arguments, runs).row_count == 2
 
 
 def test_the_references_step_equals_ours_in_fp32(release: Path, tmp_path: Path) -> None:

@@ -147,6 +147,6 @@ def test_tensorboard_shows_scalars_settings_and_figures(tmp_path: Path) -> None:
     )
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("rmse")] == [(1, 20.0), (2, 10.0)]
+    assert [(event.step, event.value) for event in events.Scalars("RMSE, m")] == [(1, 20.0), (2, 10.0)]
     assert events.Tags()["images"] == ["RMSE by epoch"]
     assert "_hparams_/session_start_info" in events.summary_metadata

@@ -6,11 +6,14 @@ import csv
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -19,6 +22,7 @@ from dali_pipes.errors import InputError
 from dali_pipes.samples.polylines import read_polylines
 from dali_pipes.samples.table import SampleTable
 from tests.conftest import jpeg, via_label
+from tests.test_pictures import NO_RASTERIO, NORTH_UP, RGB, geotiff, saved
 from tests.test_predict import CALIB, STATS, random_network
 from train.deploy.height_model import HeightModel, load
 from train.measure.decisions import Change, Decisions, Line
@@ -28,7 +32,7 @@ pytest.importorskip("fastapi", reason="needs the extra page")
 from fastapi.testclient import TestClient
 
 from train.measure.server import application
-from train.measure.uploads import Uploads
+from train.measure.uploads import OWNER, PREFIX, Uploads, sweep_folders
 from train.measure.work import Work, decisions_path
 
 LINE = ((202.0, 384.0), (232.5, 408.0))
@@ -184,6 +188,40 @@ def test_the_files_of_heights_are_read_again_as_polylines(page: Page, tmp_path: 
     assert all(float(row["height_m"]) for row in rows)
 
 
+@NO_RASTERIO
+def test_a_map_has_the_lines_of_all_pictures_with_a_place_and_counts_the_others(
+    model: HeightModel, tmp_path: Path
+) -> None:
+    geopandas = pytest.importorskip("geopandas", reason="geopandas is not installed: pip install -e .[dev]")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    saved(pictures / "site_1.png", RGB)
+    geotiff(pictures / "site_2.tif", RGB)
+    page = Page(model, Work.opened(model, [pictures], [], tmp_path / "kept.json"))
+    listed = page.get("tiles").json()
+    assert listed["located"], "the first has no place, the second has one"
+    shown = page.get(f"tiles/{page.tile('site_2.tif')['i']}/picture").content
+    decoded = cv2.imdecode(np.frombuffer(shown, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    np.testing.assert_array_equal(decoded[..., ::-1], RGB)
+    page.change(page.tile("site_1.png"), "n-1", points=[[5, 5], [40, 40]])
+    alone = page.get("files/heights.gpkg")
+    assert (alone.status_code, "georeference" in alone.json()["error"]) == (400, True)
+
+    page.change(page.tile("site_2.tif"), "n-2", points=[[10, 50], [40.5, 12.2]])
+    heights = list(csv.DictReader(io.StringIO(page.get("files/heights.csv").text)))
+    a, b, c, d, e, f = NORTH_UP
+    ends = [(a * x + b * y + c, d * x + e * y + f) for x, y in ((10, 50), (40.5, 12.2))]
+    for name, layer in (("heights.geojson", None), ("heights.gpkg", "chimneys")):
+        answer = page.get(f"files/{name}")
+        assert answer.headers["x-left-out"] == "1"
+        (tmp_path / name).write_bytes(answer.content)
+        frame = geopandas.read_file(tmp_path / name, **({"layer": layer} if layer else {})).to_crs("EPSG:32652")
+        np.testing.assert_allclose(list(frame.geometry[0].coords), ends, atol=1e-3)
+        assert frame.tile.tolist() == ["site_2.tif"]
+        assert f"{frame.height_m[0]:.4f}" == f"{float(heights[1]['height_m']):.4f}", "pooled with the other picture"
+
+
 def test_the_review_begins_with_what_the_audit_flags(model: HeightModel, write_split: Any, tmp_path: Path) -> None:
     line = [(100, 300), (130, 260)]  # 50 px
     facts = {"img_resolution": "0.5", "img_roll_tilt": "20.1234567", "img_pitch_tilt": "10.7654321"}
@@ -305,6 +343,25 @@ def test_a_dropped_release_is_opened_from_its_archives(model: HeightModel, relea
     listed = page.get("tiles").json()
     assert (len(listed["tiles"]), listed["labels"], listed["temporary"]) == (40, True, True)
     assert page.get("tiles/0/thumbnail").content[:2] == b"\xff\xd8"
+
+
+def test_the_folders_of_killed_programs_are_deleted_and_those_of_live_ones_stay(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, tempfile; tempfile.tempdir = sys.argv[1]; from train.measure.uploads import Uploads;"
+        " uploads = Uploads(); print(uploads.folder, flush=True); sys.stdin.read(1); os.kill(os.getpid(), 9)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        folder = Path(program.stdout.readline().strip())
+        assert (folder.parent, folder.name[: len(PREFIX)]) == (tmp_path, PREFIX)
+        (tmp_path / f"{PREFIX}new").mkdir()
+        sweep_folders(tmp_path)
+        assert (folder / OWNER).exists(), "its program lives"
+        program.communicate("x")
+    assert folder.exists(), "killed"
+    sweep_folders(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}new"], "one without an owner may just be made"
 
 
 @pytest.mark.parametrize(

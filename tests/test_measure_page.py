@@ -22,6 +22,7 @@ import pytest
 import train.predict
 from dali_pipes.inspect.inspection import inspect
 from dali_pipes.release.paths import ReleasePaths
+from tests.conftest import jpeg
 from tests.test_measure import checkpoint as checkpoint
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
@@ -89,7 +90,9 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 def opened(browser: Any, address: str, width: int, height: int, scheme: str) -> tuple[Any, list[str]]:
     """A page that is ready to draw on, and the list of what goes wrong in it."""
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, locale="en-US")
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, locale="en-US", has_touch=width < 600
+    )
     page = context.new_page()
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
@@ -128,6 +131,37 @@ def draw(page: Any, start: tuple[float, float], end: tuple[float, float]) -> Non
     page.mouse.up()
 
 
+class Fingers:
+    """Touches, a pen and dropped files, sent to the browser as the operating system sends them."""
+
+    def __init__(self, page: Any) -> None:
+        self._protocol = page.context.new_cdp_session(page)
+        self._box = page.locator("#stage").bounding_box()
+
+    def _at(self, place: tuple[float, float]) -> dict[str, float]:
+        x, y = place
+        return {"x": self._box["x"] + x * self._box["width"], "y": self._box["y"] + y * self._box["height"]}
+
+    def move(self, *paths: tuple[tuple[float, float], tuple[float, float]]) -> None:
+        """Move one finger for each path from its start to its end, in shares of the stage."""
+        for kind, share in (("touchStart", 0.0), ("touchMove", 0.5), ("touchMove", 1.0), ("touchEnd", None)):
+            points = []
+            for i, ((x, y), (to_x, to_y)) in enumerate(paths if share is not None else ()):
+                assert share is not None
+                points.append({"id": i, **self._at((x + share * (to_x - x), y + share * (to_y - y)))})
+            self._protocol.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def draw_with_pen(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        for kind, place in (("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)):
+            pen = {"type": kind, "pointerType": "pen", "button": "left", "buttons": 1, "clickCount": 1}
+            self._protocol.send("Input.dispatchMouseEvent", {**pen, **self._at(place)})
+
+    def drop(self, *files: Path) -> None:
+        for kind in ("dragEnter", "dragOver", "drop"):
+            data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+            self._protocol.send("Input.dispatchDragEvent", {"type": kind, "data": data, **self._at((0.5, 0.5))})
+
+
 def settle(page: Any) -> None:
     """Wait until everything is saved, and the shown height is that of the line as it is."""
     expect(page.locator("#state")).to_have_text(re.compile("saved$"))
@@ -151,7 +185,9 @@ def violations(page: Any) -> list[str]:
 def test_a_person_draws_reviews_and_takes_away(
     server: Server, browser: Any, checkpoint: Path, folder: Path, tmp_path: Path
 ) -> None:
-    page, faults = opened(browser, server.address, 1280, 800, "light")
+    page, faults = opened(browser, server.address, 1280, 800, "dark")
+    assert violations(page) == []
+    page.emulate_media(color_scheme="light")
     assert violations(page) == []
     page.uncheck("#pool")
 
@@ -212,12 +248,26 @@ def test_a_person_draws_reviews_and_takes_away(
     assert audit.labels.height[audit.labels.tile == name][-1] == 77.5
     with zipfile.ZipFile(corrected) as archive:
         assert archive.testzip() is None
+
+    # Step through the largest disagreements by keys; what is accepted leads to the next label.
+    page.click("#tab-review")
+    page.click("#predict-all")
+    expect(page.locator("#audit")).to_contain_text(f"{len(original.labels)} are predicted")
+    queue = page.locator("#queue b").all_inner_texts()
+    for key, row in (("j", 0), ("j", 1), ("k", 0), ("a", 1)):
+        page.keyboard.press(key)
+        expect(page.locator("#queue li").nth(row).locator("button")).to_have_attribute("aria-current", "true")
+        expect(page.locator("#state")).to_contain_text(queue[row])
+        settle(page)
+    expect(page.locator("#queue li").first).to_contain_text("accepted")
+    assert violations(page) == []
     assert faults == []
 
 
-def test_the_page_fits_a_phone_in_the_dark_and_speaks_korean(server: Server, browser: Any) -> None:
-    page, faults = opened(browser, server.address, 390, 844, "dark")
+def test_the_page_fits_a_phone_and_speaks_korean(server: Server, browser: Any) -> None:
+    page, faults = opened(browser, server.address, 390, 844, "light")
     assert violations(page) == []
+    page.emulate_media(color_scheme="dark")
     for tab in ("tiles", "review", "decisions", "chimneys"):
         page.click(f"#tab-{tab}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
@@ -233,3 +283,40 @@ def test_the_page_fits_a_phone_in_the_dark_and_speaks_korean(server: Server, bro
     page.click("#open")
     assert violations(page) == []
     assert faults == []
+
+
+def test_fingers_and_a_pen_draw_two_fingers_zoom_and_files_are_dropped(
+    server: Server, browser: Any, tmp_path: Path
+) -> None:
+    page, faults = opened(browser, server.address, 390, 844, "light")
+    labels, fingers = page.locator(".card").count(), Fingers(page)
+    base, top, higher = free_places(page)
+    fingers.move((base, top))
+    expect(page.locator(".card")).to_have_count(labels + 1)
+    settle(page)
+    drawn = page.inner_text(HEIGHT)
+    fingers.move((top, higher))
+    settle(page)
+    assert page.inner_text(HEIGHT) != drawn, "the end follows the finger"
+    assert page.locator(".card").count() == labels + 1
+    fingers.draw_with_pen((higher[0] - 0.2, higher[1]), (base[0] - 0.1, base[1]))
+    expect(page.locator(".card")).to_have_count(labels + 2)
+    settle(page)
+
+    zoom = percent(page)
+    fingers.move(((0.45, 0.5), (0.25, 0.5)), ((0.55, 0.5), (0.75, 0.5)))
+    assert percent(page) == pytest.approx(5 * zoom, abs=2), "the fingers are five times as far apart"
+    assert page.locator(".card").count() == labels + 2, "a pinch draws nothing"
+
+    (tmp_path / "site_1.jpg").write_bytes(jpeg(120, 160))
+    fingers.drop(tmp_path / "site_1.jpg")
+    expect(page.locator("#state")).to_contain_text("site_1.jpg · 160 × 120 px")
+    expect(page.locator(".card")).to_have_count(0)
+    fingers.move(((0.3, 0.6), (0.5, 0.4)))
+    expect(page.locator(".card .warnings").first).to_contain_text("160 × 120 px")
+    settle(page)
+    assert faults == []
+
+
+def percent(page: Any) -> float:
+    return float(page.inner_text("#state").split(" %")[0].split(" · ")[-1])

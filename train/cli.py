@@ -33,6 +33,7 @@ BENCHMARKS = {
     "epoch": ("bench.epoch", "whole epochs, and the time to a target RMSE"),
     "scale": ("bench.scale", "growth with samples and ranks"),
     "index": ("bench.index", "the check of all images"),
+    "cold": ("bench.cold", "a cold start to the end of the first epoch's data"),
     "ranks": ("bench.ranks", "steps on several ranks, and saving"),
     "ablate": ("bench.ablate.__main__", "the value of each option of the recipe"),
     "fill": ("bench.fill", "insert GPU measurements into a page"),

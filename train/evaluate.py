@@ -104,9 +104,9 @@ def report(run: FinishedRun) -> None:
             **run.datasets.counts()["training"],
             "seconds": sum(record["seconds"] for record in training.history),
         },
-        commands=commands_of_page(then, run.folder.best),
+        commands=commands_of_page(then, run.folder.best, None),
     )
-    scores = {f"{group.name} RMSE": group.rmse() for group in predictions}
+    scores = {f"{group.name} RMSE, m": group.rmse() for group in predictions}
     run.tracker.finish(config, scores, lambda: rmse_by_epoch({"this run": training.history}))
 
 
@@ -143,7 +143,7 @@ def evaluate_checkpoint(arguments: Arguments, console: RunConsole) -> None:
             config={"checkpoint": str(arguments.checkpoint), "size": trained.size, "precision": forward.precision},
             environment=describe(device),
             training={"release": str(paths.release), "split": division.by, **datasets.counts()["training"]},
-            commands=commands_of_page(then, arguments.checkpoint),
+            commands=commands_of_page(then, arguments.checkpoint, arguments.statistics),
         )
     except OSError as error:
         raise InputError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another folder") from None
@@ -172,19 +172,24 @@ def next_commands(checkpoint: Path, out: Path, paths: ReleasePaths, statistics: 
     }
 
 
-def commands_of_page(then: dict[str, str], checkpoint: Path) -> dict[str, str]:
+def commands_of_page(then: dict[str, str], checkpoint: Path, statistics: Path | None) -> dict[str, str]:
     """The commands of the report: those of `next_commands` but to open it, and what else to do with the network."""
     others = {name: command for name, command in then.items() if name != "open the report"}
+    own = f", statistics={str(statistics)!r}" if statistics else ""
+    network = shlex.join(["--checkpoint", str(checkpoint), *(["--statistics", str(statistics)] if statistics else [])])
+    # A page takes no statistics.
+    page = {"draw chimneys on a page": f"{other_program('measure', 'train.measure')} {network}"} if not own else {}
     return {
         **others,
         "predict heights in Python": (
-            f"from train.predict import load\n\nheights = load({str(checkpoint)!r}).predict('IMAGES', 'VIA.json')\n"
+            "from train.predict import load\n\n"
+            f"heights = load({str(checkpoint)!r}{own}).predict('IMAGES', 'VIA.json')\n"
             "print(heights.mu, heights.low, heights.high)  # metres"
         ),
         "evaluate it on another release": (
-            f"{other_program('evaluate', 'train.evaluate')} --checkpoint {shlex.quote(str(checkpoint))} --release DIR"
-            " --out OUT"
+            f"{other_program('evaluate', 'train.evaluate')} {network} --release DIR --out OUT"
         ),
+        **page,
     }
 
 

@@ -7,6 +7,7 @@ Each iteration is the next epoch. A batch is made in three stages:
 
 1.  The images: `Stream` decodes and letterboxes them, or `TileCache` returns them from an earlier pass, byte for byte
     the same. A cache in memory keeps what the first epoch streams. A cache on disk is filled before the first epoch.
+    Both take the tiles that the index has just decoded, if it has kept them all (`FirstPass`).
 2.  The labels: padding masks, lengths and heights are picked by row.
 3.  The augmentation, which is the same for streamed and cached images.
 """
@@ -28,6 +29,7 @@ from ..errors import InputError
 from ..samples.table import SampleTable, Statistics
 from .augment import Augmentation, jitter, reorient
 from .batch import Batch, Letterboxed
+from .first_pass import FirstPass
 from .mask_cache import PaddingMasks
 from .plan import ONE_RANK, Plan, Shard, TrainingPlan, ValidationPlan
 from .stream import Stream
@@ -53,6 +55,7 @@ class Loader:
     `target`: (N,), one number per row, replaces the height in `Batch.height`.
     `threads`: DALI's threads, by default one per core that this process may use.
     `cache`: where letterboxed tiles are kept between epochs.
+    `first_pass`: tiles that the index has kept for the cache; only a loader on a CPU uses them.
     `augmentation`: random changes, new in each epoch.
     `console`: shows the progress where a cache is filled outside an epoch's batches; by default nothing is shown.
 
@@ -74,6 +77,7 @@ class Loader:
         target: NDArray[np.floating] | None = None,
         threads: int | None = None,
         cache: CacheOptions = NO_CACHE,
+        first_pass: FirstPass | None = None,
         augmentation: Augmentation | None = None,
         console: Console | None = None,
     ) -> None:
@@ -85,6 +89,8 @@ class Loader:
         self._stream = Stream(self.frames, self.plan, self.device, self.threads)
         self._cache_options = cache
         self._cache: TileCache | None = None
+        usable = first_pass and self.device.type == "cpu" and cache.place != "none"
+        self._kept = first_pass.tiles(self.frames) if first_pass and usable else None
         stats = statistics or Statistics(0.0, 1.0, 0.0, 1.0)
         length = (table.length - stats.length_mean) / stats.length_std
         height = (table.height - stats.height_mean) / stats.height_std if target is None else target
@@ -148,11 +154,9 @@ class Loader:
             return None
         if self._cache is None:
             storage = self.device if place == "device" else torch.device("cpu")
-            if place == "disk":  # one file for all ranks
-                all_rows = np.arange(len(self.table))
-                self._cache = TileCache(self.frames, all_rows, storage, self.device, self._tiles_on_disk())
-            else:
-                self._cache = TileCache(self.frames, self.plan.rows, storage, self.device)
+            tiles = self._tiles_on_disk() if place == "disk" else self._kept  # one file for all ranks
+            rows = np.arange(len(self.table)) if tiles else self.plan.rows
+            self._cache, self._kept = TileCache(self.frames, rows, storage, self.device, tiles), None
         elif self._cache.begun and not self._cache.complete:
             # The first epoch did not contain the samples that its batches dropped, or the tiles of other ranks.
             self.close()
@@ -167,7 +171,7 @@ class Loader:
         size = self.frames.size
         shape = (len(first), size, size, 3 * len(self.view))
         path = tile_path(self.frames, folder, self._stream.decoder)
-        return open_tiles(path, shape, (rgb for _, rgb in self._pictures(first)))
+        return open_tiles(path, shape, self._kept or (rgb for _, rgb in self._pictures(first)))
 
     def _pictures(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Stream `rows`, one of each picture: rows (B,) and their RGB (B, S, S, 3·V) uint8, batch by batch."""

@@ -5,6 +5,8 @@ whole release takes 1.2 GB as whole tiles, because all samples of a tile share o
 polylines, one per sample; and 3.2 GB as both, because then each sample has its own picture of the tile, too. Polyline
 masks are drawn again and kept as their few pixels: see mask_cache.py.
 
+A run on a CPU that has just built the index already has its tiles: see first_pass.py. Otherwise:
+
 | `--cache` | filled | memory of N ranks on one node |
 |---|---|---|
 | host | by the first epoch | N times the tiles: epochs are shuffled across ranks, so each rank needs all of them |
@@ -17,6 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,7 +32,6 @@ from ..errors import InputError
 from ..units import byte_size
 from .batch import Letterboxed
 from .mask_cache import PolylineMasks
-from .tile_file import TileFile
 from .transfer import CopiesToHost, select_rows, to_device
 from .view import Frames
 
@@ -59,6 +61,13 @@ class CacheOptions:
 NO_CACHE = CacheOptions()
 
 
+class Tiles(Protocol):
+    """All pictures of a cache, by number."""
+
+    def read(self, tiles: NDArray[np.int64], device: torch.device) -> Tensor:
+        """The pictures `tiles` (B,) as (B, S, S, 3·V) uint8 on `device`."""
+
+
 def bytes_needed(frames: Frames) -> int:
     """Bytes of a full cache of `frames`, without the masks, which add one percent."""
     return math.prod((int(frames.picture.max()) + 1, *_picture_shape(frames)))
@@ -69,12 +78,13 @@ def _picture_shape(frames: Frames) -> tuple[int, int, int]:
 
 
 def choose_cache(
-    wanted: str, needed: int, device: torch.device, *, folder: Path | None = None, ranks: int = 1
+    wanted: str, needed: int, device: torch.device, *, folder: Path | None = None, ranks: int = 1, held: int = 0
 ) -> Choice:
     """Resolve "auto" to the fastest place with enough free space for the tiles of all `ranks` on this node.
 
     The tiles may take a quarter of the free GPU memory, else half of the free host memory, else half of the free
-    disk at `folder`; else the choice is "none". `needed`: bytes of one rank's cache.
+    disk at `folder`; else the choice is "none". `needed`: bytes of one rank's cache. `held`: bytes of host memory that
+    the index has already filled with tiles, which are free for the cache.
     """
     if wanted != "auto":
         return Choice(wanted, "as asked")
@@ -82,7 +92,7 @@ def choose_cache(
         free = torch.cuda.mem_get_info(device)[0]
         if needed <= MAX_SHARE_OF_FREE_GPU * free:
             return Choice("device", f"the tiles take {byte_size(needed)} of {byte_size(free)} free on the GPU")
-    free = free_memory() or 0
+    free = (free_memory() or 0) + held
     tiles = f"{ranks} times {byte_size(needed)}" if ranks > 1 else byte_size(needed)
     if ranks * needed <= MAX_SHARE_OF_FREE * free:
         return Choice("host", f"the tiles take {tiles} of {byte_size(free)} free")
@@ -103,8 +113,8 @@ class TileCache:
 
     `storage`: the device that stores the RGB.
     `device`: the device that stores the masks and receives the batches.
-    `tiles`: a file of all pictures of the rows, in their order. Without it the cache is empty: `put` the output of the
-    graph, until the cache is `complete`; then `get` returns it.
+    `tiles`: all pictures of the rows, in their order. Without them the cache is empty: `put` the output of the graph,
+    until the cache is `complete`; then `get` returns it.
     """
 
     def __init__(
@@ -113,7 +123,7 @@ class TileCache:
         rows: NDArray[np.int64],
         storage: torch.device,
         device: torch.device,
-        tiles: TileFile | None = None,
+        tiles: Tiles | None = None,
     ) -> None:
         pictures, first = np.unique(frames.picture[rows], return_index=True)
         self._row_of = rows[first]

@@ -49,12 +49,17 @@ class View:
 
     def frames(self, table: SampleTable, size: int) -> Frames:
         """What each sample of `table` shows, in frames of `size` × `size` pixels."""
-        height, width = table.height_px, table.width
+        return Frames(table, size, self.windows(table.polyline, table.height_px, table.width))
+
+    def windows(
+        self, polyline: NDArray[np.float64], height: NDArray[np.int64], width: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """The windows (N, V, 4) of polylines (N, P, 2) px in images of `height` × `width` (N,) px."""
         zero = np.zeros_like(height)
         tile = np.stack([zero, zero, height, width], axis=-1)
-        crop = window(table.polyline, height, width, self.crop)
+        crop = window(polyline, height, width, self.crop)
         windows = {"tile": [tile], "crop": [crop], "both": [tile, crop]}[self.kind]
-        return Frames(table, size, np.stack(windows, axis=1))
+        return np.stack(windows, axis=1)
 
 
 WHOLE_TILE = View()

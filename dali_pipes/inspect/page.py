@@ -30,6 +30,14 @@ LISTED = 2000  # flagged labels in the list to copy
 PAIRS = 6
 LONGEST = 2000  # characters of a text in the page
 ORDER = ("formula", "scale", "leakage", "skipped", "changes", "contents", "distributions")
+SHORT = {
+    "formula": "Closed form",
+    "scale": "Scales",
+    "leakage": "Shared with training",
+    "skipped": "Skipped",
+    "contents": "Contents",
+}
+"""The name of a section → its name in the line of contents, if that is shorter than its title."""
 
 
 def write_page(path: str | Path, inspection: Inspection) -> None:
@@ -41,7 +49,10 @@ def write_page(path: str | Path, inspection: Inspection) -> None:
         title=inspection.release,
         headline=headline(inspection),
         notices=[_sentence(text) for text in missing_splits(inspection)],
-        contents=[("flagged", "Flagged labels"), *((section.name, section.title) for section in shown)],
+        contents=[
+            ("flagged", "Flagged labels"),
+            *((section.name, SHORT.get(section.name, section.title)) for section in shown),
+        ],
         flagged=[_picture(inspection, item.row, next(serials), item.reasons) for item in suspicious[:PICTURES]],
         more=max(0, len(suspicious) - PICTURES),
         copied=Markup.escape("\n".join(_line(inspection, item) for item in suspicious[:LISTED])),

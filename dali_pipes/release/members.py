@@ -74,27 +74,27 @@ class Merged(Members):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of file `index` as (n,) uint8."""
-        source, number = self._source(index)
+        source, number = self.source(index)
         return source.read(number)
 
     def fault(self, index: int) -> str:
         """Return why file `index` cannot be read, or ""."""
-        source, number = self._source(index)
+        source, number = self.source(index)
         return source.fault(number)
 
     def crc(self, index: int) -> int | None:
         """Return the recorded CRC-32 of file `index`, or None."""
-        source, number = self._source(index)
+        source, number = self.source(index)
         return source.crc(number)
 
     def size(self, index: int) -> int:
         """Return the recorded number of bytes of file `index`."""
-        source, number = self._source(index)
+        source, number = self.source(index)
         return source.size(number)
 
     def segment(self, index: int) -> Segment | None:
         """Return where the bytes of file `index` are on disk, or None."""
-        source, number = self._source(index)
+        source, number = self.source(index)
         return source.segment(number)
 
     def disk_files(self) -> list[Path]:
@@ -105,6 +105,14 @@ class Merged(Members):
         """Return the digests of all sources."""
         return " ".join(source.fingerprint() for source in self.sources)
 
-    def _source(self, index: int) -> tuple[Members, int]:
+    def source(self, index: int) -> tuple[Members, int]:
+        """Return the source that has file `index`, and its number there."""
         source = bisect_right(self.first, index) - 1
         return self.sources[source], index - self.first[source]
+
+
+def origin(members: Members, index: int) -> tuple[Members, int]:
+    """Return where file `index` is before anything was merged, and its number there."""
+    while isinstance(members, Merged):
+        members, index = members.source(index)
+    return members, index

@@ -10,6 +10,9 @@ is simplejpeg in strict mode, because no other one names the damaged image: DALI
 the sample, and, like OpenCV, accepts a truncated JPEG and fills the rest with grey. All three use libjpeg-turbo;
 simplejpeg turns its warning into an error and is as fast (`python -m bench.index`).
 
+On a CPU, its pixels are those of DALI to the bit. A run that caches its tiles there keeps them while they are checked,
+so that each image is read and decoded once: see batches/first_pass.py. A GPU decodes with nvJPEG, whose pixels differ.
+
 The cache has two files per split, named by a fingerprint of the archives: the table, and `….left_out.csv`, which lists
 everything that was skipped. They are written whole or not at all. A file that is damaged, or belongs to other data or
 another version, is built again. Processes that start together, such as the ranks of a node, use a file lock: the first
@@ -46,13 +49,22 @@ from ..release.paths import ReleasePaths, Split
 from .cache_folder import remove_unfinished
 from .csv_text import escaped
 from .jpeg import JpegHeader, pixels_only, usable_header
-from .labels import LeftOut
+from .labels import Drawn, LeftOut
 from .table import SampleTable
 from .via import MOST_PIXELS, Reason
 
 DAMAGE = (Reason.DAMAGED, Reason.NOT_A_JPEG, Reason.TRUNCATED, Reason.UNDECODABLE)  # another download may help
 LARGE = 1 << 24  # pixels; decoding a larger image would take more than 50 MB per thread
 PART = 32  # images per task: starting a task costs a twentieth of a decode
+
+Keep = Callable[[int, NDArray[np.uint8]], object]
+"""Is called with the number of each intact image and its pixels (h, w, 3), which are valid during the call only.
+
+Several threads call it at the same time. An image of more than `LARGE` pixels is not passed on.
+"""
+
+Keeper = Callable[[Members, Sequence[int], Drawn], Keep | None]
+"""(images, numbers, polylines) → what keeps the pixels of these images, or None."""
 
 
 class Index(NamedTuple):
@@ -63,11 +75,17 @@ class Index(NamedTuple):
 
 
 def open_index(
-    paths: ReleasePaths, split: Split, *, console: Console | None = None, threads: int | None = None
+    paths: ReleasePaths,
+    split: Split,
+    *,
+    console: Console | None = None,
+    threads: int | None = None,
+    keeper: Keeper | None = None,
 ) -> Index:
     """Return the checked samples of one split, read from `paths.index_cache` if they are there, otherwise built.
 
     Building uses `threads` threads, by default one per core, and shows its progress on `console`, by default stderr.
+    `keeper` gets the decoded images if the table is built.
     Raises InputError if an archive is missing or damaged, if no sample is left, or if the cache cannot be written.
     """
     console = console or open_console(stderr=True)
@@ -75,7 +93,7 @@ def open_index(
         jpegs, texts = open_split(paths, split)
         for note in filter(None, (jpegs.note, texts.note)):
             say(console, note)
-        build = partial(_build, texts, jpegs, split, console, threads or _cores())
+        build = partial(_build, texts, jpegs, split, console, threads or _cores(), keeper)
         return _cached(paths.index_cache, split, jpegs, texts, build)
 
 
@@ -159,10 +177,14 @@ def check_by_decoding(
     console: Console,
     threads: int,
     most_pixels: int = MOST_PIXELS,
+    keep: Keep | None = None,
 ) -> Iterator[JpegHeader | Reason]:
-    """Decode each image, in `threads` threads: the decoder releases the GIL. A `Check`."""
+    """Decode each image → its header or the reason why it cannot be used; `keep` gets the pixels.
+
+    In `threads` threads: the decoder releases the GIL.
+    """
     parts = [wanted[i : i + PART] for i in range(0, len(wanted), PART)]
-    decode = partial(_decode, Verified(images), most_pixels)
+    decode = partial(_decode, Verified(images), most_pixels, keep)
     with ThreadPoolExecutor(threads) as executor, activity(console, title, len(wanted)) as shown:
         try:
             for checked in executor.map(decode, parts):
@@ -172,7 +194,7 @@ def check_by_decoding(
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(images: Members, most_pixels: int, part: Sequence[int]) -> list[JpegHeader | Reason]:
+def _decode(images: Members, most_pixels: int, keep: Keep | None, part: Sequence[int]) -> list[JpegHeader | Reason]:
     pixels = np.empty(0, np.uint8)  # one buffer for all: allocating one per image takes half as long as decoding
     checked: list[JpegHeader | Reason] = []
     for image in part:
@@ -185,7 +207,11 @@ def _decode(images: Members, most_pixels: int, part: Sequence[int]) -> list[Jpeg
         if isinstance(jpeg, JpegHeader):
             size = 3 * math.prod(_decoded_size(jpeg))
             pixels = pixels if pixels.size >= size else np.empty(size, np.uint8)
-            jpeg = fault_of(data, jpeg, pixels) or jpeg
+            decoded = decode_whole(data, jpeg, pixels)
+            if isinstance(decoded, Reason):
+                jpeg = decoded
+            elif keep and decoded.shape[:2] == jpeg[:2]:
+                keep(image, decoded)
         checked.append(jpeg)
     return checked
 
@@ -196,8 +222,8 @@ def _decoded_size(jpeg: JpegHeader) -> tuple[int, int]:
     return -(-jpeg.height // divisor), -(-jpeg.width // divisor)
 
 
-def fault_of(data: NDArray[np.uint8], jpeg: JpegHeader, pixels: NDArray[np.uint8]) -> Reason | None:
-    """Return why the JPEG `data` (n,) uint8 does not decode to its last pixel into the buffer `pixels`, or None."""
+def decode_whole(data: NDArray[np.uint8], jpeg: JpegHeader, pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | Reason:
+    """Decode the JPEG `data` (n,) uint8 into the buffer `pixels` → (h, w, 3), or why it does not decode to its end."""
     height, width = _decoded_size(jpeg)
     try:
         decoded = decode_jpeg(
@@ -205,11 +231,17 @@ def fault_of(data: NDArray[np.uint8], jpeg: JpegHeader, pixels: NDArray[np.uint8
         )
     except ValueError as error:  # also raised if a second header needs a larger buffer than the first
         return Reason.TRUNCATED if "Premature end of JPEG file" in str(error) else Reason.UNDECODABLE
-    return None if decoded.shape == (height, width, 3) else Reason.UNDECODABLE
+    return decoded if decoded.shape == (height, width, 3) else Reason.UNDECODABLE
 
 
-def _build(labels: Members, images: Members, split: Split, console: Console, threads: int) -> SampleTable:
-    check = partial(check_by_decoding, title=f"checking {split} tiles", console=console, threads=threads)
+def _build(
+    labels: Members, images: Members, split: Split, console: Console, threads: int, keeper: Keeper | None
+) -> SampleTable:
+    def check(images: Members, wanted: Sequence[int], drawn: Drawn) -> Iterator[JpegHeader | Reason]:
+        keep = keeper(images, wanted, drawn) if keeper else None
+        title = f"checking {split} tiles"
+        return check_by_decoding(images, wanted, title=title, console=console, threads=threads, keep=keep)
+
     return SampleTable.from_labels(Verified(labels), images, where=labels.where, check=check)
 
 

@@ -20,8 +20,11 @@ from . import via
 from .jpeg import JpegHeader, usable_header
 from .via import Reason
 
-Check = Callable[[Members, Sequence[int]], Iterable[JpegHeader | Reason]]
-"""(images, numbers) → for each image in order its header, or the reason why it cannot be used."""
+Drawn = Callable[[int], NDArray[np.float64]]
+"""Number of an image → the polylines (n, P, 2) px of its labels, whether they can be used or not."""
+
+Check = Callable[[Members, Sequence[int], Drawn], Iterable[JpegHeader | Reason]]
+"""(images, numbers, polylines) → for each image in order its header, or the reason why it cannot be used."""
 
 
 class LeftOut(NamedTuple):
@@ -104,12 +107,25 @@ def _tiles(labels: Members, i: int, largest: int, left_out: list[LeftOut]) -> li
 
 
 def check_images(
-    images: Members, image: NDArray[np.int64], check: Check, left_out: list[LeftOut]
+    images: Members,
+    image: NDArray[np.int64],
+    polyline: NDArray[np.float64],
+    check: Check,
+    left_out: list[LeftOut],
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Check each image of the rows `image` (N,) once → size (N, 2) int64 px (w, h) and whether it is usable (N,)."""
+    """Check each image of the rows `image` (N,) once → size (N, 2) int64 px (w, h) and whether it is usable (N,).
+
+    `polyline`: (N, P, 2) px, of the rows.
+    """
     wanted, inverse = np.unique(image, return_inverse=True)
+    by_image = np.argsort(image, kind="stable")
+    ordered = image[by_image]
+
+    def drawn(number: int) -> NDArray[np.float64]:
+        return polyline[by_image[slice(*np.searchsorted(ordered, [number, number + 1]))]]
+
     size, usable = np.zeros((len(wanted), 2), np.int64), np.zeros(len(wanted), bool)
-    for i, checked in enumerate(check(images, wanted.tolist())):
+    for i, checked in enumerate(check(images, wanted.tolist(), drawn)):
         if isinstance(checked, Reason):
             left_out.append(LeftOut(images.names[wanted[i]], -1, checked))
         else:
@@ -117,7 +133,7 @@ def check_images(
     return size[inverse], usable[inverse]
 
 
-def check_headers(images: Members, wanted: Sequence[int]) -> Iterable[JpegHeader | Reason]:
+def check_headers(images: Members, wanted: Sequence[int], _: Drawn) -> Iterable[JpegHeader | Reason]:
     """Check only the headers: fast, but damage after them goes unnoticed. A `Check`."""
     return (_check_header(images, image) for image in wanted)
 

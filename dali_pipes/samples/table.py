@@ -129,7 +129,7 @@ class SampleTable:
         left_out: list[LeftOut] = []
         rows = read_labels(labels, images, left_out)
         image, polyline = np.frombuffer(rows.image, np.int64), rows.polylines()
-        size, usable = check_images(images, image, check or check_headers, left_out)
+        size, usable = check_images(images, image, polyline, check or check_headers, left_out)
         stated = np.frombuffer(rows.stated).reshape(-1, 2)  # the size of the image on which the polyline was drawn
         faults = {
             Reason.TWO_LABELS: np.isin(image, list(rows.doubted)),

@@ -80,6 +80,11 @@ class Job:
         return left, time.monotonic() - killed
 
 
+def owners(folder: Path) -> list[str]:
+    """The leases of a run folder, which each start replaces."""
+    return [path.name for path in folder.glob(".lease-*")]
+
+
 def main(argv: list[str]) -> None:
     """Print one line per kill, then one JSON object; exits with 1 if a process stayed or something was lost."""
     arguments = parse(Arguments, argv, module="tests.chaos.orphans", description=__doc__)
@@ -91,9 +96,10 @@ def main(argv: list[str]) -> None:
             raise RuntimeError(f"torchrun ended with {whole.torchrun.returncode}")
         length = time.monotonic() - began
         for kill in range(arguments.kills):
-            job, before = Job(arguments.ranks, release, folder), len(metrics(folder))
+            before, leases = len(metrics(folder)), owners(folder)
+            job = Job(arguments.ranks, release, folder)
             time.sleep(draw.uniform(0, 0.7 * length))  # most of it is spent on imports
-            importing += not (folder / ".lease-1").exists()
+            importing += owners(folder) == leases
             left, seconds = job.kill()
             orphaned, longest = orphaned + left, max(longest, seconds)
             faults += [f"kill {kill}: process {process} still runs" for process in job.processes()]

@@ -18,7 +18,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,9 +137,20 @@ class PredictedHeights:
         path = Path(path)
         check_suffix(path)
         if path.suffix.lower() in map_file.SUFFIXES:
-            write_whole(path, lambda file: file.write(self._on_a_map(path)))
+            write_whole(path, lambda file: file.write(self.on_a_map(path.suffix.lower())))
         else:
             write_text(path, self._csv() if path.suffix.lower() == ".csv" else self._via())
+
+    def on_a_map(self, suffix: str, rows: Sequence[int] | None = None) -> bytes:
+        """The contents of a map file, .geojson or .gpkg, of the polylines `rows`, by default of all.
+
+        Raises InputError if one of their images has no georeference.
+        """
+        chosen = list(range(len(self)) if rows is None else rows)
+        records, drawn = self.records(), self.polylines.drawn
+        write = map_file.geojson if suffix == ".geojson" else map_file.geopackage
+        lines = [drawn[i][1].points for i in chosen]
+        return write([records[i] for i in chosen], lines, self.pictures, self.table.image[chosen])
 
     def _numbers(self) -> Iterator[dict[str, float | None]]:
         columns = (self.mu, self.sigma, self.low, self.high, self.raw_mu, self.raw_sigma, self.raw_low, self.raw_high)
@@ -180,11 +191,6 @@ class PredictedHeights:
     def _images(self) -> dict[int, int]:
         """The number of each image with a polyline in `polylines` → its number in `table.images`."""
         return dict(zip([i for i, _ in self.polylines.drawn], self.table.image.tolist(), strict=True))
-
-    def _on_a_map(self, path: Path) -> bytes:
-        write = map_file.geojson if path.suffix.lower() == ".geojson" else map_file.geopackage
-        lines = [region.points for _, region in self.polylines.drawn]
-        return write(self.records(), lines, self.pictures, self.table.image)
 
 
 def _label(height: float | None, sigma: float | None) -> str:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from dali_pipes.batches.first_pass import FirstPass
 from dali_pipes.batches.wheel import check_dali
 from dali_pipes.console import open_console
 from dali_pipes.errors import InputError
@@ -70,13 +72,15 @@ def train(
         resume = resume or is_restart()
         folder = from_rank_zero(lambda: RunFolder(out, config, resume=resume))
         mark_started()
+        first_pass = _first_pass(config, device, place)
         with local_rank_zero_first(place):
-            datasets = _load_datasets(config, paths, console)
+            datasets = _load_datasets(config, paths, console, first_pass)
         verdict = judge(datasets.by_name())
         _report_labels(verdict, paths, console, accept=config.data.accept_labels)
         _warn_of_few_scenes(datasets, console)
         console.stage(f"building {config.backbone}")
-        training = Training(config, device, datasets, console, paths.index_cache, place)
+        training = Training(config, device, datasets, console, paths.index_cache, place, first_pass)
+        del first_pass  # the loaders have the tiles that they need
         console.header(header(training, datasets, folder))
         _restore(training, folder, console)
         if place.is_rank_zero:
@@ -126,7 +130,14 @@ def _warn_of_few_scenes(datasets: Datasets, console: RunConsole) -> None:
         )
 
 
-def _load_datasets(config: Config, paths: ReleasePaths, console: RunConsole) -> Datasets:
+def _first_pass(config: Config, device: torch.device, place: Place) -> FirstPass | None:
+    """What keeps the tiles of the index for the cache, where the loaders can use them."""
+    if device.type != "cpu" or place.world_size > 1 or config.data.cache == "none":
+        return None
+    return FirstPass(config.data.shown(), config.data.size)
+
+
+def _load_datasets(config: Config, paths: ReleasePaths, console: RunConsole, first_pass: FirstPass | None) -> Datasets:
     return load_datasets(
         paths,
         config.division(),
@@ -134,6 +145,7 @@ def _load_datasets(config: Config, paths: ReleasePaths, console: RunConsole) -> 
         config.data.select_on,
         max_bad=config.data.max_bad,
         console=console.console,
+        keeper=first_pass,
     )
 
 

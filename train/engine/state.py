@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from dali_pipes import Batch, CacheOptions, Loader, SampleTable, Shard
+from dali_pipes.batches.first_pass import FirstPass
 from dali_pipes.batches.tile_cache import bytes_needed, choose_cache
 from dali_pipes.errors import InputError
 from model import HeightRegressor, Target, checkpoint
@@ -48,8 +49,9 @@ from .validation import Check
 class Training:
     """A network in training, with its optimizer, loaders and progress.
 
-    `index_folder`: where the index and a disk cache are kept. `forward` runs the network; `evaluated` runs the moving
-    average of the weights, or the network if there is no average. best.pt stores these weights.
+    `index_folder`: where the index and a disk cache are kept. `first_pass`: tiles that the index has kept. `forward`
+    runs the network; `evaluated` runs the moving average of the weights, or the network if there is no average. best.pt
+    stores these weights.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Training:
         console: RunConsole,
         index_folder: Path,
         place: Place,
+        first_pass: FirstPass | None = None,
     ) -> None:
         self.config, self.device, self.place = config, device, place
         self._parts = config.runtime.accumulate
@@ -77,7 +80,7 @@ class Training:
             console.note(f"all {tensors} tensors of {config.backbone} come from {config.weights}; the head is new")
         decay = config.optimizer.ema
         self.average = MovingAverage(self.model, decay) if decay else None
-        choices = self._choose(datasets, index_folder)
+        choices = self._choose(datasets, index_folder, first_pass.held if first_pass else 0)
         self.environment = self._describe(choices)
         network = data_parallel(self.model, device, compress=config.runtime.reduce == "bf16")
         self.forward = self._build_forward(choices, self.model, network)
@@ -91,8 +94,9 @@ class Training:
         self._captured = CapturedStep(self._step, self.average, CudaGraph()) if is_captured else None
         cache = choices["cache"].value
         self._shown_on = console.console
-        self.train_loader = self._build_loader(training, cache, index_folder, training=True)
-        self.selection_loader = self._build_loader(datasets.selection, cache, index_folder, training=False)
+        options = CacheOptions(cache, index_folder)
+        self.train_loader = self._build_loader(training, options, first_pass, training=True)
+        self.selection_loader = self._build_loader(datasets.selection, options, first_pass, training=False)
         self.schedule = Schedule(config, optimizer, len(self.train_loader))
         self._stateful: dict[str, Any] = {
             "optimizer": optimizer,
@@ -126,12 +130,13 @@ class Training:
             torch.manual_seed(config.seed + (self.place.rank << 32))
         return model
 
-    def _choose(self, datasets: Datasets, index_folder: Path) -> dict[str, Choice]:
+    def _choose(self, datasets: Datasets, index_folder: Path, held: int) -> dict[str, Choice]:
         config, device, place, view = self.config, self.device, self.place, self.config.data.shown()
         compilation = choose_compilation(config.runtime.compile, device, place.world_size)
         tables = (datasets.training, datasets.selection)
         needed = sum(bytes_needed(view.frames(table, config.data.size)) for table in tables)
-        cache = choose_cache(config.data.cache, needed, device, folder=index_folder, ranks=place.local_world_size)
+        ranks = place.local_world_size
+        cache = choose_cache(config.data.cache, needed, device, folder=index_folder, ranks=ranks, held=held)
         precision = choose_precision(config.runtime.precision, device)
         fault = graph_fault(device, precision.value, place.world_size, self._parts)
         return {
@@ -168,7 +173,9 @@ class Training:
             beta=self.config.optimizer.beta,
         )
 
-    def _build_loader(self, table: SampleTable, cache: str, index_folder: Path, *, training: bool) -> Loader:
+    def _build_loader(
+        self, table: SampleTable, cache: CacheOptions, first_pass: FirstPass | None, *, training: bool
+    ) -> Loader:
         config, place = self.config, self.place
         return Loader(
             table,
@@ -181,7 +188,8 @@ class Training:
             statistics=self.statistics,
             target=self.target.encode(table.height, table.length_in_sides),
             threads=choose_threads(config.data.threads, place.threads, self.device),
-            cache=CacheOptions(cache, index_folder),
+            cache=cache,
+            first_pass=first_pass,
             augmentation=config.data.augmentation() if training else None,
             console=self._shown_on,
         )

@@ -77,21 +77,21 @@ class KeptFrames(Loader):
             view=model.trained.view,
             statistics=model.trained.statistics,
         )
-        self._kept = kept
+        self._recent = kept
 
     def __iter__(self) -> Iterator[Batch]:
         """All batches of the table, in its order."""
         for step in range(len(self)):
             rows = self.plan.ids(step)
-            missing = {self._key(row): row for row in rows.tolist() if self._key(row) not in self._kept}
+            missing = {self._key(row): row for row in rows.tolist() if self._key(row) not in self._recent}
             fresh: dict[Any, Tensor] = {}
             if missing:
                 for some, frames in self._pictures(np.array(list(missing.values()), np.int64)):
                     fresh |= {self._key(row): frame.clone() for row, frame in zip(some.tolist(), frames, strict=True)}
             keys = [self._key(row) for row in rows.tolist()]
-            rgb = torch.stack([fresh[key] if key in fresh else self._kept[key] for key in keys])
+            rgb = torch.stack([fresh[key] if key in fresh else self._recent[key] for key in keys])
             for key, frame in fresh.items():
-                self._kept[key] = frame
+                self._recent[key] = frame
             masks = torch.from_numpy(np.stack([self.frames.polyline(row) for row in rows.tolist()]))
             sample = torch.from_numpy(rows).to(self.device)
             yield self._labelled(Letterboxed(rgb, masks.to(self.device), sample))

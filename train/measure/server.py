@@ -223,7 +223,7 @@ def _add_pictures(api: FastAPI, works: Works) -> None:
             "where": work.images.where,
             "temporary": work.decisions.path.suffix == ".decisions",
             "labels": given.has_heights(),
-            "located": work.located(),
+            "located": work.offers_maps(),
             "unread": len(given.unread),
             "lost": len(given.lost),
         }
@@ -296,8 +296,10 @@ def _add_files(api: FastAPI, works: Works) -> None:
                 f"expected one of {', '.join((*FILES, 'labels.zip'))}, found another name; reload the page"
             )
         suffix, media_type = FILES[name]
-        data = await run_in_threadpool(heights_file, work, suffix, pooled=pool)
-        return _attachment(data, media_type, f"heights_{datetime.now():%Y%m%d_%H%M%S}{suffix}")
+        data, left_out = await run_in_threadpool(heights_file, work, suffix, pooled=pool)
+        answer = _attachment(data, media_type, f"heights_{datetime.now():%Y%m%d_%H%M%S}{suffix}")
+        answer.headers["x-left-out"] = str(left_out)
+        return answer
 
 
 def _attachment(data: bytes, media_type: str, name: str) -> Response:

@@ -1,6 +1,6 @@
 """The files to take away: heights as `chimney predict` writes them, and a label archive with all decisions.
 
-    heights_file(work, ".csv", pooled=True)
+    heights_file(work, ".csv", pooled=True)     the file, and how many lines it leaves out
     label_archive(work)
 
 The archive has the release's own form: `chimney inspect` and `chimney train` read it with `--labels`. Label files
@@ -23,38 +23,49 @@ from dali_pipes.samples.polylines import Polylines
 from dali_pipes.samples.via import images_of, read_tile
 
 from ..deploy.map_file import SUFFIXES as MAPS
+from ..deploy.predicted_heights import PredictedHeights, check_suffix
+from ..scores.pooling import Pooling
 from .decisions import Decided
 from .polylines import document_of, revised, without_label
+from .uploads import PREFIX
 from .work import Work
 
 STAMP = (1980, 1, 1, 0, 0, 0)  # of all members, so that the same decisions give the same bytes
 
 
-def heights_file(work: Work, suffix: str, *, pooled: bool, image: int | None = None) -> bytes:
-    """All polylines that are not dropped, predicted and written in the format of `suffix`; or those of one `image`.
+def heights_file(work: Work, suffix: str, *, pooled: bool) -> tuple[bytes, int]:
+    """All polylines that are not dropped, predicted and written in the format of `suffix`; and how many are left out.
 
-    Raises InputError if there are none, or if a picture cannot be used.
+    A map leaves out those on pictures without a georeference, but pools them with the others. Raises InputError if
+    none would be in the file, or if a picture cannot be used.
     """
+    check_suffix(Path(f"heights{suffix}"))
     decided = work.decisions.tiles()
-    numbers = work.numbers if image is None else [image]
     objects = []
-    for name in (work.name(number) for number in numbers):
+    for name in (work.name(number) for number in work.numbers):
         base = work.given.images.get(name, without_label(name))
         via = revised({**base, "filename": name}, decided.get(name, {}), as_label=False)
         if via["regions"]:
             objects.append(via)
     if not objects:
         raise InputError("expected at least one chimney, found none; draw a polyline from a base to its top")
-    heights = work.heights.model.predict(
-        work.images,
-        Polylines.of(objects, "the page"),
-        pool="scene" if pooled else "none",
-        located=suffix in MAPS,
-    )
-    with tempfile.TemporaryDirectory(prefix="chimney-measure-") as folder:
+    pool: Pooling = "scene" if pooled else "none"
+    heights = work.heights.model.predict(work.images, Polylines.of(objects, "the page"), pool=pool)
+    if suffix in MAPS:
+        return _map_file(work, heights, suffix)
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         path = Path(folder) / f"heights{suffix}"
         heights.write(path)
-        return path.read_bytes()
+        return path.read_bytes(), 0
+
+
+def _map_file(work: Work, heights: PredictedHeights, suffix: str) -> tuple[bytes, int]:
+    images = heights.table.image.tolist()
+    located = {image for image in set(images) if work.is_located(image)}
+    rows = [i for i, image in enumerate(images) if image in located]
+    if not rows:
+        raise InputError("expected a chimney on a picture with a georeference, found none; take the heights as CSV")
+    return heights.on_a_map(suffix, rows), len(images) - len(rows)
 
 
 def label_archive(work: Work) -> bytes:

@@ -1,21 +1,29 @@
 """Files that were dropped on the page: bounded in bytes, and kept in a temporary folder until the program ends.
 
 A file is stored under a number and a known suffix, never under the name that a browser sends. That name is only shown,
-and matched with the names in labels.
+and matched with the names in labels. A program holds a lock in its folder; the next program deletes the folders of
+those that were killed.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+import shutil
+import stat
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipes.errors import InputError
+from dali_pipes.files import ABANDONED_S, delete_unless_held
 from dali_pipes.release.find import open_images
 from dali_pipes.release.members import Members, Merged
 from dali_pipes.release.names import SUFFIXES, file_name, is_foreign
@@ -25,6 +33,8 @@ from dali_pipes.samples.via import LONGEST_FILENAME
 
 MOST_BYTES = 4 << 30  # of all dropped files together; a release's validation split has 70 MB
 MOST_FILES = 20_000
+PREFIX = "chimney-measure-"  # of the temporary folders
+OWNER = "owner.lock"
 ARCHIVES = (".zip", ".tar")
 TABLES = (".csv", ".json")
 
@@ -40,7 +50,9 @@ class Uploads:
     """The temporary folder of one program; it is deleted when the program ends. Raises OSError if there is no space."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="chimney-measure-", ignore_cleanup_errors=True)
+        sweep_folders(Path(tempfile.gettempdir()))
+        self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
+        self._owner = _own(self.folder)
         self._most_bytes, self._bytes = most_bytes, 0
         self._files: list[Dropped] = []
 
@@ -52,6 +64,7 @@ class Uploads:
     def close(self) -> None:
         """Delete the folder now."""
         self._folder.cleanup()
+        self._owner.close()
 
     async def receive(self, name: str, chunks: AsyncIterator[bytes]) -> int:
         """Store a file, and return its number. Raises InputError if it is too large or of an unknown kind."""
@@ -108,6 +121,28 @@ class Uploads:
                 "expected pictures among the dropped files, found none; drop JPEGs, PNGs, TIFFs or a ZIP"
             )
         return Pictures(members[0] if len(members) == 1 else Merged(*members)), others
+
+
+def sweep_folders(parent: Path) -> None:
+    """Delete the folders in `parent` that killed programs of this user left. Those of live programs stay."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # another program was faster, or the folder belongs to somebody else
+            status = folder.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                continue
+            is_new = time.time() - status.st_mtime < ABANDONED_S  # without an owner it may just be made
+            owner = folder / OWNER
+            if delete_unless_held(owner) if owner.exists() else not is_new:
+                shutil.rmtree(folder)
+
+
+def _own(folder: Path) -> BinaryIO:
+    """A file in `folder`, locked until it is closed or the process ends; it gets its name once it is locked."""
+    owner = (folder / "new").open("xb")
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(owner, fcntl.LOCK_EX)
+    (folder / "new").rename(folder / OWNER)
+    return owner
 
 
 def _is_sibling(file: Dropped, archive: str) -> bool:

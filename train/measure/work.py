@@ -65,6 +65,7 @@ class Work:
         self.heights = Heights(model, images)
         self.thumbnails = Thumbnails(images)
         self.review = Review(self.heights, given)
+        self._offers_maps: bool | None = None
         self._of_scene: dict[str, list[int]] = {}
         for i in self.numbers:
             self._of_scene.setdefault(scene_of(images.names[i]), []).append(i)
@@ -112,10 +113,16 @@ class Work:
                 )
         return sorted(rows, key=lambda row: (str(row["name"]), str(row["id"])))
 
-    def located(self) -> bool:
-        """Whether the first picture has a place on Earth, so that maps can be written."""
+    def offers_maps(self) -> bool:
+        """Whether any picture has a place on Earth. Lines on the others are left out of maps, and counted."""
+        if self._offers_maps is None:
+            self._offers_maps = any(self.is_located(image) for image in self.numbers)
+        return self._offers_maps
+
+    def is_located(self, image: int) -> bool:
+        """Whether a picture has a place on Earth."""
         try:
-            check_places(self.images, np.array(self.numbers[:1]))
+            check_places(self.images, np.array([image]))
         except InputError:
             return False
         return True

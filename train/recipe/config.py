@@ -82,6 +82,7 @@ class Data:
     cache: Annotated[Literal["auto", "none", "host", "device", "disk"], AsPlainFlag] = "auto"
     """Where to cache letterboxed tiles. host, device: in memory, filled during the first epoch.
     disk: in --index-cache, written before training and shared by later runs and by all ranks of a node.
+    On a CPU, a single process that builds the index fills its cache with the same pass over the images.
     auto: the first of device, host and disk that needs at most half of its free space (device: a quarter)."""
 
     hflip: float = 0.0

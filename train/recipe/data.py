@@ -18,7 +18,7 @@ from dali_pipes import SampleTable
 from dali_pipes.console import say
 from dali_pipes.release.paths import SPLITS, ReleasePaths
 from dali_pipes.release.stage import staged
-from dali_pipes.samples.index import open_index, refuse_above
+from dali_pipes.samples.index import Keeper, open_index, refuse_above
 from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division, without_repeated_pictures, without_shared_tiles
 
 HELD_OUT = "Tiles of the training split, from scenes that were held out of training."
@@ -67,20 +67,21 @@ def load_datasets(
     *,
     max_bad: float = 1.0,
     console: Console,
+    keeper: Keeper | None = None,
 ) -> Datasets:
     """Read the release or its index in `paths.index_cache`, divide it, and hold scenes out of training.
 
     The tables read their images from the copy in `paths.stage`, if that was given.
 
-    `held_out`: a share of the training samples, sampled with the division's seed, or names of scenes. Raises InputError
-    if the release cannot be read, if a larger share of a split's tiles than `max_bad` is unusable, or if the two splits
-    share many tiles; a few are dropped from training, and so is a
-    picture that training has twice.
+    `held_out`: a share of the training samples, sampled with the division's seed, or names of scenes. `keeper`: gets
+    the images that are decoded to build an index. Raises InputError if the release cannot be read, if a larger share of
+    a split's tiles than `max_bad` is unusable, or if the two splits share many tiles; a few are dropped from training,
+    and so is a picture that training has twice.
     """
     splits = []
     local = staged(paths, console)
     for split in SPLITS:
-        table, listing = open_index(local, split, console=console)
+        table, listing = open_index(local, split, console=console, keeper=keeper)
         refuse_above(max_bad, split, table, listing)
         if table.left_out:
             listed = f"; listed in {listing}" if listing else ""

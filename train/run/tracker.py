@@ -16,6 +16,18 @@ from typing import Any
 
 from ..recipe.config import flatten
 
+WORDS = {
+    "train_loss": "training loss (normalised)",
+    "rmse": "RMSE, m",
+    "mae": "MAE, m",
+    "bias": "Bias, m",
+    "nll": "NLL",
+    "learning_rate": "learning rate",
+    "samples_per_s": "samples per second",
+    "data_wait": "share of the time waiting for data",
+}
+"""The number of an epoch's record → its name, as in the report."""
+
 
 class Tracker:
     """Writes event files into `folder`, or does nothing if it is None; view them with `tensorboard --logdir`."""
@@ -32,7 +44,7 @@ class Tracker:
         if self._writer:
             for name, value in record.items():
                 if isinstance(value, (int, float)) and name != "epoch":
-                    self._writer.add_scalar(name, value, epoch)
+                    self._writer.add_scalar(WORDS.get(name, name), value, epoch)
             self._writer.flush()
 
     def finish(self, config: Mapping[str, Any], scores: Mapping[str, float], rmse_figure: Callable[[], Any]) -> None:

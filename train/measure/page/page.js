@@ -244,6 +244,8 @@ for (const [id, file] of [["take-csv", "heights.csv"], ["take-via", "heights.jso
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
     $("taking").close();
+    const leftOut = Number(response.headers.get("x-left-out") ?? 0);
+    if (leftOut) notify(say("leftOut", { n: leftOut }));
   });
 }
 

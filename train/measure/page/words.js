@@ -15,8 +15,8 @@ const en = {
   openPath: "Or enter paths on this computer", imagesPath: "Pictures: a folder, a ZIP, a tar, a JPEG, a PNG or a TIFF",
   polylinesPath: "Polylines or labels, if there are any", cancel: "Cancel", openNow: "Open", close: "Close",
   takeTitle: "Take away", takeCsv: "Heights as CSV", takeCsvNote: "one row for each chimney",
-  takeVia: "VIA project", takeViaNote: "opens in the VGG Image Annotator 2", takeGeojson: "GeoJSON", takeGeojsonNote: "lines in WGS 84, for web maps", takeGpkg: "GeoPackage",
-  takeGpkgNote: "lines, bases and tops in the pictures' coordinate system, for QGIS", takeLabels: "Corrected labels as ZIP",
+  takeVia: "VIA project", takeViaNote: "opens in the VGG Image Annotator 2", takeGeojson: "GeoJSON", takeGeojsonNote: "lines in WGS 84, for web maps; only of georeferenced pictures", takeGpkg: "GeoPackage",
+  takeGpkgNote: "lines, bases and tops in the pictures' coordinate system, for QGIS; only of georeferenced pictures", takeLabels: "Corrected labels as ZIP",
   takeLabelsNote: "for inspect and train; drawn lines are in it if you stated their height",
   helpTitle: "Keys",
   keys: [
@@ -57,6 +57,7 @@ const en = {
   uploading: "Copying {n} of {all}: {name}", noFiles: "No file that can be opened was dropped.",
   position: "{name} · {width} × {height} px · {zoom} %", more: "{n} more labels are not shown; decide on these first.",
   unread: "{n} label files cannot be read.", lost: "{n} tiles with polylines have no picture.",
+  leftOut: "{n} chimneys are not on the map, because their pictures have no georeference.",
 };
 
 const ko = {
@@ -74,8 +75,8 @@ const ko = {
   openPath: "또는 이 컴퓨터의 경로를 입력하세요", imagesPath: "영상: 폴더, ZIP, tar, JPEG, PNG 또는 TIFF",
   polylinesPath: "폴리라인 또는 라벨(있는 경우)", cancel: "취소", openNow: "열기", close: "닫기",
   takeTitle: "내려받기", takeCsv: "높이 CSV", takeCsvNote: "굴뚝마다 한 줄",
-  takeVia: "VIA 프로젝트", takeViaNote: "VGG Image Annotator 2에서 열립니다", takeGeojson: "GeoJSON", takeGeojsonNote: "WGS 84 좌표의 선, 웹 지도용", takeGpkg: "GeoPackage",
-  takeGpkgNote: "영상 좌표계의 선, 바닥, 꼭대기, QGIS용", takeLabels: "수정한 라벨 ZIP",
+  takeVia: "VIA 프로젝트", takeViaNote: "VGG Image Annotator 2에서 열립니다", takeGeojson: "GeoJSON", takeGeojsonNote: "WGS 84 좌표의 선, 웹 지도용; 좌표가 있는 영상만", takeGpkg: "GeoPackage",
+  takeGpkgNote: "영상 좌표계의 선, 바닥, 꼭대기, QGIS용; 좌표가 있는 영상만", takeLabels: "수정한 라벨 ZIP",
   takeLabelsNote: "inspect와 train용이며, 그린 선은 높이를 입력한 경우에만 포함됩니다",
   helpTitle: "단축키",
   keys: [
@@ -116,6 +117,7 @@ const ko = {
   uploading: "{all}개 중 {n}번째 복사 중: {name}", noFiles: "열 수 있는 파일이 없습니다.",
   position: "{name} · {width} × {height} px · {zoom} %", more: "라벨 {n}개는 표시하지 않았습니다. 먼저 위의 라벨을 결정하세요.",
   unread: "라벨 파일 {n}개를 읽을 수 없습니다.", lost: "폴리라인이 있는 타일 {n}개의 영상이 없습니다.",
+  leftOut: "좌표가 없는 영상의 굴뚝 {n}개는 지도 파일에 들어 있지 않습니다.",
 };
 
 const languages = { en, ko };
