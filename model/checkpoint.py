@@ -42,8 +42,8 @@ def load(path: Path, statistics: Stats | None = None) -> dict[str, Any]:
         contents = read_torch_file(path)
     except (Unreadable, OSError) as error:
         raise CheckpointError(
-            f"expected a checkpoint at {path}, found none that can be read safely: {error}; copy the file again from"
-            " where it was written"
+            f"expected a checkpoint at {path}, found none that can be read safely: {error}; copy the file again if it"
+            " is damaged, otherwise save the network's state dict with torch.save"
         ) from None
     contents = _wrapped(contents, path)
     if "stats" not in contents:

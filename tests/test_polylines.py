@@ -332,3 +332,6 @@ def test_missing_files_give_one_sentence(tmp_path: Path) -> None:
         open_pictures([tmp_path / "none"])
     with pytest.raises(InputError, match=r"expected \.jpg, \.png or \.tif files in .*, found none"):
         open_pictures([tmp_path])
+    (tmp_path / "a_1.webp").write_bytes(b"RIFF")
+    with pytest.raises(InputError, match=r"expected pictures in .*, found files of other kinds \(1 of \.webp\)"):
+        open_pictures([tmp_path])

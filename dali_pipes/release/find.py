@@ -103,7 +103,10 @@ def _loose_candidates(path: Path, kind: Kind) -> list[_Candidate]:
             return candidates
     _, unread, advice = _unread(path.name)
     is_read = path.is_dir() or path.suffix.lower() == ".tar" or PART.fullmatch(path.name)
-    candidates = _any_candidates(_list_given(path), kind) if is_read else []
+    listing = _list_given(path) if is_read else None
+    candidates = _any_candidates(listing, kind) if listing else []
+    if listing and listing.files and not candidates:
+        raise _other_kind([file.path for file in listing.files], str(path), kind)
     if not candidates:
         raise InputError(f"expected {_IN_WORDS[kind]} files in {path}, found {unread or 'none'}; {advice}")
     return candidates
