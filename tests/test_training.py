@@ -90,7 +90,7 @@ def test_a_run_folder_has_all_its_files(finished: tuple[Path, str], release: Pat
     assert samples["training"]["samples"] + samples["development"]["samples"] == len(table)
     assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
     assert f"report: {folder / 'report.html'}" in text
-    assert "step 2/" in text
+    assert "epoch 3 " in text
 
 
 def test_best_pt_is_the_epoch_of_lowest_rmse_in_the_layout_of_the_reference(
