@@ -201,9 +201,9 @@ def test_a_map_has_the_lines_of_all_pictures_with_a_place_and_counts_the_others(
     listed = page.get("tiles").json()
     assert listed["located"], "the first has no place, the second has one"
     shown = page.get(f"tiles/{page.tile('site_2.tif')['i']}/picture").content
-    decoded = cv2.imdecode(np.frombuffer(shown, np.uint8), cv2.IMREAD_COLOR)
-    assert decoded is not None
-    np.testing.assert_array_equal(decoded[..., ::-1], RGB)
+    bgr = cv2.imdecode(np.frombuffer(shown, np.uint8), cv2.IMREAD_COLOR)
+    assert bgr is not None
+    np.testing.assert_array_equal(bgr[..., ::-1], RGB)
     page.change(page.tile("site_1.png"), "n-1", points=[[5, 5], [40, 40]])
     alone = page.get("files/heights.gpkg")
     assert (alone.status_code, "georeference" in alone.json()["error"]) == (400, True)

@@ -183,7 +183,8 @@ def commands_of_page(then: dict[str, str], checkpoint: Path, statistics: Path | 
         **others,
         "predict heights in Python": (
             "from train.predict import load\n\n"
-            f"heights = load({str(checkpoint)!r}{own}).predict('IMAGES', 'VIA.json')\n"
+            f"model = load({str(checkpoint)!r}{own})\n"
+            "heights = model.predict('IMAGES', 'VIA.json')\n"
             "print(heights.mu, heights.low, heights.high)  # metres"
         ),
         "evaluate it on another release": (
