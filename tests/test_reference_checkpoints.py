@@ -15,7 +15,6 @@ import train.__main__
 import train.engine.trained
 import train.evaluate
 import train.promotion
-from bench.render.release import render_release
 from dali_pipes import Loader, Statistics
 from dali_pipes.errors import InputError
 from dali_pipes.samples.table import SampleTable
@@ -94,23 +93,12 @@ def test_a_bare_state_dict_gets_its_statistics_from_a_file_or_a_release(release:
 
 
 def test_a_bare_state_dict_of_the_reference_can_be_fine_tuned_and_compared(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    release = tmp_path / "release"
-    render_release(release, train=32, val=8, scenes=4, seed=5)
     before = reference_pth(tmp_path / "best.pth", release, "convnext_atto")["model"]
     torch.save(before, tmp_path / "bare.pth")
     flags = ["--release", release, "--init-from", tmp_path / "bare.pth", "--out", tmp_path / "run", "--device", "cpu"]
-    small = [
-        "--backbone",
-        "convnext_atto",
-        "--data.size",
-        "64",
-        "--epochs",
-        "1",
-        "--optimizer.learning-rate",
-        "0",
-    ]  # no step changes them
+    small = ["--backbone", "convnext_atto", "--epochs", "1", "--optimizer.learning-rate", "0"]  # no step changes them
     (tmp_path / "four.json").write_text("[0.2, 0.1, 109, 49]")
     with pytest.raises(SystemExit, match="3"):  # too few scenes for a verdict: keep
         train.__main__.main([*map(str, flags), *small, "--statistics", str(tmp_path / "four.json")])
