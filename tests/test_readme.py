@@ -178,7 +178,7 @@ def named_commands() -> Iterator[tuple[str, str, list[str]]]:
         for line in (*"\n".join(inside).split("\n"), *inline):
             if command := re.search(r"-m ((?:dali_pipes|train|bench|tests)[\w.]*)(.*)", line):
                 yield path.name, command[1], shlex.split(command[2], comments=True)
-            elif command := re.search(r"(?<![/\w])chimney (bench \w+|(?!bench|chimney)\w+)(.*)", line):
+            elif command := re.match(r"(?:\S*/)?chimney (bench \w+|(?!bench|chimney)\w+)(.*)", line.strip()):
                 module, _ = {**COMMANDS, **{f"bench {name}": of for name, of in BENCHMARKS.items()}}[command[1]]
                 yield path.name, module.removesuffix(".__main__"), shlex.split(command[2], comments=True)
 
