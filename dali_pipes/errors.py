@@ -63,8 +63,8 @@ def exits_with_one_sentence(*also: type[Exception]) -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
         raise SystemExit(141) from None  # 128 + SIGPIPE
     except OSError as error:  # a full disk, a folder where a file should be, no permission
-        where, why = printable(str(error.filename or "a file")), printable(error.strerror or str(error))
-        print(f"error: cannot read or write {where}: {why}", file=sys.stderr)
+        where, why = str(error.filename or "a file"), error.strerror or str(error)
+        print(f"error: cannot read or write {printable(where)}: {printable(why)}", file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:
         if lacks_memory(error):

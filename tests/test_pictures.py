@@ -212,7 +212,8 @@ def test_only_windows_of_a_scene_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     original = tiff.read_window
 
     def watched(dataset: Any, box: tuple[int, int, int, int]) -> Any:
-        boxes.append(box)
+        if dataset.width == 20_000:  # the stream of an earlier test may still read ahead
+            boxes.append(box)
         return original(dataset, box)
 
     monkeypatch.setattr(tiff, "read_window", watched)
