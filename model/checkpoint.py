@@ -35,7 +35,7 @@ def load(path: Path, statistics: Stats | None = None) -> dict[str, Any]:
     torch.compile and other wrappers are removed from the names of the tensors.
 
     Raises CheckpointError if the file is missing, damaged or not a checkpoint, has anything but tensors and plain
-    values, or if its statistics are not four finite numbers with positive deviations.
+    values, if its statistics are not four finite numbers with positive deviations, or if it needs no `statistics`.
     """
     check_exists(path)
     try:
@@ -54,6 +54,8 @@ def load(path: Path, statistics: Stats | None = None) -> dict[str, Any]:
                 " network was trained on"
             )
         contents["stats"] = statistics
+    elif statistics is not None:
+        raise CheckpointError(f"{path} has its own statistics, so --statistics would change nothing; leave it out")
     contents["stats"] = _stats(contents["stats"], path)
     try:
         state = without_wrappers(contents["model"])

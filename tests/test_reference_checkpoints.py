@@ -86,6 +86,8 @@ def test_a_bare_state_dict_gets_its_statistics_from_a_file_or_a_release(release:
     trained = train.engine.trained.load_trained(tmp_path / "bare.pth", tmp_path / "four.json")
     assert trained.statistics == (0.2, 0.1, 109.0, 49.0)
     assert train.engine.trained.read_statistics(release) == contents["stats"]
+    with pytest.raises(CheckpointError, match="has its own statistics, so --statistics would change nothing"):
+        train.engine.trained.load_trained(tmp_path / "best.pth", tmp_path / "four.json")
     for text in ("[1, 2]", "{}", "text", "[" * 4000):
         (tmp_path / "four.json").write_text(text)
         with pytest.raises(InputError, match="--statistics takes a release, or a JSON file like"):

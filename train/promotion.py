@@ -52,8 +52,9 @@ class Arguments:
     """Samples per step."""
 
     statistics: Path | None = None
-    """Needed only for a bare state dict: a JSON file of length mean, length std, height mean and height std, or the
-    release that it was trained on."""
+    """Needed only if --old is a bare state dict: a JSON file of length mean, length std, height mean and height std, or
+    the release that it was trained on."""
+
     progress: ProgressStyle = "auto"
     """How to show progress. bar: a bar that moves. plain: at most one line in ten seconds.
     auto: bar on a terminal; plain elsewhere, and in notebooks and CI."""

@@ -114,12 +114,13 @@ def judge_runs(
 ) -> tuple[Verdict, str]:
     """Measure the best networks of two runs, print a table, and return the verdict with its reason.
 
-    `paths`: the new release; its index is by default next to the new run. `statistics`: those of a bare state dict.
+    `paths`: the new release; its index is by default next to the new run. `statistics`: those of an old network that is a
+    bare state dict.
 
     Raises InputError, CheckpointError or BackboneError if a run or the release cannot be read.
     """
     chosen = choose_device(device)
-    pair = [load_trained(run, statistics) for run in (old_run, new_run)]
+    pair = [load_trained(old_run, statistics), load_trained(new_run)]
     forwards = [forward_of(trained, chosen, batch_size) for trained in pair]
     paths = paths.cached_in(default_index_folder(new_run))
     read = partial(load_datasets, division=pair[1].division, console=console)
