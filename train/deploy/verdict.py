@@ -114,8 +114,8 @@ def judge_runs(
 ) -> tuple[Verdict, str]:
     """Measure the best networks of two runs, print a table, and return the verdict with its reason.
 
-    `paths`: the new release; its index is by default next to the new run. `statistics`: those of an old network that is a
-    bare state dict.
+    `paths`: the new release; its index is by default next to the new run. `statistics`: those of an old network that is
+    a bare state dict.
 
     Raises InputError, CheckpointError or BackboneError if a run or the release cannot be read.
     """
