@@ -236,6 +236,8 @@ class _Lines(Activity):
     last: ClassVar[float] = time.monotonic()  # when this process last printed a line
 
     def _show(self) -> None:
+        if len(self._open) == 1 and time.monotonic() > _Lines.last + QUIET_FOR:
+            _Lines.last = time.monotonic()  # the time before any work is not silence
         self._hidden = threading.Event()
         self._thread = threading.Thread(target=self._print_lines, daemon=True)
         self._thread.start()

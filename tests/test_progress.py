@@ -213,3 +213,12 @@ def test_a_small_training_shows_every_stage_and_its_last_commands_run(release: P
     assert Path(predict[predict.index("--checkpoint") + 1]) == run / "best.pt"
     train.predict.main([*predict[3:], "--device", "cpu"])
     assert (run / "heights.csv").exists()
+
+
+def test_a_short_work_after_a_long_pause_prints_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    console = Console(file=text)
+    monkeypatch.setattr(dali_pipes.console._Lines, "last", time.monotonic() - 10 * dali_pipes.console.QUIET_FOR)
+    with activity(console, "reading"):
+        time.sleep(0.05)
+    assert text.getvalue() == ""
