@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+import signal
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A run that was stopped ignores further signals, and the processes of later tests would inherit that."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 
 STEMS = {"train": ("TS_KS", "TL_KS_LINE"), "validation": ("VS_KS", "VL_KS_LINE")}
 
