@@ -44,7 +44,7 @@ def check_download(backbone: str) -> None:
         refuse_download(backbone, f"HF_HUB_OFFLINE is set, and nothing is in {constants.HF_HUB_CACHE}")
     patience = max(PATIENCE, float(os.environ.get("HF_HUB_ETAG_TIMEOUT", 0)))
     answers: list[str] = []
-    # A thread, since a timeout of the request counts from each address and from each byte anew.
+    # A thread, because the timeout of a request starts again at each address and at each byte.
     request = threading.Thread(target=lambda: answers.append(_fault(constants.ENDPOINT, patience)), daemon=True)
     request.start()
     request.join(patience)

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from torch import Tensor
 
-LARGEST_FILE = 32 << 30  # bytes; last.pt of the largest ConvNeXt has 13 GB
+LARGEST_FILE = 32 << 30  # bytes
 LARGEST_PICKLE = 64 << 20  # bytes; that of a run with the largest ConvNeXt has one million
 DEEPEST = 16  # levels of dicts and lists
 MOST_VALUES = 5_000_000

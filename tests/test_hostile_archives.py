@@ -2,7 +2,7 @@
 
 A release here has two tiles, `good_1` and `bad_1`. `REFUSED` archives raise InputError. `ONE_MEMBER` archives can be
 opened and `good_1.jpg` read, while `bad_1.jpg` is unreadable with a reason. `READ` archives are unusual but valid. None
-may take more memory than `MEMORY`.
+may take more memory than `bounded_memory` allows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import io
 import re
 import struct
 import tarfile
-import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,21 +22,17 @@ from dali_pipes.errors import InputError, UnreadableMember
 from dali_pipes.release.archive import Archive
 from dali_pipes.release.find import open_split
 from dali_pipes.release.paths import ReleasePaths
+from tests.chaos.fuzz import bounded_memory
 from tests.conftest import jpeg
 
-MEMORY = 8 << 20  # most bytes that Python may allocate while a hostile release is opened and read
 GOOD, BAD = jpeg(64, 64, seed=1), jpeg(64, 96, seed=2)
 END, LOCATOR64, END64 = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
 
 
 @pytest.fixture(autouse=True)
-def bounded_memory() -> Iterator[None]:
-    tracemalloc.start()
-    try:
+def little_memory() -> Iterator[None]:
+    with bounded_memory():
         yield
-        assert tracemalloc.get_traced_memory()[1] < MEMORY
-    finally:
-        tracemalloc.stop()
 
 
 def packed(*members: tuple[str, bytes], method: int = zipfile.ZIP_STORED) -> bytearray:

@@ -67,7 +67,7 @@ class Server:
 
 @pytest.fixture
 def folder(release: Path, tmp_path: Path) -> Path:
-    """The validation split in a folder of its own, beside which decisions are kept."""
+    """The validation split in a folder of its own, where decisions are kept next to it."""
     for name in ("VS_KS.zip", "VL_KS_LINE.zip"):
         shutil.copy(release / name, tmp_path / name)
     return tmp_path

@@ -183,5 +183,5 @@ def test_one_wrong_label_is_within_chance(table: SampleTable) -> None:
 
 
 def test_the_tail_is_that_of_the_binomial_distribution() -> None:
-    # scipy.stats.binom.sf(k - 1, 136, .01): 0.0031 for k = 6, 0.0007 for k = 7
+    # The exact tail, summed with math.comb: P(at least k of 136 at 1 %) is 0.0026 for k = 6, and 0.0005 for k = 7.
     assert [Verdict(k, 136, {}).beyond_chance for k in (0, 6, 7, 136)] == [False, False, True, True]

@@ -33,7 +33,7 @@ from dali_pipes.samples.splits import VALIDATION
 from .recipe.flags import is_settings
 from .scores.metrics import Scores, score
 
-LARGEST_FILE = 128 << 20  # bytes of a file of a run: the predictions of 500,000 samples
+LARGEST_FILE = 128 << 20  # bytes of a file of a run
 HINT = "name run folders of python -m train"
 OPTIMISTIC = "‡ optimistic: the run's best epoch was chosen on these samples"
 

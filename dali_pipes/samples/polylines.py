@@ -54,7 +54,7 @@ VIA_COLUMNS = (
     *("region_shape_attributes", "region_attributes"),
 )
 PLAIN_COLUMNS = ("tile", "polyline")
-LARGEST = 64 << 20  # bytes of a file, or of all labels of an archive: 30,000 tiles of a release; JSON takes 25 times it
+LARGEST = 64 << 20  # bytes of a file, or of all labels of an archive
 
 csv.field_size_limit(1 << 24)  # the default is 128 KiB, and a polyline in VIA's JSON may be longer
 

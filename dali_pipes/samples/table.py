@@ -34,7 +34,7 @@ from . import via
 from .labels import Check, LeftOut, check_headers, check_images, read_labels
 from .via import Reason
 
-LARGEST = 1 << 30  # bytes of a saved table: 500,000 samples with polylines of 64 points
+LARGEST = 1 << 30  # bytes of a saved table
 FORMAT = 3  # of a saved table; increase it when the same release would give another table
 
 

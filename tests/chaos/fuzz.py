@@ -42,7 +42,7 @@ from tests.conftest import jpeg, via_label
 from tests.test_samples import with_exif
 
 DEADLINE = timedelta(seconds=2)
-MEMORY = 8 << 20  # bytes
+MEMORY = 8 << 20  # most bytes that Python may allocate while something hostile is opened and read
 TURN = 1000  # mutations of each kind, then the next kind
 
 

@@ -4,7 +4,7 @@
     python -m train.measure --checkpoint best.pt --images DIR/VS_KS.zip --polylines DIR/VL_KS_LINE.zip
 
 It is one process on this machine, and works without the internet. Nothing in the input is changed: what you draw and
-decide is kept in a file beside it, such as DIR/VL_KS_LINE.decisions.json. Ctrl-C ends the program.
+decide is kept in a file next to it, such as DIR/VL_KS_LINE.decisions.json. Ctrl-C ends the program.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Arguments:
     """Their polylines, or their labels to review, in any form that the command predict takes."""
 
     decisions: Path | None = None
-    """Where what you draw and decide is kept. Default: beside --polylines, or beside --images."""
+    """Where what you draw and decide is kept. Default: next to --polylines, or next to --images."""
 
     port: int = 8710
     """The port of the page; 0 takes a free one."""

@@ -1,4 +1,4 @@
-"""What people drew and decided, in a JSON file beside the input, which itself is never changed.
+"""What people drew and decided, in a JSON file next to the input, which is never changed.
 
     decisions = Decisions(Path("VL_KS_LINE.decisions.json"))
     conflicts = decisions.apply("K3_….jpg", [Change("0", since=0, line=Line(points, "drop"))])

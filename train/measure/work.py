@@ -72,7 +72,7 @@ class Work:
 
     @classmethod
     def opened(cls, model: HeightModel, images: Sequence[Path], polylines: Sequence[Path], kept: Path | None) -> Work:
-        """Open paths; `kept` is the file of the decisions, by default beside the input. Raises InputError."""
+        """Open paths; `kept` is the file of the decisions, by default next to the input. Raises InputError."""
         members = open_pictures(images)
         given = read_given(polylines, members) if polylines else Given()
         path = kept or decisions_path((*polylines, *images)[0])
@@ -242,9 +242,9 @@ class Work:
         }
 
 
-def decisions_path(beside: Path) -> Path:
+def decisions_path(source: Path) -> Path:
     """Where the decisions on an input are kept: DIR/VL_KS_LINE.zip → DIR/VL_KS_LINE.decisions.json."""
-    absolute = beside.absolute()
+    absolute = source.absolute()
     stem = absolute.name if absolute.is_dir() else absolute.stem
     return absolute.with_name(f"{stem or 'pictures'}{SUFFIX}")
 
