@@ -1,4 +1,4 @@
-"""Pure functions: polyline lengths, the window around a polyline, the letterbox placement, the closed-form height.
+"""Pure functions: polyline lengths, windows around a polyline, the letterbox placement, the closed-form height.
 
 Pixels are (x, y) with the origin in the top left corner; angles are degrees; heights are metres.
 """
@@ -23,6 +23,10 @@ class Letterbox(NamedTuple):
     width: int
     top: int
     left: int
+
+
+Placement = Letterbox | Float64
+"""How an image becomes a frame: letterboxed, or turned by a matrix (2, 3) from pixels of the frame to its own."""
 
 
 def letterbox(height: int, width: int, size: int) -> Letterbox:
@@ -51,6 +55,29 @@ def window(points: ArrayLike, height: ArrayLike, width: ArrayLike, crop: int) ->
     sides = np.minimum(side, image)
     start = np.clip(np.floor((low + high - sides) / 2), 0, image - sides)
     return np.concatenate([start, sides], axis=-1).astype(np.int64)
+
+
+def aligned(points: ArrayLike, crop: float, size: int) -> Float64:
+    """Return the window that is turned so that its polyline points up: pixels of the frame → of the image, (..., 2, 3).
+
+    `points` (..., P, 2) px, base first. Up is the direction from the first point to the last; if they coincide, that of
+    the image. The window is a square centred on the box of the points in that direction. Its side is `crop` pixels of
+    the image, or 1.25 times the longer side of the box if that is larger, and becomes `size` pixels. As in OpenCV,
+    whole numbers are centres of pixels: cv2.warpAffine takes the matrix with WARP_INVERSE_MAP.
+    """
+    import numpy as np  # an exported file has this function as text
+
+    points = np.asarray(points, np.float64)
+    up = points[..., -1, :] - points[..., 0, :]
+    distance = np.linalg.norm(up, axis=-1, keepdims=True)
+    up = np.where(distance > 0, up / np.where(distance > 0, distance, 1), [0.0, -1.0])
+    axes = np.stack([up[..., ::-1] * [-1, 1], -up], axis=-1)  # (..., 2, 2): right and down, as columns
+    turned = points @ axes
+    low, high = turned.min(axis=-2), turned.max(axis=-2)
+    side = np.maximum(crop, 1.25 * (high - low).max(axis=-1))
+    axes_px = axes * (side / size)[..., None, None]
+    centre = (axes @ ((low + high) / 2)[..., None]) - axes_px @ np.full((2, 1), (size - 1) / 2)
+    return np.concatenate([axes_px, centre], axis=-1)
 
 
 def without_padding(polyline: Float64) -> Float64:

@@ -43,7 +43,7 @@ def table_of_sizes(sizes: list[tuple[int, int]], polyline: np.ndarray | None = N
     )
 
 
-VIEWS = [WHOLE_TILE, View("crop", 100), View("both", 100)]
+VIEWS = [WHOLE_TILE, View("crop", 100), View("both", 100), View("aligned", 60), View("tile+aligned", 60)]
 of_each_view = pytest.mark.parametrize("view", VIEWS, ids=[view.kind for view in VIEWS])
 
 
@@ -98,14 +98,17 @@ def test_samples_share_the_picture_of_their_tile_but_not_of_their_windows(write_
     polylines = [[(1, 1), (30, 30)], [(40, 30), (60, 60)], [(5, 1), (9, 60)]]
     tiles = {f"a_{i}.jpg": (jpeg(64, 64, i), via_label(f"a_{i}.jpg", polylines)) for i in range(4)}
     table = SampleTable.from_release(write_split(tiles))
-    kinds: list[tuple[ViewKind, int]] = [("tile", 4), ("crop", 12), ("both", 2 * 12)]
+    kinds: list[tuple[ViewKind, int]] = [("tile", 4), ("crop", 12), ("both", 2 * 12), ("aligned", 12)]
     for kind, frames in kinds:
         assert bytes_needed(View(kind, 40).frames(table, 32)) == frames * 3 * 32 * 32, kind
     assert bytes_needed(View("crop", 64).frames(table, 32)) == 4 * 3 * 32 * 32, "these windows are whole tiles"
 
 
 @pytest.mark.parametrize("place", ["host", "disk"])
-@pytest.mark.parametrize(("shuffle", "view"), [(True, WHOLE_TILE), (False, WHOLE_TILE), (True, View("both", 90))])
+@pytest.mark.parametrize(
+    ("shuffle", "view"),
+    [(True, WHOLE_TILE), (False, WHOLE_TILE), (True, View("both", 90)), (True, View("aligned", 90))],
+)
 def test_two_ranks_with_a_cache_see_what_one_rank_streams(
     place: str, shuffle: bool, view: View, release: Path, tmp_path: Path
 ) -> None:
@@ -145,7 +148,7 @@ def test_cached_masks_equal_drawn_masks(sizes: list[tuple[int, int]], size: int,
     frames = View("both", crop=25).frames(table, size)
     rows = rng.integers(0, len(sizes), 7)
     polylines, paddings = PolylineMasks(frames, np.arange(len(sizes)), CPU), PaddingMasks(frames, CPU)
-    assert frames.square[0] == all(h == w for h, w in sizes)
+    assert frames.filled[0] == all(h == w for h, w in sizes)
     for view in range(2):
         drawn, padded = [], []
         for row in rows:

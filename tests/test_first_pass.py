@@ -86,7 +86,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
-@pytest.mark.parametrize(("kind", "place"), [("tile", "host"), ("crop", "host"), ("both", "disk")])
+@pytest.mark.parametrize(("kind", "place"), [("tile", "host"), ("crop", "host"), ("both", "disk"), ("aligned", "disk")])
 def test_kept_tiles_are_the_streamed_ones_for_every_kind_of_jpeg(
     kind: ViewKind,
     place: str,

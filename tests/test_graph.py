@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -26,7 +27,13 @@ DEVICES = {"cpu": "CPU", "gpu": "GPU", "mixed": "Mixed"}
 
 @pytest.mark.parametrize(
     ("kind", "decoder", "more"),
-    [("tile", "Image", set()), ("crop", "ImageSlice", set()), ("both", "Image", {"Slice", "Cat"})],
+    [
+        ("tile", "Image", set()),
+        ("crop", "ImageSlice", set()),
+        ("both", "Image", {"Slice", "Cat"}),
+        ("aligned", "ImageSlice", {"WarpAffine"}),
+        ("tile+aligned", "Image", {"Slice", "Cat", "WarpAffine"}),
+    ],
 )
 @pytest.mark.parametrize("square", [True, False])
 def test_every_operator_of_the_gpu_graph_is_registered_for_its_device(
@@ -44,7 +51,7 @@ def test_every_operator_of_the_gpu_graph_is_registered_for_its_device(
     registered = {device: getattr(backend, f"Registered{name}Ops")() for device, name in DEVICES.items()}
     specs = [str(operator.spec) for operator in pipeline._ops]
     found = {(re.findall(r"device: (\w+)", spec)[0], re.findall(r"OpSpec for (\w+)", spec)[0]) for spec in specs}
-    on_gpu = {"Resize", *more, *(() if square else ("Crop",))}
+    on_gpu = more if kind == "aligned" else {"Resize", *more, *(() if square else ("Crop",))}
     expected = {("cpu", "ExternalSource"), ("mixed", f"decoders__{decoder}"), *(("gpu", name) for name in on_gpu)}
     assert found == expected
     (decoding,) = (spec for spec in specs if "decoders__" in spec)
@@ -63,13 +70,13 @@ def test_the_source_gives_the_batch_of_any_step(release: Path) -> None:
         rows = plan.ids(1 + call)
         assert batch.sample[:, 0].tolist() == rows.tolist()
         assert batch.polyline.shape == (len(rows), 64, 64, 1)
-        assert batch.resized.dtype == np.float32
+        assert [placed.dtype for placed in batch.placed] == [np.float32]
         assert [bytes(jpeg[:2]) for jpeg in batch.jpeg] == [b"\xff\xd8"] * len(rows)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: none here")
-@pytest.mark.parametrize("kind", ["tile", "crop", "both"])
+@pytest.mark.parametrize("kind", get_args(ViewKind))
 def test_the_gpu_gives_the_batches_of_the_cpu(kind: ViewKind, release: Path) -> None:
     table = SampleTable.from_release(release, split="validation")
     loaders = [Loader(table, 16, device=device, view=View(kind)) for device in ("cpu", "cuda")]

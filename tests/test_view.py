@@ -188,7 +188,7 @@ def test_two_views_are_averaged_after_the_backbone_and_cost_no_parameters(releas
 
 
 def test_an_unknown_view_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected a view of tile, crop, both, found 'all'"):
+    with pytest.raises(ValueError, match="expected a view of tile, crop, aligned, both, tile\\+aligned, found 'all'"):
         View("all")  # type: ignore[arg-type]
 
 

@@ -24,11 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..geometry import letterbox
 from ..release.members import Members, origin
 from ..samples.index import Keep
 from ..samples.labels import Drawn
-from .letterbox import letterbox_views
 from .tile_cache import choose_cache
 from .transfer import host_tensor
 from .view import Frames, View
@@ -38,16 +36,16 @@ BATCH = 64  # tiles that are written into a file at once
 
 
 class _Key(NamedTuple):
-    """What a picture shows: an image, by its source and its number there, and its windows (V, 4), flat."""
+    """What a picture shows: an image, by its source and its number there, and the `key` of its cuts."""
 
     source: Members
     image: int
-    windows: tuple[int, ...]
+    cut: tuple[int, ...]
 
     @classmethod
-    def of(cls, images: Members, image: int, windows: NDArray[np.int64]) -> _Key:
-        """The key of the `windows` (V, 4) of one of the `images`, which may be merged."""
-        return cls(*origin(images, image), tuple(windows.ravel().tolist()))
+    def of(cls, images: Members, image: int, cut: NDArray[np.int64]) -> _Key:
+        """The key of a `cut` (K,) of one of the `images`, which may be merged."""
+        return cls(*origin(images, image), tuple(cut.tolist()))
 
 
 class FirstPass:
@@ -81,11 +79,10 @@ class FirstPass:
         inside = (polylines >= 0) & (polylines <= pixels.shape[1::-1])
         polylines = polylines[inside.all(axis=(1, 2))]  # the table skips the others
         height, width = (np.full(len(polylines), side) for side in pixels.shape[:2])
-        windows = self.view.windows(polylines, height, width)
-        for key, window in {_Key.of(images, image, window): window.tolist() for window in windows}.items():
+        cuts = self.view.cuts(polylines, height, width, self.size)
+        for key, row in {_Key.of(images, image, cut): row for row, cut in enumerate(cuts.key)}.items():
             frame = room[next(free)]
-            shown = [pixels[top : top + h, left : left + w] for top, left, h, w in window]
-            letterbox_views(frame, shown, [letterbox(h, w, self.size) for _, _, h, w in window])
+            cuts.draw(row, pixels, frame)
             self._frames[key] = frame
 
     def tiles(self, frames: Frames) -> KeptTiles | None:
@@ -94,8 +91,8 @@ class FirstPass:
             return None
         images = frames.table.images
         first = np.unique(frames.picture, return_index=True)[1]
-        shown = zip(frames.table.image[first].tolist(), frames.window[first], strict=True)
-        kept = [self._frames.get(_Key.of(images, image, window)) for image, window in shown]
+        shown = zip(frames.table.image[first].tolist(), frames.key[first], strict=True)
+        kept = [self._frames.get(_Key.of(images, image, cut)) for image, cut in shown]
         found = [frame for frame in kept if frame is not None]
         return KeptTiles(found) if len(found) == len(kept) else None
 

@@ -1,7 +1,7 @@
 """The DALI graph, one definition for CPU and GPU: decode, cut, letterbox. No other module of dali_pipes imports DALI.
 
-On a CPU it ends after decoding, and OpenCV letterboxes (`letterbox.py`): DALI's CPU resize takes seven times as long.
-Tests run its letterbox on the CPU, too, and compare the two.
+On a CPU it ends after decoding, and OpenCV makes the frames (`letterbox.py`): DALI's CPU resize takes seven times as
+long. Tests run its letterbox and its turn on the CPU, too, and compare them.
 
 An image is decoded once for all of its views, and each view is cut out of it at whole pixels. If the only view is a
 window, only the window is decoded: the same bytes in 500 CPU-µs instead of 1,010 (256² of 512²).
@@ -47,13 +47,15 @@ def build(source: Source, *, device: str, device_id: int | None, threads: int, l
 @pipeline_def
 def _graph(source: Source, device: str, letterbox: bool) -> Any:
     frames = source.frames
-    jpeg, polyline, sample, windows, sizes = _inputs(source, letterbox)
+    jpeg, polyline, sample, windows, placed = _inputs(source, letterbox)
     rgb = _decode(jpeg, device, windows[0] if frames.views == 1 else {})
     if letterbox:
         cut = [fn.slice(rgb, **window, device=device) if window and frames.views > 1 else rgb for window in windows]
         views = [
-            _letterbox(part, size, frames.size, square, device)
-            for part, size, square in zip(cut, sizes, frames.square, strict=True)
+            _turn(part, placement, frames.size, device)
+            if turned
+            else _letterbox(part, placement, frames.size, filled, device)
+            for part, placement, turned, filled in zip(cut, placed, frames.turned, frames.filled, strict=True)
         ]
         # torch.cat takes 2.5 times as long
         rgb = views[0] if frames.views == 1 else fn.cat(*views, axis=2, device=device)
@@ -63,30 +65,30 @@ def _graph(source: Source, device: str, letterbox: bool) -> Any:
 
 
 def _inputs(source: Source, letterbox: bool) -> tuple[Any, Any, Any, list[dict[str, Any]], list[Any]]:
-    """JPEGs, polylines, rows; for each view its window ({} for the whole image) and, to letterbox, its resized size."""
+    """JPEGs, polylines, rows; for each view its window ({} for the whole image) and, to letterbox, its placement."""
     views, cuts = source.frames.views, letterbox or source.frames.views == 1
     windowed = [view for view, whole in enumerate(source.frames.whole.tolist()) if cuts and not whole]
-    sizes = views if letterbox else 0
+    placed = [2 if turned else 1 for turned in source.frames.turned.tolist()] if letterbox else []  # dimensions
 
     def callback(call: int) -> list[Any]:
         batch = source(call)
         windows = [part[view] for view in windowed for part in (batch.start, batch.shape)]
-        return [batch.jpeg, batch.polyline, batch.sample, *batch.resized[:sizes], *windows]
+        return [batch.jpeg, batch.polyline, batch.sample, *batch.placed[: len(placed)], *windows]
 
-    numbers = sizes + 2 * len(windowed)
+    corners = [1] * 2 * len(windowed)
     jpeg, polyline, sample, *rest = fn.external_source(
         callback,
-        num_outputs=3 + numbers,
+        num_outputs=3 + len(placed) + len(corners),
         batch=True,
         no_copy=True,
-        dtype=[types.UINT8, types.UINT8, types.INT64] + [types.FLOAT] * sizes + [types.INT32] * (numbers - sizes),
-        ndim=[1, 3, 1] + [1] * numbers,
-        layout=["", "HWC", ""] + [""] * numbers,
+        dtype=[types.UINT8, types.UINT8, types.INT64] + [types.FLOAT for _ in placed] + [types.INT32 for _ in corners],
+        ndim=[1, 3, 1, *placed, *corners],
+        layout=["", "HWC", ""] + ["" for _ in (*placed, *corners)],
     )
     windows: list[dict[str, Any]] = [{} for _ in range(views)]
-    for view, start, shape in zip(windowed, rest[sizes::2], rest[sizes + 1 :: 2], strict=True):
+    for view, start, shape in zip(windowed, rest[len(placed) :: 2], rest[len(placed) + 1 :: 2], strict=True):
         windows[view] = {"start": start, "shape": shape, "axes": (0, 1)}
-    return jpeg, polyline, sample, windows, rest[:sizes]
+    return jpeg, polyline, sample, windows, rest[: len(placed)]
 
 
 def _decode(jpeg: Any, device: str, window: dict[str, Any]) -> Any:
@@ -103,6 +105,12 @@ def _decode(jpeg: Any, device: str, window: dict[str, Any]) -> Any:
         preallocate_width_hint=TILE,
         preallocate_height_hint=TILE,
         **options,
+    )
+
+
+def _turn(rgb: Any, matrix: Any, size: int, device: str) -> Any:
+    return fn.warp_affine(
+        rgb, matrix=matrix, size=(size, size), interp_type=types.INTERP_LINEAR, fill_value=0, device=device
     )
 
 

@@ -1,7 +1,7 @@
-"""The letterbox on a CPU: OpenCV resizes images and masks straight into their frames, as the reference does.
+"""Frames on a CPU: OpenCV letterboxes images and masks as the reference does, or turns them, straight into a frame.
 
-Nothing is copied in between: an image is a view of DALI's memory, a window is a view of its image, and the resize
-writes into the batch. On a GPU, `graph.py` letterboxes with DALI's operators, which differ by one grey level at most.
+Nothing is copied in between: an image is a view of DALI's memory, a window is a view of its image, and OpenCV writes
+into the batch. On a GPU, `graph.py` uses DALI's operators, which differ by one grey level at most.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import Letterbox
+from ..geometry import Letterbox, Placement
 
 UInt8 = NDArray[np.uint8]
 
@@ -26,13 +26,27 @@ def resize_into(frame: UInt8, image: UInt8, box: Letterbox) -> None:
     cv2.resize(image, (box.width, box.height), dst=inside, interpolation=cv2.INTER_LINEAR)
 
 
-def letterbox_views(frame: UInt8, images: Sequence[UInt8], boxes: Sequence[Letterbox]) -> None:
-    """Letterbox the V `images` (h, w, 3) of a sample into its `frame` (S, S, 3·V), which is black."""
+def turn_into(frame: UInt8, image: UInt8, matrix: NDArray[np.float64]) -> None:
+    """Fill all of `frame` (S, S[, C]) with `image` (h, w[, C]), bilinearly, and with black outside of it."""
+    turned = cv2.warpAffine(image, matrix, frame.shape[1::-1], dst=frame, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    assert turned is frame, "OpenCV allocated another array"
+
+
+def place_into(frame: UInt8, image: UInt8, placement: Placement) -> None:
+    """Letterbox or turn `image` (h, w[, C]) into its black `frame` (S, S[, C])."""
+    if isinstance(placement, Letterbox):
+        resize_into(frame, image, placement)
+    else:
+        turn_into(frame, image, placement)
+
+
+def place_views(frame: UInt8, images: Sequence[UInt8], placements: Sequence[Placement]) -> None:
+    """Place the V `images` (h, w, 3) of a sample in its `frame` (S, S, 3·V), which is black."""
     if len(images) == 1:
-        resize_into(frame, images[0], boxes[0])
+        place_into(frame, images[0], placements[0])
         return
     views = np.zeros((len(images), *frame.shape[:2], 3), np.uint8)
-    for view, image, box in zip(views, images, boxes, strict=True):
-        resize_into(view, image, box)
-    # Several views alternate in memory, and OpenCV cannot resize into that. A copy by numpy takes five times as long.
+    for view, image, placement in zip(views, images, placements, strict=True):
+        place_into(view, image, placement)
+    # Several views alternate in memory, and OpenCV cannot write into that. A copy by numpy takes five times as long.
     cv2.mixChannels(list(views), [frame], [channel for k in range(3 * len(images)) for channel in (k, k)])

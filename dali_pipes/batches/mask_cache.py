@@ -1,7 +1,7 @@
 """Masks that are drawn once, kept on a device, and picked by row.
 
-A padding mask depends on the letterbox alone. One side of a letterboxed image always fills the frame, so a view has
-fewer than 2·S different padding masks for any number of images.
+Padding is what lies outside of the image. In a row of a frame the image is one interval, also if it is turned. Frames
+share such rows of pixels: a padding mask is kept as S numbers of them, which takes a fiftieth of its pixels.
 
 A polyline is thin: of the 50,176 pixels of a 224² frame, 70 are not black on average (rendered release). Kept as these
 pixels, masks take a hundredth of the memory of whole frames, and picking one takes 3 µs. Packed bits would lose the
@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..geometry import Letterbox
-from .masks import padding_mask
+from ..geometry import letterbox
+from .masks import letterboxed_columns, turned_columns
 from .view import Frames, unique_rows
 
 
@@ -28,16 +28,37 @@ class PaddingMasks:
     """The padding masks of all rows of `frames`, on `device`."""
 
     def __init__(self, frames: Frames, device: torch.device) -> None:
-        first, size = unique_rows(frames.window[:, :, 2:].reshape(len(frames.window), -1))
-        boxes = np.array([frames.boxes(row) for row in first.tolist()])  # (sizes, V, 4)
-        first, box = unique_rows(boxes.reshape(len(boxes), -1))
-        masks = [[padding_mask(Letterbox(*box), frames.size) for box in views] for views in boxes[first].tolist()]
-        self._box = torch.from_numpy(box[size]).to(device)
-        self._masks = torch.from_numpy(np.stack(masks).transpose(0, 2, 3, 1).copy()).to(device)
+        first, mask = self._alike(frames)
+        inside = np.stack([_inside(frames, view, first) for view in range(frames.views)], axis=1)  # (masks, V, S, 2)
+        ends, line = np.unique(inside.reshape(-1, 2), axis=0, return_inverse=True)
+        column = np.arange(frames.size)
+        lines = np.where((column < ends[:, :1]) | (column >= ends[:, 1:]), 255, 0).astype(np.uint8)
+        self._lines = torch.from_numpy(lines).to(device)
+        self._line = torch.from_numpy(line.reshape(inside.shape[:-1]).astype(np.int32)).to(device)
+        self._mask = torch.from_numpy(mask).to(device)
+
+    @staticmethod
+    def _alike(frames: Frames) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first row with each mask, and the number of each row's mask."""
+        if not frames.turned.any():
+            return unique_rows(frames.window[:, :, 2:].reshape(len(frames.window), -1))
+        return unique_rows(np.column_stack([frames.key, frames.table.height_px, frames.table.width]))
 
     def __call__(self, sample: Tensor) -> Tensor:
         """Masks (B, S, S, V) uint8 of the rows `sample` (B,) int64, both on the device; 255 is padding."""
-        return self._masks.index_select(0, self._box[sample])
+        lines = self._line.index_select(0, self._mask[sample])  # (B, V, S)
+        masks = self._lines.index_select(0, lines.flatten()).view(*lines.shape, -1)
+        return masks.permute(0, 2, 3, 1).contiguous()
+
+
+def _inside(frames: Frames, view: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The columns that show the image in each row of a frame, (M, S, 2); see masks.py."""
+    if frames.turned[view]:
+        table = frames.table
+        return turned_columns(frames.matrix[rows, view], table.height_px[rows], table.width[rows], frames.size)
+    sides, box = np.unique(frames.window[rows, view, 2:], axis=0, return_inverse=True)
+    columns = [letterboxed_columns(letterbox(h, w, frames.size), frames.size) for h, w in sides.tolist()]
+    return np.stack(columns)[box.reshape(-1)]
 
 
 class _NonzeroPixels(NamedTuple):

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import Letterbox, letterbox
-from .letterbox import resize_into
+from .letterbox import resize_into, turn_into
 
 LARGE = 1 << 24  # pixels; the mask of a larger image is only drawn where it is shown
 
 UInt8 = NDArray[np.uint8]
+Int64 = NDArray[np.int64]
 
 
 def polyline_mask(points: NDArray[np.float64], height: int, width: int, window: Sequence[int] | None = None) -> UInt8:
@@ -50,6 +51,15 @@ def polyline_frame(points: NDArray[np.float64], height: int, width: int, window:
     return frame
 
 
+def turned_polyline(
+    points: NDArray[np.float64], height: int, width: int, window: Sequence[int], size: int, matrix: NDArray[np.float64]
+) -> UInt8:
+    """The same for a window that is turned by `matrix` (2, 3), from pixels of the frame to those of the window."""
+    frame = np.empty((size, size), np.uint8)
+    turn_into(frame, polyline_mask(points, height, width, window), matrix)
+    return frame
+
+
 @lru_cache(maxsize=256)
 def padding_mask(box: Letterbox, size: int) -> UInt8:
     """255 on padding, 0 on the image → (size, size) uint8. Calls share the mask, so it is read-only."""
@@ -57,3 +67,31 @@ def padding_mask(box: Letterbox, size: int) -> UInt8:
     mask[box.top : box.top + box.height, box.left : box.left + box.width] = 0
     mask.setflags(write=False)
     return mask
+
+
+def letterboxed_columns(box: Letterbox, size: int) -> NDArray[np.int64]:
+    """In each row of a frame the first column that shows the image, and the one after the last → (size, 2).
+
+    Both are 0 in a row that does not show it.
+    """
+    row = np.arange(size)[:, None]
+    shown = (row >= box.top) & (row < box.top + box.height)
+    return np.where(shown, [box.left, box.left + box.width], 0)
+
+
+def turned_columns(matrix: NDArray[np.float64], height: Int64, width: Int64, size: int) -> Int64:
+    """The same for M turned frames, (M, size, 2).
+
+    `matrix`: (M, 2, 3), from pixels of the frame to those of images of `height` × `width` (M,) px.
+    """
+    side = np.stack([width, height], axis=-1)[..., None]  # (M, 2, 1), x first
+    slope, by_row, offset = (matrix[..., k, None] for k in range(3))
+    start = by_row * np.arange(size) + offset  # (M, 2, size)
+    # A pixel shows the image where -0.5 <= slope * column + start <= side - 0.5, in x and in y.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        crossing = np.stack([(-0.5 - start) / slope, (side - 0.5 - start) / slope])
+    crossing.sort(axis=0)
+    first = np.clip(np.ceil(crossing[0]).max(axis=1), 0, size)
+    stop = np.clip(np.floor(crossing[1]).min(axis=1) + 1, 0, size)
+    shown = first < stop  # false for NaN, too: an edge of the image that runs along a row of pixels
+    return np.where(shown[..., None], np.stack([first, stop], axis=-1), 0).astype(np.int64)

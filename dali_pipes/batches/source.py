@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..geometry import Letterbox
 from ..samples.picture import encoded
 from .plan import Plan
 from .view import Frames
@@ -26,7 +27,9 @@ class SourceBatch(NamedTuple):
     `polyline`: (B, S, S, V) uint8.
     `sample`: (B, 1) int64, rows of the table.
     `start`, `shape`: (V, B, 2) int32, top and left, height and width of the windows, in pixels of the image.
-    `resized`: (V, B, 2) float32, height and width of the resized windows, in pixels of the frame.
+    `placed`: for each view (B, 2) float32, height and width of the resized windows in pixels of the frame; if it is
+    turned (B, 2, 3) float32, matrices from points of the frame to points of the window, where the centre of the first
+    pixel is the point (.5, .5), as in DALI.
     """
 
     jpeg: list[NDArray[np.uint8]]
@@ -34,7 +37,7 @@ class SourceBatch(NamedTuple):
     sample: NDArray[np.int64]
     start: NDArray[np.int32]
     shape: NDArray[np.int32]
-    resized: NDArray[np.float32]
+    placed: list[NDArray[np.float32]]
 
 
 class Source:
@@ -57,10 +60,11 @@ class Source:
         """Read and draw the samples of `rows` (B,) int64."""
         frames, images = self.frames, self.frames.table.images
         polyline = np.empty((len(rows), frames.size, frames.size, frames.views), np.uint8)
-        resized = np.empty((frames.views, len(rows), 2), np.float32)
+        placed = [np.empty((len(rows), 2, 3) if turned else (len(rows), 2), np.float32) for turned in frames.turned]
         for i, row in enumerate(rows.tolist()):
             polyline[i] = frames.polyline(row)
-            resized[:, i] = [box[:2] for box in frames.boxes(row)]
+            for placements, placement in zip(placed, frames.placements(row), strict=True):
+                placements[i] = placement[:2] if isinstance(placement, Letterbox) else _from_corner(placement)
         window = frames.window[rows]
         shown = zip(frames.table.image[rows].tolist(), window, strict=True)
         parts = [encoded(images, image, windows) for image, windows in shown]
@@ -69,4 +73,11 @@ class Source:
             np.ascontiguousarray(part.swapaxes(0, 1), np.int32)
             for part in (window[..., :2] - corner[:, None], window[..., 2:])
         )
-        return SourceBatch([data for data, _ in parts], polyline, rows[:, None], start, shape, resized)
+        return SourceBatch([data for data, _ in parts], polyline, rows[:, None], start, shape, placed)
+
+
+def _from_corner(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`matrix` (2, 3) for coordinates whose origin is the corner of the first pixel, not its centre."""
+    moved = matrix.copy()
+    moved[:, 2] += 0.5 - matrix[:, :2] @ [0.5, 0.5]
+    return moved

@@ -52,7 +52,7 @@ def tile_path(frames: Frames, folder: Path, decoder: str) -> Path:
     table = frames.table
     key = hashlib.sha256(f"{FORMAT} {decoder} {frames.size} {frames.views} {table.images.fingerprint()} ".encode())
     first = np.unique(frames.picture, return_index=True)[1]
-    for column in (table.image, frames.window):
+    for column in (table.image, frames.key):
         key.update(column[first].astype("<i8").tobytes())
     return folder / f"tiles-{key.hexdigest()[:32]}.u8"
 

@@ -77,7 +77,7 @@ class KeptFrames(Loader):
             view=model.trained.view,
             statistics=model.trained.statistics,
         )
-        self._recent = kept
+        self._recent, self._keys = kept, self.frames.key
 
     def __iter__(self) -> Iterator[Batch]:
         """All batches of the table, in its order."""
@@ -97,7 +97,7 @@ class KeptFrames(Loader):
             yield self._labelled(Letterboxed(rgb, masks.to(self.device), sample))
 
     def _key(self, row: int) -> tuple[int, bytes]:
-        return int(self.table.image[row]), self.frames.window[row].tobytes()
+        return int(self.table.image[row]), self._keys[row].tobytes()
 
 
 class Heights:

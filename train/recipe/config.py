@@ -44,10 +44,11 @@ class Data:
 
     view: ViewKind = "tile"
     """tile: the network sees the whole tile. crop: a window around the polyline.
-    both: both images, with their features averaged, at twice the cost."""
+    aligned: a window that is turned so that the polyline points up, as everything vertical in the scene then does.
+    both, tile+aligned: the tile and a window, at twice the cost."""
 
     crop: int = 256
-    """Side of the window of --data.view crop and both, in pixels of the tile.
+    """Side of the window, in pixels of the tile.
     It grows to 1.25 times the polyline's extent if that is larger."""
 
     holdout: float = 0.0
@@ -109,6 +110,11 @@ class Data:
             ("--data.threads", self.threads, 0, 1024),
             *((f"--data.{option.name}", getattr(self, option.name), 0, 1) for option in fields(Augmentation)),
         )
+        if self.shown().turned and (self.vflip or self.rot90):
+            raise InputError(
+                f"--data.view {self.view} shows polylines that point up, so only --data.hflip keeps what it shows; set"
+                " --data.vflip and --data.rot90 to 0"
+            )
         if self.select_on == "development" and not self.holdout:
             raise InputError(
                 "--select-on development needs scenes that are held out of training, found none; add --data.holdout"

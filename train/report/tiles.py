@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipes.batches.view import Frames
+from dali_pipes.geometry import Letterbox
 from dali_pipes.pages.picture import Read, box, picture, png, tile
 from dali_pipes.samples.table import SampleTable
 from dali_pipes.units import number
@@ -68,8 +69,16 @@ def tile_of(group: Predictions, row: int, serial: int) -> dict[str, Any]:
 def look_of(group: Predictions, row: int, serial: int, looks: Looks, frame: tuple[int, int]) -> dict[str, Any]:
     """The same for one `frame` (sample of `looks`, view), red where the pixels matter."""
     table, (sample, view) = group.table, frame
-    window, image = looks.frames.window[frame].tolist(), looks.frames.boxes(sample)[view]
-    heat = looks.heat[sample, view, image.top : image.top + image.height, image.left : image.left + image.width]
+    window, placement, heat = (
+        looks.frames.window[frame].tolist(),
+        looks.frames.placements(sample)[view],
+        looks.heat[frame],
+    )
+    if isinstance(placement, Letterbox):
+        top, left = placement.top, placement.left
+        heat = heat[top : top + placement.height, left : left + placement.width]
+    else:  # turned back, so that the picture stays upright
+        heat = cv2.warpAffine(heat, placement, (window[3], window[2])).astype(np.float32)
     shown = picture(_reader(table, row), table.width[row], table.height_px[row], table.polyline[row], window, LOOK_PX)
     overlay = {"overlay": png(heat_map(heat)), "overlay_box": box(window)}
     return shown | overlay | _words(group, row, serial)
