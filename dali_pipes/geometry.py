@@ -60,13 +60,11 @@ def window(points: ArrayLike, height: ArrayLike, width: ArrayLike, crop: int) ->
 def aligned(points: ArrayLike, crop: float, size: int) -> Float64:
     """Return the window that is turned so that its polyline points up: pixels of the frame → of the image, (..., 2, 3).
 
-    `points` (..., P, 2) px, base first. Up is the direction from the first point to the last; if they coincide, that of
-    the image. The window is a square centred on the box of the points in that direction. Its side is `crop` pixels of
-    the image, or 1.25 times the longer side of the box if that is larger, and becomes `size` pixels. As in OpenCV,
-    whole numbers are centres of pixels: cv2.warpAffine takes the matrix with WARP_INVERSE_MAP.
+    `points` (..., P, 2) px, base first. Up is the direction from the first point to the last, whatever lies between; if
+    they coincide, that of the image. The window is a square centred on the box of the points in that direction. Its
+    side is `crop` pixels of the image, or 1.25 times the longer side of the box if that is larger, and becomes `size`
+    pixels. As in OpenCV, whole numbers are centres of pixels: cv2.warpAffine takes the matrix with WARP_INVERSE_MAP.
     """
-    import numpy as np  # an exported file has this function as text
-
     points = np.asarray(points, np.float64)
     up = points[..., -1, :] - points[..., 0, :]
     distance = np.linalg.norm(up, axis=-1, keepdims=True)

@@ -1,6 +1,6 @@
 """The network: a ConvNeXt encodes the image, the polyline's length modulates its features, a head gives a Gaussian.
 
-    f = backbone(image), averaged over a sample's views          (B, d)
+    f = backbone(image), or merge of all views' features         (B, d)
     gamma, beta = len_to_film(length)                            (B, d) each
     gate = 1 + 0.5 · tanh(gate_mlp([f, length]))                 (B, 1)
     mu, log_var = head([f · (1 + gamma) + beta, length · gate])  (B,) each
@@ -26,7 +26,8 @@ class HeightRegressor(nn.Module):
 
     `backbone`: name of any timm ConvNeXt. `drop_path`: its stochastic depth rate. `layer_scale`: its initial layer
     scale, None for timm's 1e-6. `weights`: None for random weights, "imagenet" to let timm download them, or a local
-    file with timm's weights of the backbone (.safetensors or .pth).
+    file with timm's weights of the backbone (.safetensors or .pth). `views`: V, the frames of a sample. `mirror`: in
+    evaluation, whether the prediction is the mean of those for a frame and for its mirror image.
 
     Raises BackboneError if the backbone is unknown, or if its weights are missing or do not fit.
     """
@@ -38,6 +39,8 @@ class HeightRegressor(nn.Module):
         drop_path: float = 0.1,
         layer_scale: float | None = None,
         weights: str | Path | None = None,
+        views: int = 1,
+        mirror: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = create_backbone(backbone, drop_path, layer_scale, weights)
@@ -51,22 +54,34 @@ class HeightRegressor(nn.Module):
         )
         for parameter in (film.weight, film.bias, gate.bias):
             nn.init.zeros_(parameter)
+        self.views, self.mirror = views, mirror
+        if views > 1:  # it begins as the mean
+            self.merge = nn.Linear(views * features, features)
+            nn.init.zeros_(self.merge.bias)
+            with torch.no_grad():
+                self.merge.weight.copy_(torch.eye(features).repeat(1, views) / views)
 
-    def forward(self, image: Tensor, length: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """(V·B, 5, S, S) normalised image, (B, 1) z-normalised length → `mu`, `log_var`, both (B,) float32.
 
-        V is `views`; view 1 of all samples comes first. The backbone encodes each view as an image, and the features
-        of a sample are averaged. Views therefore add no parameters, and one view is the network of the
-        reference.
+        View 1 of all samples comes first. The backbone encodes each view as an image, and `merge` makes one vector of
+        a sample's features. One view is the network of the reference.
 
         Under autocast only the backbone runs in the lower precision: bf16 keeps three digits, too few for a height, and
         the rest of the network takes little time.
         """
+        mu, log_var = self._predict(image, length)
+        if self.mirror and not self.training:
+            predicted = (mu, log_var), self._predict(image.flip(-1), length)
+            mu, log_var = (torch.stack(both).mean(0) for both in zip(*predicted, strict=True))
+        return mu, log_var
+
+    def _predict(self, image: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(image)
         with torch.autocast(image.device.type, enabled=False):
             features = features.float()
-            if views > 1:
-                features = features.unflatten(0, (views, -1)).mean(0)
+            if self.views > 1:
+                features = self.merge(features.unflatten(0, (self.views, -1)).transpose(0, 1).flatten(1))
             return self.fuse(features, length.float())
 
     def fuse(self, features: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:

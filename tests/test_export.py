@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -95,12 +97,19 @@ def onnx_runs(path: Path) -> Callable[..., Any]:
 BOTH = View("both", 128)
 
 
+def showing(trained: Trained, view: View) -> Trained:
+    """The same with a network for this view."""
+    network = HeightRegressor("one convolution", views=len(view))
+    network.load_state_dict(trained.model.state_dict(), strict=False)
+    return replace(trained, model=network, view=view)
+
+
 @pytest.mark.parametrize("target", [Target("height", 109.0, 49.0), Target("log_scale", 6.0, 0.3)])
-@pytest.mark.parametrize("view", [WHOLE_TILE, View("crop", 128), BOTH])
+@pytest.mark.parametrize("view", [WHOLE_TILE, View("crop", 128), View("aligned", 90), BOTH])
 def test_the_exported_function_agrees_with_evaluation(
     view: View, target: Target, small: Trained, release: Path
 ) -> None:
-    trained = replace(small, target=target, view=view)
+    trained = replace(showing(small, view), target=target)
     table = SampleTable.from_release(release, "validation").select(np.arange(6))
     mu, sigma = HeightFunction(trained)(*real_tiles(trained, table, CPU))
     expected = predicted(trained, table)
@@ -127,7 +136,7 @@ def test_a_file_agrees_with_eager_for_any_batch_size(
     release: Path,
     tmp_path: Path,
 ) -> None:
-    trained = replace(small, target=Target("log_scale", 6.0, 0.3), view=view)
+    trained = replace(showing(small, view), target=Target("log_scale", 6.0, 0.3))
     table = SampleTable.from_release(release, "validation").select(np.arange(7))
     real = real_tiles(trained, table, CPU)
     assert write_checked(tmp_path / name, kind, trained, real) < 1e-3
@@ -227,7 +236,7 @@ def test_the_reference_format_has_exactly_the_references_entries(best: Path, rel
 
 def test_every_input_is_in_the_contract(small: Trained) -> None:
     for target, view in ((small.target, WHOLE_TILE), (Target("log_scale", 6.0, 0.3), BOTH)):
-        trained = replace(small, target=target, view=view)
+        trained = replace(showing(small, view), target=target)
         assert list(json.loads(contract(trained)["inputs"])) == list(input_names(trained))
         assert len(random_tiles(trained, 2, CPU)) == len(input_names(trained))
         assert tuple(json.loads(contract(trained)["outputs"])) == OUTPUTS
@@ -265,3 +274,24 @@ def test_what_cannot_be_exported_is_one_sentence(
         assert exit_status.value.code == 2
         assert sentence in message
         assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize("view", [View("aligned", 90), View("tile+aligned", 40)])
+def test_the_code_in_the_file_cuts_the_window_that_the_network_sees(view: View, small: Trained, release: Path) -> None:
+    """It runs without this project: only NumPy and OpenCV are imported."""
+    text = contract(replace(small, view=view))["window"]
+    assert set(re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE)) == {"__future__", "cv2", "numpy"}
+    defined: dict[str, Any] = {}
+    exec(text, defined)
+    call = re.search(r"crop=(\d+), size=(\d+)", text)
+    assert call is not None
+    table = SampleTable.from_release(release, "validation").select(np.arange(12))
+    batch = next(iter(Loader(table, 12, size=32, view=view)))
+    for i in range(12):
+        bgr = cv2.imdecode(table.images.read(int(table.image[i])), cv2.IMREAD_COLOR)
+        assert bgr is not None
+        image = np.ascontiguousarray(bgr[..., ::-1])
+        rgb, polyline, padding = defined["cut_aligned"](image, table.polyline[i], *map(int, call.groups()))
+        assert np.abs(rgb.astype(int) - batch.rgb[i, ..., -3:].numpy()).max() <= 1
+        assert np.abs(polyline.astype(int) - batch.polyline[i, ..., -1:].numpy()).max() <= 1
+        assert (padding == batch.padding[i, ..., -1:].numpy()).mean() > 0.999

@@ -240,3 +240,16 @@ def test_files_of_another_kind_are_refused(data: bytes, tmp_path: Path) -> None:
         load(tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="expected a checkpoint"):
         load(tmp_path / "missing.pt")
+
+
+def test_a_mirrored_network_predicts_the_mean_for_both_images_in_evaluation_alone() -> None:
+    network = HeightRegressor("convnext_atto", drop_path=0.0, layer_scale=1.0, mirror=True)
+    images, length = torch.randn(3, 5, 32, 48), torch.randn(3, 1)
+    with torch.no_grad():
+        trained = network(images, length), network(images.flip(-1), length)
+        found = network.eval()(images, length)
+        mirrored = network(images.flip(-1), length)
+    assert (trained[0][0] - trained[1][0]).abs().max() > 1e-4
+    for one, other, mean, again in zip(*trained, found, mirrored, strict=True):
+        torch.testing.assert_close((one + other) / 2, mean)
+        torch.testing.assert_close(mean, again)

@@ -20,7 +20,8 @@ ROWS, COLUMNS = PATCH = slice(8, 16), slice(30, 42)  # of the frame
 class OnePatch(nn.Module):
     """Predicts the squared brightness of one patch, in all views."""
 
-    def forward(self, image: Tensor, length: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        views = len(image) // len(length)
         mu = image[:, :3, ROWS, COLUMNS].square().mean(dim=(1, 2, 3)).unflatten(0, (views, -1)).mean(0)
         return mu + image[:, 3:].sum(dim=(1, 2, 3)).unflatten(0, (views, -1)).mean(0) + length[:, 0], 0 * mu
 

@@ -38,9 +38,10 @@ def random_batch(size: int, count: int = 4, seed: int = 0, views: int = 1) -> Ba
     return Batch(pixels(3 * views), pixels(views), pixels(views), length, height, torch.arange(count))
 
 
-def network(seed: int = 0, drop_path: float = 0.0) -> HeightRegressor:
+def network(seed: int = 0, drop_path: float = 0.0, views: int = 1) -> HeightRegressor:
     torch.manual_seed(seed)
-    return HeightRegressor("convnext_atto", drop_path=drop_path, layer_scale=1.0).to(memory_format=torch.channels_last)
+    model = HeightRegressor("convnext_atto", drop_path=drop_path, layer_scale=1.0, views=views)
+    return model.to(memory_format=torch.channels_last)
 
 
 def test_the_image_is_normalised_as_in_the_reference_and_channels_last() -> None:
@@ -131,7 +132,7 @@ def test_no_step_synchronises_with_the_device(compilation: str, monkeypatch: pyt
 def test_graphs_of_training_warm_up_validation_and_partial_batches(
     graphs: list[Any], compilation: str, in_training: int, in_all: int, precision: str, views: int
 ) -> None:
-    model = network(drop_path=0.1)
+    model = network(drop_path=0.1, views=views)
     forward = Forward(model, CPU, 4, precision, compilation=compilation)
     step = Step(forward, torch.optim.AdamW(model.parameters(), fused=True), clip_norm=5.0)
     for weight in (0.0, 0.0, 1.0, 1.0):

@@ -168,12 +168,15 @@ def as_views(batches: list[Batch]) -> Batch:
     return replace(batches[0], **parts)
 
 
-def test_two_views_are_averaged_after_the_backbone_and_cost_no_parameters(release: Path) -> None:
+def test_the_features_of_two_views_are_merged_and_a_new_network_averages_them(release: Path) -> None:
     table = SampleTable.from_release(release, "validation")
     one, other = (next(iter(Loader(table, 6, size=64, view=view))) for view in (WHOLE_TILE, View("crop", 128)))
     torch.manual_seed(0)
-    network = HeightRegressor("convnext_atto", drop_path=0.0, layer_scale=1.0).eval()
-    forward = Forward(network, CPU, 6, "fp32")
+    network = HeightRegressor("convnext_atto", drop_path=0.0, layer_scale=1.0, views=2).eval()
+    single = HeightRegressor("convnext_atto", drop_path=0.0, layer_scale=1.0).eval()
+    assert set(network.state_dict()) - set(single.state_dict()) == {"merge.weight", "merge.bias"}
+    single.load_state_dict(network.state_dict(), strict=False)
+    forward, alone_forward = Forward(network, CPU, 6, "fp32"), Forward(single, CPU, 6, "fp32")
     seen = [network.backbone(forward.image(batch.rgb, batch.polyline, batch.padding)) for batch in (one, other)]
     assert (seen[0] - seen[1]).abs().max() > 0.01
     with torch.no_grad():
@@ -183,8 +186,12 @@ def test_two_views_are_averaged_after_the_backbone_and_cost_no_parameters(releas
         assert torch.equal(getattr(both, name), value), name
     for mine, theirs in zip(forward.predict(both), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
-    for mine, alone in zip(forward.predict(as_views([one, one])), forward.predict(one), strict=True):
+    for mine, alone in zip(forward.predict(as_views([one, one])), alone_forward.predict(one), strict=True):
         torch.testing.assert_close(mine, alone, rtol=0, atol=1e-5)
+    torch.nn.init.normal_(network.merge.weight)
+    merged = torch.cat(seen, dim=1) @ network.merge.weight.T + network.merge.bias
+    for mine, theirs in zip(forward.predict(both), network.fuse(merged, one.length), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-3)
 
 
 def test_an_unknown_view_is_refused() -> None:

@@ -48,7 +48,9 @@ class PaddingMasks:
         """Masks (B, S, S, V) uint8 of the rows `sample` (B,) int64, both on the device; 255 is padding."""
         lines = self._line.index_select(0, self._mask[sample])  # (B, V, S)
         masks = self._lines.index_select(0, lines.flatten()).view(*lines.shape, -1)
-        return masks.permute(0, 2, 3, 1).contiguous()
+        size = masks.shape[-1]
+        # Through a flat tensor: the strides select the compiled graph, and those of a view of size 1 may be any.
+        return masks.movedim(1, -1).flatten().view(-1, size, size, masks.shape[1])
 
 
 def _inside(frames: Frames, view: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,19 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from dali_pipes import Loader, SampleTable
-from dali_pipes.batches.view import ViewKind
+from dali_pipes.batches.view import View, ViewKind
 from dali_pipes.geometry import MARGIN
 from model import HeightRegressor
 from model.calibration import Calibration
 
 from ..engine.step import MEAN, STD, five_channels
 from ..engine.trained import Trained
+from .cutting import as_text
 
 OUTPUTS = ("mu", "sigma")
 VIEWS_IN_WORDS: dict[ViewKind, str] = {
     "tile": "the tile",
     "crop": "a window of the tile around the polyline",
+    "aligned": "a window of the tile, turned so that the polyline points up",
     "both": "the tile and a window of it around the polyline",
+    "tile+aligned": "the tile, letterboxed, and a window of it that is turned so that the polyline points up",
 }
 WINDOW = (
     "side = max({crop}, ceil({margin:g} * longer side of the polyline's bounding box)) in pixels of the tile;"
@@ -60,7 +63,7 @@ class HeightFunction(nn.Module):
         """
         image = five_channels(rgb, polyline, padding).float() * self.get_buffer("scale") + self.get_buffer("shift")
         scaled = (length - self.stats.length_mean) / self.stats.length_std
-        mu, log_var = self.model(image, scaled, polyline.shape[-1])
+        mu, log_var = self.model(image, scaled)
         side = None if sides is None else sides[:, 0]
         return self.calibration.apply(*self.target.decode_arrays(mu, log_var, side, library=torch))
 
@@ -98,7 +101,7 @@ def contract(trained: Trained) -> dict[str, str]:
             "sigma": "float32 (B,): its standard deviation in metres, calibrated",
         },
         "view": trained.view.kind,
-        "window": "none" if trained.view.kind == "tile" else WINDOW.format(crop=trained.view.crop, margin=MARGIN),
+        "window": _window(trained.view, size),
         "letterbox": (
             f"scale = min({size} / width, {size} / height); sides rounded half to even; bilinear without antialiasing;"
             " centred, odd paddings one pixel larger below and to the right; zeros outside"
@@ -115,12 +118,20 @@ def contract(trained: Trained) -> dict[str, str]:
     }
 
 
+def _window(view: View, size: int) -> str:
+    """How to cut the window of a view: in words, or as Python code if it is turned."""
+    if view.turned:
+        return as_text(view.crop, size)
+    return "none" if view.kind == "tile" else WINDOW.format(crop=view.crop, margin=MARGIN)
+
+
 def _describe_inputs(trained: Trained) -> dict[str, str]:
     size, views = trained.size, len(trained.view)
     order = ", the tile in the first channels" if views > 1 else ""
+    fitted = "" if trained.view.turned else ", letterboxed"
     words = {
-        "rgb": f"uint8 (B, {size}, {size}, {3 * views}): {VIEWS_IN_WORDS[trained.view.kind]}, letterboxed{order}",
-        "polyline": f"uint8 (B, {size}, {size}, {views}): a mask of its polyline, cut and letterboxed in the same way",
+        "rgb": f"uint8 (B, {size}, {size}, {3 * views}): {VIEWS_IN_WORDS[trained.view.kind]}{fitted}{order}",
+        "polyline": f"uint8 (B, {size}, {size}, {views}): a mask of its polyline, made in the same way",
         "padding": f"uint8 (B, {size}, {size}, {views}): 255 outside the picture, 0 inside it",
         "length": "float32 (B, 1): sum of the polyline's segment lengths in (x / tile width, y / tile height)",
         "sides": "float32 (B, 1): the same sum in pixels, divided by the longer side of the tile",

@@ -39,6 +39,11 @@ def check_reference_layout(trained: Trained) -> None:
             "the reference's layout holds a network that sees the whole tile, found one with --data.view"
             f" {trained.view.kind}; use another --format, or train with --data.view tile"
         )
+    if trained.mirror:
+        raise InputError(
+            "the reference's layout cannot say that a network predicts the mean for two mirror images, found one with"
+            " --model.mirror; use another --format, or train without it"
+        )
     if trained.size != Data.size:
         raise InputError(
             f"the reference's layout holds no frame size and is read as {Data.size} pixels, found a network of"

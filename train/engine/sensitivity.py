@@ -47,7 +47,7 @@ def _of_one(forward: Forward, batch: Batch, i: int) -> NDArray[np.float32]:
     for _ in range(COPIES):
         noise = NOISE * torch.randn(views, 3, size, size, generator=generator).to(frames.device)
         pixels = (frames[:, :3] + noise).requires_grad_()
-        mu, _log_var = forward.model(torch.cat([pixels, frames[:, 3:]], dim=1), batch.length[one], views)
+        mu, _log_var = forward.model(torch.cat([pixels, frames[:, 3:]], dim=1), batch.length[one])
         (gradient,) = torch.autograd.grad(mu.sum(), pixels)
         total += gradient.norm(dim=1)
     return (total / COPIES).cpu().numpy()

@@ -124,6 +124,8 @@ class Training:
             drop_path=config.model.drop_path,
             layer_scale=config.model.layer_scale,
             weights=config.initial_weights,
+            views=len(config.data.shown()),
+            mirror=config.model.mirror,
         )
         model.to(self.device).to(memory_format=torch.channels_last)
         if self.place.rank:  # each rank has its own stochastic depth; rank 0 that of a single process

@@ -91,7 +91,7 @@ class Forward:
         self, network: nn.Module, rgb: Tensor, polyline: Tensor, padding: Tensor, length: Tensor
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            mu, log_var = network(self.image(rgb, polyline, padding), length, polyline.shape[-1])
+            mu, log_var = network(self.image(rgb, polyline, padding), length)
         return mu, log_var
 
     def _forward_loss(

@@ -50,6 +50,8 @@ class Metadata:
     """Side of the letterboxed frame, in pixels."""
     view: View = WHOLE_TILE
     """Which part of the tile the network sees."""
+    mirror: bool = Model.mirror
+    """Whether it predicts the mean for a frame and its mirror image."""
     scenes: frozenset[str] | None = None
     """Scenes of the training samples; None if the checkpoint does not store them."""
     held_out: frozenset[str] = frozenset()
@@ -74,6 +76,7 @@ class Metadata:
             backbone=config.backbone,
             size=config.data.size,
             view=config.data.shown(),
+            mirror=config.model.mirror,
             scenes=_scenes(datasets.training),
             held_out=frozenset() if held_out is None else _scenes(held_out),
             baselines=baselines,
@@ -88,6 +91,7 @@ class Metadata:
             "size": self.size,
             "view": self.view.kind,
             "crop": self.view.crop,
+            "mirror": self.mirror,
             "target": self.target.kind,
             "target_moments": [self.target.mean, self.target.std],
             "held_out": sorted(self.held_out),
@@ -115,6 +119,7 @@ class Metadata:
             backbone=str(values["backbone"]) if "backbone" in values else backbone_of(weights),
             size=data.size,
             view=data.shown(),
+            mirror=bool(values.get("mirror", Model.mirror)),
             scenes=frozenset(map(str, values["scenes"])) if "scenes" in values else None,
             held_out=frozenset(map(str, values.get("held_out", ()))),
             baselines=Baselines.from_dict(values["baselines"]) if "baselines" in values else None,
@@ -149,12 +154,14 @@ def load_trained(path: Path, statistics_from: Path | None = None) -> Trained:
     try:
         statistics = Statistics(*contents["stats"])
         metadata = Metadata.from_dict(contents.get("about", {}), statistics, contents["model"])
-        model = HeightRegressor(metadata.backbone)
+        model = HeightRegressor(metadata.backbone, views=len(metadata.view), mirror=metadata.mirror)
         calibration = Calibration.from_dict(contents["calib"]) if "calib" in contents else None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
         detail = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} describes no network of this project: {detail}") from None
-    checkpoint.load_into(model, contents["model"], path)
+    # Checkpoints from before `merge` averaged the features of their views, as it does at first.
+    merge = {f"merge.{name}": value for name, value in getattr(model, "merge", torch.nn.Module()).state_dict().items()}
+    checkpoint.load_into(model, merge | contents["model"], path)
     return Trained(model, statistics, calibration, **vars(metadata))
 
 

@@ -144,6 +144,9 @@ class Model:
     layer_scale: float | None = None
     """Initial layer scale of the backbone's blocks. None: timm's 1e-6, with which random weights learn slowly."""
 
+    mirror: bool = False
+    """Predict the mean for an image and its mirror image, in twice the time. Training steps stay the same."""
+
 
 @dataclass(frozen=True)
 class Optimizer:
