@@ -33,6 +33,7 @@ BENCHMARKS = {
     "epoch": ("bench.epoch", "whole epochs, and the time to a target RMSE"),
     "scale": ("bench.scale", "growth with samples and ranks"),
     "index": ("bench.index", "the check of all images"),
+    "views": ("bench.views", "what each view of a tile costs"),
     "cold": ("bench.cold", "a cold start to the end of the first epoch's data"),
     "ranks": ("bench.ranks", "steps on several ranks, and saving"),
     "ablate": ("bench.ablate.__main__", "the value of each option of the recipe"),
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             module = _chosen("chimney bench", BENCHMARKS, arguments[1:2])
             name, rest = " ".join(arguments[:2]), arguments[2:]
         else:
-            listed = {**COMMANDS, "bench": ("", f"benchmarks: {', '.join(BENCHMARKS)}")}
+            listed = {**COMMANDS, "bench": ("", f"measure {', '.join(BENCHMARKS)}")}
             module = _chosen("chimney", listed, arguments[:1])
             name, rest = arguments[0], arguments[1:]
     token = PROGRAM.set(f"chimney {name}")
