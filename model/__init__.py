@@ -7,12 +7,12 @@ from .errors import BackboneError, CheckpointError
 from .target import Target
 
 if TYPE_CHECKING:
-    from .loss import gaussian_nll
+    from .loss import gaussian_nll, scene_nll
     from .regressor import HeightRegressor
 
-__all__ = ["BackboneError", "CheckpointError", "HeightRegressor", "Target", "gaussian_nll"]
+__all__ = ["BackboneError", "CheckpointError", "HeightRegressor", "Target", "gaussian_nll", "scene_nll"]
 
-_NEED_TORCH = {"HeightRegressor": "regressor", "gaussian_nll": "loss"}
+_NEED_TORCH = {"HeightRegressor": "regressor", "gaussian_nll": "loss", "scene_nll": "loss"}
 
 
 def __getattr__(name: str) -> Any:

@@ -351,7 +351,7 @@ train.__main__.main(sys.argv[1:])
 def test_an_error_on_all_ranks_is_printed_once(release: Path, tmp_path: Path) -> None:
     result = torchrun("-m", "train", "--release", release, "--out", tmp_path / "run", *SMALL, "--batch-size", 15)
     (sentence,) = errors_in(result)
-    assert "expected a multiple of 2 ranks × 1 of --accumulate, found 15" in sentence
+    assert "expected a multiple of 2 ranks × 1 of --accumulate × 1 of --data.scene-group, found 15" in sentence
     assert not (tmp_path / "run").exists()
 
 

@@ -18,6 +18,7 @@ from bench.render.__main__ import main
 from bench.render.landscape import paint
 from bench.render.release import render_release
 from bench.render.scene import draw_chimneys, draw_scenes
+from bench.render.style import STYLES, StyleName
 from bench.render.tile import Tile
 from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
@@ -44,6 +45,13 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def disjoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("disjoint")
     render_release(out, train=TRAIN, val=VAL, scenes=SCENES, seed=3, disjoint=True, workers=1)
+    return out
+
+
+@pytest.fixture(scope="module")
+def coast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("coast")
+    render_release(out, train=TRAIN, val=VAL, scenes=SCENES, seed=3, style="coast", workers=1)
     return out
 
 
@@ -223,12 +231,13 @@ def test_chimneys_are_brighter_than_the_ground_20_m_aside(official: Path) -> Non
     assert np.mean(contrast[+1]) > 3 * abs(np.mean(contrast[-1]))
 
 
-def test_a_chimney_changes_the_picture_along_its_polyline_and_its_shadow_only() -> None:
+@pytest.mark.parametrize("style", STYLES)
+def test_a_chimney_changes_the_picture_along_its_polyline_and_its_shadow_only(style: StyleName) -> None:
     """Compared with the same tile where the chimney is a stump."""
     rng = np.random.default_rng(0)
     along: dict[str, list[float]] = {"layover": [], "shadow": []}
     elsewhere = []
-    for scene in draw_scenes(8, rng):
+    for scene in draw_scenes(8, rng, STYLES[style]):
         (chimney, *_) = draw_chimneys(scene, rng)
         stump = replace(chimney, height=0.01)
         whole, cut = (paint(scene, [c], np.random.default_rng(1)).astype(int) for c in (chimney, stump))
@@ -238,7 +247,7 @@ def test_a_chimney_changes_the_picture_along_its_polyline_and_its_shadow_only() 
             reach = chimney.height * np.array(getattr(scene, kind))
             points = np.rint(chimney.base + np.linspace(0.1, 0.9, 50)[:, None] * reach).astype(int)
             x, y = points[((points >= 0) & (points < 512)).all(1)].T
-            seen.append(float(changed[y, x].mean()))
+            seen += [float(changed[y, x].mean())] if len(x) else []  # a shadow may fall outside the tile
             cv2.polylines(near, [points.astype(np.int32)], False, 1, thickness=80)
         elsewhere.append(float(changed[near == 0].mean()))
     assert np.median(along["layover"]) > 0.9
@@ -246,16 +255,36 @@ def test_a_chimney_changes_the_picture_along_its_polyline_and_its_shadow_only() 
     assert max(elsewhere) < 0.002
 
 
-def test_haze_brightens_shadows_as_the_tilt_grows(tmp_path: Path) -> None:
-    """Path radiance: the darkest blue of a tile correlates with tan(tilt)."""
-    render_release(tmp_path, train=40, val=1, scenes=40, seed=1, workers=1)
+@pytest.mark.parametrize(("style", "lowest", "highest"), [("town", 0.6, 1.0), ("coast", -0.35, 0.35)])
+def test_haze_brightens_shadows_as_the_tilt_grows_in_town_only(
+    style: StyleName, lowest: float, highest: float, tmp_path: Path
+) -> None:
+    """Path radiance: how the darkest blue of a tile correlates with tan(tilt)."""
+    render_release(tmp_path, train=40, val=1, scenes=40, seed=1, style=style, workers=1)
     tilts, darkest = [], []
     for _, via, jpeg in all_tiles(tmp_path).values():
         attributes = via["file_attributes"]
         roll, pitch = (math.radians(float(attributes[f"img_{axis}_tilt"])) for axis in ("roll", "pitch"))
         tilts.append(math.hypot(math.tan(roll), math.tan(pitch)))
         darkest.append(np.percentile(decoded(jpeg)[..., 0], 2))
-    assert np.corrcoef(tilts, darkest)[0, 1] > 0.6
+    assert lowest < np.corrcoef(tilts, darkest)[0, 1] < highest
+
+
+def test_both_styles_show_the_same_chimneys_in_different_pictures(official: Path, coast: Path) -> None:
+    """Sensors, tilts, polylines and heights are equal; most pixels differ by more than 15 levels."""
+
+    def geometry(release: Path) -> list[list[object]]:
+        found: list[list[object]] = []
+        for _, via, _ in all_tiles(release).values():
+            attributes = [via["file_attributes"][f"img_{name}"] for name in ("resolution", "roll_tilt", "pitch_tilt")]
+            heights = [region["region_attributes"]["chi_height_m"] for region in via["regions"]]
+            found.append([*attributes, *heights, *polylines(via)])
+        return found
+
+    assert geometry(official) == geometry(coast)
+    pictures = [[decoded(tile.jpeg).astype(int) for tile in all_tiles(r).values()] for r in (official, coast)]
+    assert (np.abs(np.array(pictures[0]) - pictures[1]).max(-1) > 15).mean() > 0.8
+    assert all(56_000 <= len(tile.jpeg) <= 72_000 for tile in all_tiles(coast).values())
 
 
 # --- Errors.

@@ -1,7 +1,7 @@
 """Render all tiles of a synthetic release and write its four archives.
 
 `python -m bench.render` (`__main__.py`) is the command; tests and benchmarks call `render_release`. `scene.py` has the
-geometry, `landscape.py` paints the image, and `tile.py` makes the JPEG and the label of one tile.
+geometry, `style.py` the looks, `landscape.py` paints the image, and `tile.py` makes the JPEG and the label of one tile.
 
 Archives are flat; images are stored and labels deflated. Every tile has its own random stream, and archive members have
 no dates, so the same seed gives the same bytes with any number of workers.
@@ -23,6 +23,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 import numpy as np
 
 from bench.render.scene import draw_scenes
+from bench.render.style import STYLES, TOWN, Style, StyleName
 from bench.render.tile import Tile, random_stream, render_tile, start_worker
 from dali_pipes.command import at_least
 from dali_pipes.console import ProgressStyle, activity, open_console
@@ -44,6 +45,7 @@ def render_release(
     scenes: int,
     seed: int = 0,
     disjoint: bool = False,
+    style: StyleName = "town",
     workers: int | None = None,
     progress: ProgressStyle = "auto",
 ) -> None:
@@ -57,7 +59,7 @@ def render_release(
     if out.exists() and not out.is_dir():
         raise InputError(f"OUT must be a folder, found a file at {out}; choose another name")
     at_least(1, workers=1 if workers is None else workers)
-    splits = plan(train, val, scenes, seed, disjoint)
+    splits = plan(train, val, scenes, seed, disjoint, STYLES[style])
     tiles = [tile for split in ARCHIVES for tile in splits[split]]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +103,7 @@ def _unfinished_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def plan(train: int, val: int, scenes: int, seed: int, disjoint: bool) -> dict[str, list[Tile]]:
+def plan(train: int, val: int, scenes: int, seed: int, disjoint: bool, style: Style = TOWN) -> dict[str, list[Tile]]:
     """Distribute the tiles unevenly over the scenes: the name of each split → its tiles in order.
 
     A pure function. Each training scene gets at least one tile, and so does each scene for validation only.
@@ -129,7 +131,7 @@ def plan(train: int, val: int, scenes: int, seed: int, disjoint: bool) -> dict[s
     val_tiles = one_each + rng.multinomial(val - one_each.sum(), of_val / of_val.sum())
 
     splits: dict[str, list[Tile]] = {split: [] for split in ARCHIVES}
-    for index, scene in enumerate(draw_scenes(scenes, random_stream(seed, SCENES))):
+    for index, scene in enumerate(draw_scenes(scenes, random_stream(seed, SCENES), style)):
         numbers = 1 + rng.permutation(train_tiles[index] + val_tiles[index])
         for split, chosen in zip(ARCHIVES, np.split(numbers, [train_tiles[index]]), strict=True):
             for number in sorted(chosen.tolist()):

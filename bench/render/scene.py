@@ -14,18 +14,19 @@ Two vectors define the whole geometry, both in pixels per metre of height:
   roll, tan pitch) / gsd, rotated by −7° to −8.5° (the inclination of the ground track) and reversed for some passes.
   The same is done here.
 - `Scene.shadow`: the shadow of that point falls at z · shadow from its foot. Its length is 1 / tan(sun elevation) /
-  gsd. It points away from the sun at the latitude and date of the scene, at 13:30 local solar time, when KOMPSAT-3 and
-  -3A pass.
+  gsd. It points away from the sun at the latitude, date and hour of the scene.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from statistics import NormalDist
 
 import numpy as np
+
+from bench.render.style import TOWN, Sensor, Style
 
 TILE = 512  # pixels per side
 SCALE_LIMITS = (0.8, 3.6)  # metres per pixel
@@ -54,33 +55,12 @@ COUNTRIES = {
 
 
 @dataclass(frozen=True)
-class Sensor:
-    """How one of the two cameras records the ground."""
-
-    name: str
-    """Prefix of the file names."""
-    gsd: float
-    """Ground sampling distance in metres per pixel, the label's `img_resolution`."""
-    gain: tuple[float, float, float]
-    """Relative response in red, green and blue."""
-    blur: float
-    """Standard deviation of the point spread function in pixels (MTF)."""
-    noise: float
-    """Standard deviation of the noise, full scale 1."""
-
-
-SENSORS = (
-    Sensor("K3", gsd=0.7, gain=(1.06, 0.98, 0.97), blur=0.85, noise=0.010),
-    Sensor("K3A", gsd=0.55, gain=(0.99, 0.97, 1.07), blur=0.60, noise=0.015),
-)
-
-
-@dataclass(frozen=True)
 class Scene:
     """One acquisition: everything that its tiles share."""
 
     name: str
     """`SENSOR_COUNTRY_YYYYMMDDhhmmss`, UTC."""
+    style: Style
     sensor: Sensor
     roll: float
     """Degrees, rounded to eight decimals as in the label."""
@@ -91,7 +71,7 @@ class Scene:
     shadow: tuple[float, float]
     """Shadow in pixels per metre of height, away from the sun."""
     haze: float
-    """Path radiance divided by tan(tilt), full scale 1."""
+    """Factor of the style's path radiance, full scale 1."""
     exposure: float
     """Brightness relative to the mean scene."""
     greenness: float
@@ -105,12 +85,18 @@ class Scene:
     storeys: float
     """Typical number of storeys of the apartment buildings."""
     land_use: tuple[float, ...]
-    """Probability of each of `LAND_USES` in landscape.py."""
+    """Probability of each land use of the style."""
 
     @property
     def tan_tilt(self) -> float:
         """sqrt(tan² roll + tan² pitch)."""
         return math.hypot(math.tan(math.radians(self.roll)), math.tan(math.radians(self.pitch)))
+
+    @property
+    def cos_sun(self) -> float:
+        """Cosine of the horizontal angle between the line of sight and the direction to the sun."""
+        (u, v), (x, y) = self.layover, self.shadow
+        return -(u * x + v * y) / math.hypot(u, v) / math.hypot(x, y)
 
     @property
     def scale(self) -> float:
@@ -129,9 +115,12 @@ class Chimney:
     radius: tuple[float, float]
     """At the foot and at the top, metres."""
     banded: bool
-    """Whether it has the red and white bands of an aviation obstacle."""
+    """Whether it has the bands of an aviation obstacle."""
     albedo: float
-    """Brightness of the concrete, full scale 1."""
+    """Brightness of the material, full scale 1."""
+    material: int = 0
+    """Index into the style's materials."""
+    flues: int = 1
 
     def polyline(self, scene: Scene) -> np.ndarray:
         """(2, 2) int64: base and top in whole pixels (x, y), as an annotator would click them."""
@@ -148,24 +137,24 @@ def labelled_height(polyline: np.ndarray, scene: Scene) -> float:
     return math.hypot(x1 - x0, y1 - y0) * scene.scale
 
 
-def draw_scenes(count: int, rng: np.random.Generator) -> list[Scene]:
-    """Draw `count` scenes with different names.
+def draw_scenes(count: int, rng: np.random.Generator, style: Style = TOWN) -> list[Scene]:
+    """Draw `count` scenes with different names. The style changes no tilt, no resolution and no direction.
 
     The tilts are stratified: one from each of `count` equally probable strata. Even a release of sixty scenes
     therefore has the distribution of scales of the real one.
     """
     strata = (rng.permutation(count) + rng.random(count)) / count
-    sensors = rng.permutation(np.arange(count) % len(SENSORS))
+    sensors = rng.permutation(np.arange(count) % len(style.sensors))
     scenes: dict[str, Scene] = {}
     for quantile, sensor in zip(strata, sensors, strict=True):
-        scene = _draw_scene(SENSORS[sensor], float(quantile), rng)
+        scene = _draw_scene(style, style.sensors[sensor], float(quantile), rng)
         while scene.name in scenes:
-            scene = _draw_scene(SENSORS[sensor], float(quantile), rng)
+            scene = _draw_scene(style, style.sensors[sensor], float(quantile), rng)
         scenes[scene.name] = scene
     return list(scenes.values())
 
 
-def _draw_scene(sensor: Sensor, tilt_quantile: float, rng: np.random.Generator) -> Scene:
+def _draw_scene(style: Style, sensor: Sensor, tilt_quantile: float, rng: np.random.Generator) -> Scene:
     tilts = NormalDist(*LOG_TAN_TILT)
     low, high = (tilts.cdf(math.log(sensor.gsd / limit)) for limit in reversed(SCALE_LIMITS))
     tan_tilt = math.exp(tilts.inv_cdf(low + tilt_quantile * (high - low)))
@@ -182,34 +171,39 @@ def _draw_scene(sensor: Sensor, tilt_quantile: float, rng: np.random.Generator) 
     country = str(rng.choice(list(COUNTRIES)))
     latitude, longitude = (x + rng.normal(0, 2) for x in COUNTRIES[country])
     day = date(2015, 6, 1) + timedelta(days=int(rng.integers(0, 7 * 365)))
-    seconds = int((13.5 - longitude / 15 + rng.normal(0, 0.2)) % 24 * 3600)
+    late = rng.normal(0, 0.2)  # hours
+    light = style.light
+    seconds = int((light.hour - longitude / 15 + late) % 24 * 3600)
     clock = f"{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}"
     year_angle = 2 * math.pi * (day.timetuple().tm_yday - 81) / 365  # 0 at the spring equinox
     summer = math.sin(year_angle)  # −1 in December, 1 in June
-    cot_elevation, sunward = _sun(math.radians(latitude), math.radians(23.44) * summer)
+    cot_elevation, sunward = _sun(
+        math.radians(latitude), math.radians(23.44) * summer, light.hour + light.spread * late / 0.2
+    )
     shadow = (-sunward[0] * cot_elevation / sensor.gsd, -sunward[1] * cot_elevation / sensor.gsd)
 
     return Scene(
         name=f"{sensor.name}_{country}_{day:%Y%m%d}{clock}",
+        style=style,
         sensor=sensor,
         roll=roll,
         pitch=pitch,
         layover=layover,
         shadow=shadow,
-        haze=0.30 * math.exp(rng.normal(0, 0.11)),
-        exposure=math.exp(rng.normal(0, 0.07)),
+        haze=light.haze[0] * math.exp(rng.normal(0, light.haze[1])),
+        exposure=math.exp(rng.normal(0, light.exposure)),
         greenness=float(np.clip(0.5 + 0.3 * summer + rng.normal(0, 0.15), 0, 1)),
         warmth=float(np.clip(rng.normal(0, 0.4), -1, 1)),
         grid_angle=rng.uniform(0, math.pi / 2),
-        block_m=100 * math.exp(rng.normal(0, 0.08)),
-        storeys=15 * math.exp(rng.normal(0, 0.12)),
-        land_use=tuple(rng.dirichlet((3.0, 3.0, 3.0, 2.0, 2.0)).tolist()),
+        block_m=style.streets.block * math.exp(rng.normal(0, 0.08)),
+        storeys=style.storeys * math.exp(rng.normal(0, 0.12)),
+        land_use=tuple(rng.dirichlet([use.weight for use in style.land_uses]).tolist()),
     )
 
 
-def _sun(latitude: float, declination: float) -> tuple[float, tuple[float, float]]:
-    """Cotangent of the sun's elevation (at most 2.5), and the unit vector (east, south) to the sun, at 13:30."""
-    hour_angle = math.radians(15 * 1.5)
+def _sun(latitude: float, declination: float, hour: float) -> tuple[float, tuple[float, float]]:
+    """Cotangent of the sun's elevation (at most 2.5), and the unit vector (east, south) to the sun."""
+    hour_angle = math.radians(15 * (hour - 12))
     east = -math.cos(declination) * math.sin(hour_angle)
     north = math.cos(latitude) * math.sin(declination)
     north -= math.sin(latitude) * math.cos(declination) * math.cos(hour_angle)
@@ -227,7 +221,10 @@ def draw_chimneys(scene: Scene, rng: np.random.Generator) -> list[Chimney]:
         feet_apart = [math.dist(chimney.base, other.base) * scene.sensor.gsd for other in chimneys]
         if _is_publishable(chimney, scene) and min(feet_apart, default=math.inf) > 25:
             chimneys.append(chimney)
-    return chimneys
+    stack = scene.style.stack  # drawn last, so that no style moves a chimney
+    materials = rng.integers(len(stack.materials), size=wanted).tolist()
+    flues = [stack.flues[k] for k in rng.integers(len(stack.flues), size=wanted)]
+    return [replace(c, material=m, flues=n) for c, m, n in zip(chimneys, materials, flues, strict=True)]
 
 
 def _draw_chimney(scene: Scene, rng: np.random.Generator) -> Chimney:
@@ -236,11 +233,13 @@ def _draw_chimney(scene: Scene, rng: np.random.Generator) -> Chimney:
     lowest = MARGIN + np.maximum(0, -reach)
     highest = TILE - 1 - MARGIN - np.maximum(0, reach)
     x, y = (lowest + (highest - lowest) * rng.random(2)).tolist()  # outside the tile if the chimney is too high to fit
-    foot = height / math.exp(rng.normal(math.log(17), 0.18)) / 2  # slenderness h/12 to h/25, 2 σ
+    stack = scene.style.stack
+    slenderness, spread = stack.slenderness
+    foot = height / math.exp(rng.normal(math.log(slenderness), spread)) / 2
     return Chimney(
         base=(x, y),
         height=height,
-        radius=(foot, foot * rng.uniform(0.6, 0.85)),
+        radius=(foot, foot * rng.uniform(*stack.taper)),
         banded=bool(rng.random() < 0.45),
         albedo=rng.uniform(0.6, 0.85),
     )

@@ -31,7 +31,7 @@ from .augment import Augmentation, jitter, reorient
 from .batch import Batch, Letterboxed
 from .first_pass import FirstPass
 from .mask_cache import PaddingMasks
-from .plan import ONE_RANK, Plan, Shard, TrainingPlan, ValidationPlan
+from .plan import ONE_RANK, Plan, ScenePlan, Shard, TrainingPlan, ValidationPlan
 from .stream import Stream
 from .tile_cache import NO_CACHE, CacheOptions, TileCache
 from .tile_file import TileFile, open_tiles, tile_path
@@ -49,6 +49,7 @@ class Loader:
     `shuffle`: True for training epochs: a new order each epoch, equal batches, the remainder dropped. False for
     validation epochs: the table's order, each sample once, the last batch may be smaller.
     `shard`: this process's rank, the number of ranks, and the seed.
+    `scene_group`: samples of a scene that stay together in a shuffled epoch; 1: samples are shuffled alone.
     `size`: S, the side of a frame in pixels.
     `view`: which parts of its tile a sample shows.
     `statistics`: z-normalises length and height.
@@ -71,6 +72,7 @@ class Loader:
         device: str | torch.device = "cpu",
         shuffle: bool = False,
         shard: Shard = ONE_RANK,
+        scene_group: int = 1,
         size: int = 224,
         view: View = WHOLE_TILE,
         statistics: Statistics | None = None,
@@ -85,7 +87,7 @@ class Loader:
         self.device = torch.device(device)
         self.threads = threads or len(os.sched_getaffinity(0))
         self.frames = view.frames(table, size)
-        self.plan = _plan(len(table), batch_size, shuffle, shard)
+        self.plan = _plan(table, batch_size, shuffle, shard, scene_group)
         self._stream = Stream(self.frames, self.plan, self.device, self.threads)
         self._cache_options = cache
         self._cache: TileCache | None = None
@@ -184,8 +186,11 @@ class Loader:
         stream.close()
 
 
-def _plan(samples: int, batch_size: int, shuffle: bool, shard: Shard) -> Plan:
+def _plan(table: SampleTable, batch_size: int, shuffle: bool, shard: Shard, scene_group: int) -> Plan:
+    samples = len(table)
     try:
+        if shuffle and scene_group > 1:
+            return ScenePlan(samples, batch_size, shard, scene_group, scene=table.scene, tile=table.tile)
         return (TrainingPlan if shuffle else ValidationPlan)(samples, batch_size, shard)
     except ValueError as error:
         raise InputError(str(error)) from None

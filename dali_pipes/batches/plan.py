@@ -2,13 +2,14 @@
 
 Steps are numbered without end: `epoch, i = divmod(step, steps_per_epoch)`. One integer is therefore enough to resume.
 The order of an epoch depends on seed and epoch alone. A global batch is a slice of that order, and each rank takes
-its part of the slice. A step therefore sees the same samples for any number of ranks.
+its part of the slice. A step therefore sees the same samples for any number of ranks. `ScenePlan` keeps
+samples of a scene together.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -86,6 +87,44 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
+class ScenePlan(TrainingPlan):
+    """A `TrainingPlan` whose batches consist of blocks: `group` samples each, which are of one scene if possible.
+
+    In each epoch the samples of a scene are shuffled and cut into blocks, from different tiles as far as there are any.
+    What is left of the scenes, fewer samples than a block each, is put together and cut into blocks too: these hold
+    several scenes. The blocks are shuffled. A rank's batch is a whole number of blocks, and the samples of its block
+    `i` are at the positions `i * group` to `(i + 1) * group - 1`. So the blocks of a step are the same for any number
+    of ranks.
+
+    `scene`, `tile`: names of each sample's, (N,). Every rank sorts the whole epoch: 0.1 s for 10⁶ samples. Raises
+    ValueError like `TrainingPlan`, and if a rank's batch is no whole number of blocks.
+    """
+
+    group: int = 1
+    scene: NDArray[np.generic] = field(kw_only=True, repr=False, compare=False)
+    tile: NDArray[np.generic] = field(kw_only=True, repr=False, compare=False)
+    _orders: dict[int, Int64] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.largest_batch % self.group:
+            raise ValueError(
+                f"the batch of a rank must be a multiple of the {self.group} samples of a scene that stay together,"
+                f" found {self.largest_batch}"
+            )
+
+    def ids(self, step: int) -> Int64:
+        """Rows of the table for this rank at `step` → (largest_batch,) int64."""
+        epoch, i = divmod(step, self.steps_per_epoch)
+        if epoch not in self._orders:
+            if len(self._orders) > 1:  # the next epoch is prefetched while this one is trained
+                del self._orders[min(self._orders)]
+            self._orders[epoch] = scene_order(self.scene, self.tile, self.group, self.shard.seed, epoch)
+        first = i * self.batch_size + self.shard.rank * self.largest_batch
+        return self._orders[epoch][first : first + self.largest_batch].copy()
+
+
+@dataclass(frozen=True)
 class ValidationPlan:
     """Every sample exactly once per epoch, in the table's order; the last batch may be smaller. All epochs are equal.
 
@@ -158,6 +197,34 @@ def shuffled(positions: Int64, samples: int, seed: int, epoch: int) -> Int64:
     if beyond.any():
         sample[beyond] = shuffled(sample[beyond], samples, seed, epoch)
     return sample
+
+
+def scene_order(scene: NDArray[np.generic], tile: NDArray[np.generic], group: int, seed: int, epoch: int) -> Int64:
+    """An epoch's order in blocks of `group` samples, as in `ScenePlan`; `scene`, `tile` (N,) → (N,) int64.
+
+    The result is a permutation. Its last block is smaller if `group` does not divide N.
+    """
+    random = np.random.PCG64(np.random.SeedSequence((seed, epoch)))
+    order = np.argsort(random.random_raw(len(scene)), kind="stable")
+    _, scenes = np.unique(scene, return_inverse=True)
+    scenes = np.argsort(random.random_raw(scenes.max() + 1), kind="stable")[scenes]  # numbers in a random order
+    _, tiles = np.unique(tile, return_inverse=True)
+    order = order[np.lexsort((_turns(tiles[order]), scenes[order]))]  # scene by scene, and in turns from its tiles
+    turn = _turns(scenes[order])
+    is_left = turn >= (np.bincount(scenes) // group * group)[scenes[order]]
+    order = np.concatenate([order[~is_left], order[is_left]])
+    whole = len(order) // group
+    blocks = order[: whole * group].reshape(whole, group)[np.argsort(random.random_raw(whole), kind="stable")]
+    return np.concatenate([blocks.ravel(), order[whole * group :]])
+
+
+def _turns(numbers: NDArray[np.intp]) -> NDArray[np.intp]:
+    """How often each entry of `numbers` (n,) has occurred before it → (n,)."""
+    order = np.argsort(numbers, kind="stable")
+    count = np.bincount(numbers)
+    turns = np.empty_like(numbers)
+    turns[order] = np.arange(len(numbers)) - np.repeat(np.cumsum(count) - count, count)
+    return turns
 
 
 @lru_cache(maxsize=4)

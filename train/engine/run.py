@@ -97,11 +97,11 @@ def _check_before_reading(config: Config, place: Place, out: Path) -> None:
 
     A resumed run no longer needs the checkpoint that it started from.
     """
-    ranks, parts = place.world_size, config.runtime.accumulate
-    if config.batch_size % (ranks * parts):
+    ranks, parts, group = place.world_size, config.runtime.accumulate, config.data.scene_group
+    if config.batch_size % (ranks * parts * group):
         raise InputError(
             f"--batch-size counts the samples of a step over all ranks: expected a multiple of {ranks} ranks"
-            f" × {parts} of --accumulate, found {config.batch_size}"
+            f" × {parts} of --accumulate × {group} of --data.scene-group, found {config.batch_size}"
         )
     check_dali()
     check_backbone(config.backbone, config.initial_weights)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -41,7 +42,7 @@ from .captured import CapturedStep, CudaGraph
 from .progress import Progress
 from .readout import Readout
 from .schedule import Schedule
-from .step import Forward, Step
+from .step import Forward, SceneTerm, Step
 from .trained import Metadata, load_trained
 from .validation import Check
 
@@ -83,6 +84,7 @@ class Training:
         choices = self._choose(datasets, index_folder, first_pass.held if first_pass else 0)
         self.environment = self._describe(choices)
         network = data_parallel(self.model, device, compress=config.runtime.reduce == "bf16")
+        self._scene_term = self._build_scene_term(training)
         self.forward = self._build_forward(choices, self.model, network)
         self.evaluated = self._build_forward(choices, self.average.module) if self.average else self.forward
         recipe = config.optimizer
@@ -173,7 +175,15 @@ class Training:
             mode="default" if mode == "cudagraph" else mode,
             network=network,
             beta=self.config.optimizer.beta,
+            scene_term=self._scene_term,
         )
+
+    def _build_scene_term(self, training: SampleTable) -> SceneTerm | None:
+        weight = self.config.optimizer.scene_loss
+        if not weight:
+            return None
+        scene = torch.from_numpy(np.unique(training.scene, return_inverse=True)[1])
+        return SceneTerm(weight, self.config.data.scene_group, scene.to(self.device))
 
     def _build_loader(
         self, table: SampleTable, cache: CacheOptions, first_pass: FirstPass | None, *, training: bool
@@ -185,6 +195,7 @@ class Training:
             device=self.device,
             shuffle=training,
             shard=Shard(place.rank, place.world_size, config.seed),
+            scene_group=config.data.scene_group,
             size=config.data.size,
             view=config.data.shown(),
             statistics=self.statistics,

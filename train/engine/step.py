@@ -7,13 +7,14 @@ file synchronises with the device: the loss stays there as a tensor.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dali_pipes import Batch
-from model import gaussian_nll
+from model import gaussian_nll, scene_nll
 
 from ..machine.compilation import compile_blocks, compile_whole
 
@@ -22,13 +23,26 @@ STD = (0.229, 0.224, 0.225, 0.5, 0.5)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
+@dataclass(frozen=True)
+class SceneTerm:
+    """A term of the loss: `weight` times the mean of `scene_nll`, for batches in blocks of `group` samples.
+
+    `scene`: (N,) int64 on the device, the scene's number of each row of the training table.
+    """
+
+    weight: float
+    group: int
+    scene: Tensor
+
+
 class Forward:
     """Loss and predictions of `model` for batches of at most `batch_size` samples.
 
     `model` is saved and loaded. `network`, if given, is a wrapper of it (DDP) that a training step calls.
     `precision`: "bf16", "fp16" or "fp32", for the backbone. `compilation`: "off", "whole" (forward and loss as one
     graph) or "regional" (each block of the backbone, in place); parameter names stay the same. `mode`: that of
-    torch.compile; "max-autotune" replays CUDA graphs. `beta`: see `gaussian_nll`.
+    torch.compile; "max-autotune" replays CUDA graphs. `beta`: see `gaussian_nll`. `scene_term`: added to
+    the loss.
     """
 
     def __init__(
@@ -42,6 +56,7 @@ class Forward:
         mode: str = "default",
         network: nn.Module | None = None,
         beta: float = 0.0,
+        scene_term: SceneTerm | None = None,
     ) -> None:
         self.model = model
         self.network = network or model
@@ -49,7 +64,7 @@ class Forward:
         self.batch_size = batch_size
         self.compilation = compilation
         self._replays = mode == "max-autotune" and device.type == "cuda"
-        self.beta = beta
+        self.beta, self.scene_term = beta, scene_term
         self.precision = precision
         self.dtype = DTYPES[precision]
         # (x / 255 - mean) / std as one multiplication and one addition
@@ -66,7 +81,9 @@ class Forward:
     def loss(self, batch: Batch, variance_weight: Tensor) -> Tensor:
         """Mean loss of a batch, 0-dim. `variance_weight`: 0-dim float, 0 during the variance warm-up, then 1."""
         self._begin()
-        return self._loss(batch.rgb, batch.polyline, batch.padding, batch.length, batch.height, variance_weight)
+        scene = self.scene_term.scene[batch.sample] if self.scene_term else None
+        inputs = batch.rgb, batch.polyline, batch.padding, batch.length, batch.height
+        return self._loss(*inputs, variance_weight, scene)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -95,10 +112,21 @@ class Forward:
         return mu, log_var
 
     def _forward_loss(
-        self, rgb: Tensor, polyline: Tensor, padding: Tensor, length: Tensor, height: Tensor, variance_weight: Tensor
+        self,
+        rgb: Tensor,
+        polyline: Tensor,
+        padding: Tensor,
+        length: Tensor,
+        height: Tensor,
+        variance_weight: Tensor,
+        scene: Tensor | None,
     ) -> Tensor:
         mu, log_var = self._forward(self.network, rgb, polyline, padding, length)
-        return gaussian_nll(mu, log_var, height, variance_weight, self.beta).mean()
+        loss = gaussian_nll(mu, log_var, height, variance_weight, self.beta).mean()
+        if self.scene_term is None or scene is None:
+            return loss
+        pooled = scene_nll(mu, log_var, height, scene, self.scene_term.group, variance_weight, self.beta)
+        return loss + self.scene_term.weight * pooled.mean()
 
 
 def five_channels(rgb: Tensor, polyline: Tensor, padding: Tensor) -> Tensor:

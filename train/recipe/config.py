@@ -86,6 +86,10 @@ class Data:
     On a CPU, a single process that builds the index fills its cache with the same pass over the images.
     auto: the first of device, host and disk that needs at most half of its free space (device: a quarter)."""
 
+    scene_group: int = 1
+    """Samples of one scene that stay together in a training batch, from different tiles if possible.
+    The share of a batch of each rank must be a multiple of it. 1: samples are shuffled alone."""
+
     hflip: float = 0.0
     """Chance of a left-right flip of a training image, 0 to 1."""
 
@@ -106,6 +110,7 @@ class Data:
             ("--data.size", self.size, 32, 4096),  # the backbone halves the frame five times
             ("--data.crop", self.crop, 32, 4096),
             ("--data.holdout", self.holdout, 0, 1),
+            ("--data.scene-group", self.scene_group, 1, 1024),
             ("--max-bad", self.max_bad, 0, 1),
             ("--data.threads", self.threads, 0, 1024),
             *((f"--data.{option.name}", getattr(self, option.name), 0, 1) for option in fields(Augmentation)),
@@ -180,6 +185,10 @@ class Optimizer:
     beta: float = 0.0
     """Beta of the beta-NLL loss, 0 to 1. 0: the Gaussian likelihood.
     0.5: samples with a large predicted variance get more weight in the loss."""
+
+    scene_loss: float = 0.0
+    """Weight of the loss of pooled predictions: those of each --data.scene-group are pooled into one of the scene.
+    The loss of each sample has weight 1. It needs --model.target log_scale. 0: no such loss."""
 
     ema: float = 0.0
     """Decay per step of an exponential moving average of the weights, such as 0.999, which is reached gradually.
@@ -276,6 +285,7 @@ class Config:
             ("--optimizer.learning-rate", self.optimizer.learning_rate, 0, 10),
             ("--optimizer.weight-decay", self.optimizer.weight_decay, 0, 10),
             ("--optimizer.beta", self.optimizer.beta, 0, 1),
+            ("--optimizer.scene-loss", self.optimizer.scene_loss, 0, 100),
             ("--optimizer.ema", self.optimizer.ema, 0, 0.999999),
             ("--optimizer.clip-norm", self.optimizer.clip_norm, 0, 1e6),
             ("--optimizer.warmup", self.optimizer.warmup, 0, 1),
@@ -295,6 +305,11 @@ class Config:
             raise InputError(
                 "--runtime.compile-mode max-autotune replays CUDA graphs, and a replay may overwrite the gradients that"
                 f" --accumulate {self.runtime.accumulate} adds up; use max-autotune-no-cudagraphs"
+            )
+        if self.optimizer.scene_loss and (self.data.scene_group < 2 or self.model.target != "log_scale"):
+            raise InputError(
+                "--optimizer.scene-loss pools the log scales of samples of a scene: expected --model.target log_scale"
+                f" and --data.scene-group 2 or more, found {self.model.target} and {self.data.scene_group}"
             )
         self.division()  # raises InputError for a fold that does not exist
 
