@@ -25,7 +25,7 @@ class Calibration:
     """A fitted calibration; the default changes nothing and has no intervals.
 
     Raises ValueError if `a` is 0, `tau` is not positive, a level is outside (0, 1), a quantile is negative, or a share
-    is outside 0 to 1.
+    or the weighting is outside 0 to 1.
     """
 
     a: float = 1.0
@@ -42,15 +42,22 @@ class Calibration:
     between: float = 1.0
     """Share of the error variance of tiles that is common to their scene, 0 to 1, and does not average out within it.
     If unknown, both are 1: pooling then does not shrink sigma."""
+    weighting: float = 1.0
+    """γ of the weights within a scene, 0 to 1: 1 weights by precision, 0 not at all. Older checkpoints have none: 1."""
     scenes: int = 0
     """Number of development scenes that it was fitted on."""
 
     def __post_init__(self) -> None:
         finite = all(map(math.isfinite, (self.a, self.b, self.tau)))
-        if not finite or self.a == 0 or self.tau <= 0 or not all(0 <= share <= 1 for share in self.shares):
+        if (
+            not finite
+            or self.a == 0
+            or self.tau <= 0
+            or not all(0 <= share <= 1 for share in (*self.shares, self.weighting))
+        ):
             raise ValueError(
                 f"expected a calibration with a ≠ 0, tau > 0 and shares within 0 to 1, found a={self.a}, b={self.b},"
-                f" tau={self.tau}, within_tile={self.within_tile}, between={self.between}"
+                f" tau={self.tau}, within_tile={self.within_tile}, between={self.between}, weighting={self.weighting}"
             )
         for level, quantile in (*self.quantiles.items(), *self.pooled_quantiles.items()):
             if not (0 < level < 1 and quantile >= 0):  # also refuses NaN
@@ -106,5 +113,6 @@ class Calibration:
             pooled_quantiles=quantiles("pooled_quantiles"),
             within_tile=float(values.get("within_tile", 1.0)),
             between=float(values.get("between", 1.0)),
+            weighting=float(values.get("weighting", 1.0)),
             scenes=int(values.get("scenes", 0)),
         )

@@ -14,7 +14,9 @@ import torch
 from model.calibration import Calibration
 from train.run.folder import save_checkpoint
 
-FITTED = Calibration(a=1.1, b=-3.0, tau=1.5, quantiles={0.5: 0.7, 0.9: 1.8}, within_tile=0.8, between=0.25, scenes=14)
+FITTED = Calibration(
+    a=1.1, b=-3.0, tau=1.5, quantiles={0.5: 0.7, 0.9: 1.8}, within_tile=0.8, between=0.25, weighting=0.5, scenes=14
+)
 
 
 def test_the_mean_is_corrected_and_sigma_is_scaled() -> None:
@@ -68,6 +70,7 @@ def test_without_a_share_within_tiles_the_polylines_of_a_tile_count_as_one() -> 
         {"a": 1.0, "b": math.nan, "tau": 1.0},
         {"a": 1.0, "b": 0.0, "tau": -1.0},
         {"between": 1.5},
+        {"weighting": -0.1},
         {"within_tile": -0.1},
         {"within_tile": math.nan},
         {"quantiles": {0.9: -1.0}},

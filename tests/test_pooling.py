@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.scores.pooling import fit_shares, pool_by_scene, pool_log_scale, to_log_scale
+from train.scores.pooling import fit_shares, fit_weighting, levelled, pool_by_scene, pool_log_scale, to_log_scale
 
 Float64 = NDArray[np.float64]
 Names = NDArray[np.str_]
@@ -154,6 +154,41 @@ def test_pooled_sigmas_match_the_errors_and_naive_ones_do_not(of_scene: float, o
         assert spread(fitted, scenes) == pytest.approx(1, abs=0.12)
     if of_scene or of_tile:
         assert spread((0.0, 0.0), large) > 1.4
+
+
+@pytest.mark.parametrize("informative", [0.0, 0.5, 1.0])
+def test_fitted_weights_come_near_the_best_and_state_their_error(informative: float) -> None:
+    """The true variances are h·(v/h)^informative: the network's differ within a scene by more than the errors do."""
+    random = np.random.default_rng(7)
+
+    def draw(scenes: int) -> tuple[Float64, Float64, Float64, Names]:
+        group = np.repeat(np.arange(scenes), 6)
+        variance = 0.02 * np.exp(random.normal(0, 1, len(group)))
+        true = 0.02 * (variance / 0.02) ** informative
+        return random.normal(0, np.sqrt(true)), variance, true, group.astype(str)
+
+    error, variance, _, scene = draw(300)
+    gamma = fit_weighting(error, variance, scene)
+    assert gamma == pytest.approx(informative, abs=0.15)
+    error, variance, true, scene = draw(2000)
+    alone = np.arange(len(error))
+    square = {}
+    for name, weighting in (("fitted", gamma), ("precision", 1.0), ("plain", 0.0)):
+        pooled, _ = pool_log_scale(error, variance, alone, scene, (1.0, 0.0), weighting)
+        square[name] = float(np.mean(pooled**2))
+    best, _ = pool_log_scale(error, true, alone, scene, (1.0, 0.0))  # generalised least squares
+    assert square["fitted"] < 1.03 * np.mean(best**2)
+    assert square["fitted"] < 1.01 * min(square["precision"], square["plain"])
+    if informative < 1:
+        assert square["fitted"] < 0.95 * square["precision"]
+
+
+def test_levelled_variances_keep_their_mean_in_a_scene_and_a_polyline_that_is_alone() -> None:
+    variance, scene = np.array([0.01, 0.04, 0.09]), np.array(["a", "a", "b"])
+    assert levelled(variance, scene, 1.0) is variance
+    np.testing.assert_allclose(levelled(variance, scene, 0.0), [0.02, 0.02, 0.09])
+    np.testing.assert_allclose(levelled(variance, scene, 0.5), [0.02 / 2**0.5, 0.02 * 2**0.5, 0.09])
+    assert fit_weighting(variance, variance, np.array(["a", "b", "c"])) == 1.0
 
 
 def test_tiles_of_many_polylines_outvote_others_if_tiles_are_ignored() -> None:

@@ -69,7 +69,7 @@ def test_the_page_has_five_figures_of_the_unseen_scenes(
     captions = Page(write(tmp_path / "report.html", validation, development)).captions
     for start in (
         *("Reliability", "Coverage by scene"),
-        *("RMSE by true height", "RMSE by polyline length", "RMSE by sensor"),
+        *("RMSE by true height", "RMSE by polyline length", "RMSE by polylines in the scene", "RMSE by sensor"),
     ):
         assert len([caption for caption in captions if caption.startswith(start)]) == 1
     shown = evaluate(validation, development).leading

@@ -190,7 +190,8 @@ def _plan(table: SampleTable, batch_size: int, shuffle: bool, shard: Shard, scen
     samples = len(table)
     try:
         if shuffle and scene_group > 1:
-            return ScenePlan(samples, batch_size, shard, scene_group, scene=table.scene, tile=table.tile)
+            scene, tile = (np.unique(names, return_inverse=True)[1] for names in (table.scene, table.tile))
+            return ScenePlan(samples, batch_size, shard, scene_group, scene=scene, tile=tile)
         return (TrainingPlan if shuffle else ValidationPlan)(samples, batch_size, shard)
     except ValueError as error:
         raise InputError(str(error)) from None

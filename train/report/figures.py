@@ -3,7 +3,7 @@
 1.  `scatter`: predicted against true heights.
 2.  `curves`: training loss and RMSE by epoch.
 3.  `coverage_figures`: reliability, and coverage by scene.
-4.  `errors`: RMSE by height, length and sensor.
+4.  `errors`: RMSE by height, length, number of polylines in the scene, and sensor.
 
 Several figures can be in one page: their ids do not collide, their styles do not leak, and the same input gives the
 same bytes. Names of groups, tiles and scenes come from untrusted files, and matplotlib would parse them as formulas.
@@ -39,6 +39,7 @@ from .findings import series
 
 HEIGHT_EDGES = (60.0, 80.0, 100.0, 130.0, 180.0)  # metres: about a sixth of the samples in each bin
 LENGTH_EDGES = (40.0, 60.0, 80.0, 120.0)  # px
+SCENE_EDGES = (2, 4, 8)  # polylines
 SENSORS_SHOWN = 6  # sensors are read from file names, and there may be any number of them
 MOST_POINTS = 2000  # in a scatter: about 100 kB
 DOT = 0.05  # metres: matplotlib drops segments without a length
@@ -258,7 +259,7 @@ def scene_coverage(part: Part) -> Captioned:
 
 
 def errors(group: Predictions) -> list[Captioned]:
-    """RMSE by true height, polyline length and sensor."""
+    """RMSE by true height, polyline length, number of polylines in the scene, and sensor."""
     table = group.table
     sensor = np.array([name.partition("_")[0] for name in table.scene.tolist()])
     names, counts = np.unique(sensor, return_counts=True)
@@ -266,6 +267,7 @@ def errors(group: Predictions) -> list[Captioned]:
     return [
         _rmse_by("true height", bins(table.height, HEIGHT_EDGES, "m"), group),
         _rmse_by("polyline length", bins(polyline_length_px(table.polyline), LENGTH_EDGES, "px"), group),
+        _rmse_by("polylines in the scene", bins_of_scenes(table.scene), group),
         _rmse_by("sensor", [(name, sensor == name) for name in shown], group),
     ]
 
@@ -276,6 +278,14 @@ def bins(values: Float64, edges: Sequence[float], unit: str) -> list[tuple[str, 
     middle = (f"{low:g}–{high:g}" for low, high in pairwise(edges))
     names = [f"under {edges[0]:g}", *middle, f"from {edges[-1]:g}"]
     return [(f"{name} {unit}", which == i) for i, name in enumerate(names) if (which == i).any()]
+
+
+def bins_of_scenes(scene: NDArray[np.str_]) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Samples (N,) by the number of polylines that their scene has among them: names, such as "2–3", and masks (N,)."""
+    _, group, counts = np.unique(scene, return_inverse=True, return_counts=True)
+    names = ("1", "2–3", "4–7", "8 or more")
+    which = np.searchsorted(SCENE_EDGES, counts[group], side="right")
+    return [(name, which == i) for i, name in enumerate(names) if (which == i).any()]
 
 
 def _rmse_by(quantity: str, parts: list[tuple[str, NDArray[np.bool_]]], group: Predictions) -> Captioned:
@@ -294,4 +304,6 @@ def _rmse_by(quantity: str, parts: list[tuple[str, NDArray[np.bool_]]], group: P
     caption = f"RMSE by {quantity}, with the number of samples."
     if quantity == "true height":
         caption += " An uncertain estimate leans towards the mean, so the heights of tall chimneys come out too low."
+    if quantity == "polylines in the scene" and group.pooled:
+        caption += " Pooled heights use all polylines of the scene, so pooling changes nothing where there is one."
     return caption, to_svg(figure, f"RMSE by {quantity}, {group.name}", quantity)

@@ -2,8 +2,8 @@
 
 1.  `fit_mean_line`: the linear correction of the mean, by maximum likelihood.
 2.  `conformal_quantile`: the half-width, in units of σ, of intervals with the nominal coverage on unseen scenes.
-3.  `fit_calibration`: both, the temperature of σ, and the shares of the errors' variance that tiles and scenes have in
-    common (pooling.py).
+3.  `fit_calibration`: both, the temperature of σ, the shares of the errors' variance that tiles and scenes have in
+    common, and the weights within a scene (pooling.py).
 4.  `calibrate`: apply a calibration. `cross_calibrate`: calibrate each development scene by the other ones.
 
 The errors within a scene are correlated, so samples are not exchangeable, and the usual split-conformal quantile is too
@@ -33,7 +33,7 @@ from dali_pipes.samples.splits import DEVELOPMENT
 from model.calibration import Calibration
 
 from .metrics import Float64
-from .pooling import fit_shares, pool_by_scene, to_log_scale
+from .pooling import fit_shares, fit_weighting, levelled, pool_by_scene, to_log_scale
 from .predictions import Predictions
 from .uncertainty import LEVELS, Forecast
 
@@ -145,16 +145,20 @@ def _fit_gaussian(development: Predictions) -> Calibration:
     sigma_factor = sigma_factor or 1.0  # if there are no errors at all, σ stays as it is
     log_scale, variance = to_log_scale(length, mu, sigma_factor * development.sigma)
     error = log_scale - np.log(table.height / length)
+    weighting = fit_weighting(error, variance, table.scene)
+    variance = levelled(variance, table.scene, weighting)
     within_tile, between = fit_shares(error, variance, table.tile, table.scene)
     a, b = fit_mean_line(table.height, development.mu, development.sigma)
-    return Calibration(a, b, sigma_factor / a, within_tile=within_tile, between=between, scenes=len(scenes))
+    calibration = Calibration(a, b, sigma_factor / a, scenes=len(scenes))
+    return replace(calibration, within_tile=within_tile, between=between, weighting=weighting)
 
 
 def _calibrate_and_pool(calibration: Calibration, raw: Predictions) -> tuple[Gaussians, Gaussians]:
     """The calibrated predictions, and those that are then pooled by scene."""
     mu, sigma = calibration(raw.mu, raw.sigma)
     table = raw.table
-    pooled = pool_by_scene(polyline_length_px(table.polyline), mu, sigma, table.tile, table.scene, calibration.shares)
+    length = polyline_length_px(table.polyline)
+    pooled = pool_by_scene(length, mu, sigma, table.tile, table.scene, calibration.shares, calibration.weighting)
     return (mu, sigma), pooled
 
 

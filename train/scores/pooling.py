@@ -28,6 +28,14 @@ The first part is a member's error in the scene's rule. By the tile's rule, the 
 the correlation of two polylines' errors in one tile, and β that of two tiles' errors in one scene. Both are fitted by
 maximum likelihood on development scenes: first ρ, as if tiles were independent, then β on the x_t.
 
+Weights. Within a scene the network's variances may say little about the errors. So the rule is given
+
+    u_i = g^(1 − γ)·v_i^γ,    where g is the geometric mean of the scene's v_i
+
+instead of v_i. The weights are then proportional to v_i^−γ: γ = 1 is the weighting by precision, γ = 0 the plain mean.
+The scene's mean variance and a polyline that is alone do not change. γ is fitted by maximum likelihood together with
+the share that is common to the scene (`fit_weighting`); ρ and β are then fitted to the u_i.
+
 A Gaussian in metres and one of the log scale are converted into each other by the first two moments of the log-normal:
 v = ln(1 + (sigma/mu)²), s = ln(mu/length) − v/2. No metadata are used, and scenes are identified by name.
 """
@@ -44,6 +52,7 @@ Pooling = Literal["none", "scene"]
 
 LOWEST = 1.0  # metres; a lower predicted height is raised to it, because 0 and below have no logarithm
 SHARES = np.linspace(0, 0.999, 1000)  # the grid of the fit; its step is far below the error of a fitted share
+WEIGHTINGS = np.linspace(0, 1, 21)  # the grid of γ, for the same reason
 
 
 def pool_by_scene(
@@ -53,24 +62,31 @@ def pool_by_scene(
     tile: ArrayLike,
     scene: ArrayLike,
     shares: tuple[float, float],
+    weighting: float = 1.0,
 ) -> tuple[Float64, Float64]:
     """Predictions of polylines → the same, each estimated from all polylines of its scene.
 
     `length` (N,): in pixels or in another unit that is the same in all images of a scene; `mu`, `sigma` (N,): metres,
     calibrated, sigma positive; `tile`, `scene` (N,): names, where a tile belongs to one scene; `shares`: `within_tile`
-    and `between`, each 0 to 1. Returns mu, sigma (N,) float64 metres.
+    and `between`, each 0 to 1; `weighting`: γ, 0 to 1. Returns mu, sigma (N,) float64 metres.
     """
     length = np.asarray(length, np.float64)
-    log_scale, variance = pool_log_scale(*to_log_scale(length, mu, sigma), tile, scene, shares)
+    log_scale, variance = pool_log_scale(*to_log_scale(length, mu, sigma), tile, scene, shares, weighting)
     mu = length * np.exp(log_scale + variance / 2)
     return mu, mu * np.sqrt(np.expm1(variance))
 
 
 def pool_log_scale(
-    log_scale: Float64, variance: Float64, tile: ArrayLike, scene: ArrayLike, shares: tuple[float, float]
+    log_scale: Float64,
+    variance: Float64,
+    tile: ArrayLike,
+    scene: ArrayLike,
+    shares: tuple[float, float],
+    weighting: float = 1.0,
 ) -> tuple[Float64, Float64]:
     """Each polyline's estimate of S and its variance (N,) → those of its scene (N,)."""
     within_tile, between = shares
+    variance = levelled(variance, scene, weighting)
     log_scale, variance, scene_of_tile = _combine_tiles(log_scale, variance, tile, scene, within_tile)
     names, group = np.unique(scene_of_tile, return_inverse=True)
     mean, pooled = _combine(log_scale, variance, group, between)
@@ -85,6 +101,25 @@ def to_log_scale(length: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> tuple[Fl
     return np.log(mu / np.asarray(length, np.float64)) - variance / 2, variance
 
 
+def levelled(variance: Float64, scene: ArrayLike, weighting: float) -> Float64:
+    """u (N,) for the variances v (N,) of polylines, and γ = `weighting`, as above."""
+    if weighting == 1:
+        return variance
+    _, group = np.unique(np.asarray(scene), return_inverse=True)
+    log_variance = np.log(variance)
+    mean = (np.bincount(group, log_variance) / np.bincount(group))[group]
+    return np.exp(mean + weighting * (log_variance - mean))
+
+
+def fit_weighting(error: Float64, variance: Float64, scene: ArrayLike) -> float:
+    """The γ that, with the best common share ρ of the scene's errors, makes the errors (N,) most likely; else 1.
+
+    It is 1 if no scene has two polylines. The determinant of the u_i is the same for all γ.
+    """
+    costs = [_fit_share(error, levelled(variance, scene, float(gamma)), scene)[1] for gamma in WEIGHTINGS[::-1]]
+    return float(WEIGHTINGS[::-1][np.argmin(costs)])  # the first of equal ones is 1
+
+
 def fit_shares(error: Float64, variance: Float64, tile: ArrayLike, scene: ArrayLike) -> tuple[float, float]:
     """Fit `within_tile` and `between` to errors (N,) of log scales, whose variances (N,) are known up to a factor."""
     within_tile = fit_share(error, variance, tile)
@@ -97,15 +132,21 @@ def fit_share(error: Float64, variance: Float64, group: ArrayLike) -> float:
     A group's errors have the covariance κ·((1 − ρ)·diag(v) + ρ·h·11ᵀ). Its determinant and inverse have closed forms
     (Sherman–Morrison), and so has the best κ at each ρ. Returns 1 if no group has two members: ρ is unknown then.
     """
+    return _fit_share(error, variance, group)[0]
+
+
+def _fit_share(error: Float64, variance: Float64, group: ArrayLike) -> tuple[float, float]:
+    """ρ as in `fit_share`, and −2 times its log-likelihood, up to terms that do not change with ρ and γ."""
     _, group = np.unique(np.asarray(group), return_inverse=True)
     n = np.bincount(group)[:, None]
     if n.max(initial=0) < 2:
-        return 1.0
+        return 1.0, 0.0
     squares = np.bincount(group, error**2 / variance)[:, None]  # Σ e²/v of each group, (groups, 1)
     common = (np.bincount(group, error / variance) ** 2 / np.bincount(group, 1 / variance))[:, None]
     determinant = (n - 1) * np.log1p(-SHARES) + np.log1p((n - 1) * SHARES)  # log, (groups, shares)
     square = (squares - SHARES * n * common / (1 + (n - 1) * SHARES)) / (1 - SHARES)
-    return float(SHARES[np.argmin(len(error) * np.log(square.sum(axis=0)) + determinant.sum(axis=0))])
+    cost = len(error) * np.log(square.sum(axis=0)) + determinant.sum(axis=0)
+    return float(SHARES[cost.argmin()]), float(cost.min())
 
 
 def _combine(estimate: Float64, variance: Float64, group: NDArray[np.intp], share: float) -> tuple[Float64, Float64]:
