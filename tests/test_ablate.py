@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.ablate import runs
 from bench.ablate.__main__ import Arguments, main, planned
-from bench.ablate.recipes import OPTIONS, OURS, REFERENCE, THIRD, changed, recipes
-from bench.ablate.runs import scores_of
-from bench.ablate.tables import height_table, uncertainty_table
+from bench.ablate.recipes import OPTIONS, OURS, REFERENCE, THIRD, changed, configuration, recipes
+from bench.ablate.runs import Run, results_of, scores_of
+from bench.ablate.tables import height_table, ratio_table, uncertainty_table
 from bench.measure.report import as_plain
 from dali_pipes.errors import InputError
 from tests.reported import evaluate, predict, sample_table
@@ -27,7 +28,7 @@ def differing(a: Config, b: Config) -> set[str]:
 
 
 def test_the_first_row_is_the_references_recipe_and_each_option_changes_only_its_own_fields() -> None:
-    by_recipe = {run.recipe: run.config for run in planned(Arguments(Path("DIR"), seeds=1, splits=("scene",)))}
+    by_recipe = {run.recipe: run.config for run in planned(Arguments((Path("DIR"),), seeds=1, splits=("scene",)))}
     assert list(by_recipe) == list(recipes())
     ours, theirs = by_recipe[OURS], by_recipe[REFERENCE]
     optimizer = {name for name in differing(theirs, reference()) if name.startswith(("optimizer.", "model."))}
@@ -42,7 +43,7 @@ def test_the_first_row_is_the_references_recipe_and_each_option_changes_only_its
 
 
 def test_recipes_of_one_seed_see_the_same_samples_and_seeds_differ() -> None:
-    runs = planned(Arguments(Path("DIR"), seeds=2))
+    runs = planned(Arguments((Path("DIR"),), seeds=2))
     assert len({run.key for run in runs}) == len(runs)
     assert {run.config.division() for run in runs if (run.seed, run.split) == (1, "scene")} == {
         changed(runs[0].config, {"seed": 1, "data.split": "scene"}).division()
@@ -50,8 +51,23 @@ def test_recipes_of_one_seed_see_the_same_samples_and_seeds_differ() -> None:
     assert {run.recipe for run in runs if run.split == "official"} == {REFERENCE, OURS}
 
 
-def result(recipe: str, seed: int, rmse: float, by_epoch: list[float]) -> dict[str, Any]:
+def test_named_recipes_run_on_every_split_of_every_release() -> None:
+    only = (REFERENCE, "ours + aligned 160, mirrored")
+    runs = planned(Arguments((Path("town"), Path("coast")), seeds=1, only=only, epochs=24, size=128))
+    assert [(run.release.name, run.split, run.recipe) for run in runs] == [
+        (release, split, name) for release in ("town", "coast") for split in ("scene", "official") for name in only
+    ]
+    shown = {(run.config.epochs, run.config.data.size) for run in runs}
+    assert shown == {(24, 128)}
+    aligned = runs[1].config
+    assert (aligned.data.view, aligned.data.crop, aligned.data.hflip) == ("aligned", 160, 0.5)
+    with pytest.raises(InputError, match="--release needs folders of different names"):
+        Arguments((Path("a/town"), Path("b/town")))
+
+
+def result(recipe: str, seed: int, rmse: float, by_epoch: list[float], release: str = "town") -> dict[str, Any]:
     return {
+        "release": release,
         "split": "scene",
         "recipe": recipe,
         "seed": seed,
@@ -70,10 +86,23 @@ def test_the_table_compares_seed_by_seed() -> None:
         result(THIRD, 1, 24.0, [33.0]),
     ]
     cells = {row[0]: row for row in as_plain(height_table(results, "scene"))["rows"]}
-    assert cells[REFERENCE][3:] == ["25.00 ± 7.07", "24.00 ± 7.07", "1.62 (1.25–2.00)", "2, 2"]
-    assert cells[OURS][3:] == ["15.50 ± 0.71", "14.50 ± 0.71", "1.00 (1.00–1.00)", "1, 2"]
-    assert cells[THIRD][-2:] == ["1.50 (1.50–1.50)", "–"]
-    assert cells["linear in length"][3] == "30.00 ± 0.00"
+    assert cells[REFERENCE][4:] == ["25.00 ± 7.07", "24.00 ± 7.07", "2, 2"]
+    assert cells[OURS][4:] == ["15.50 ± 0.71", "14.50 ± 0.71", "1, 2"]
+    assert cells[THIRD][-1] == "–"
+    assert cells["linear in length"][4] == "30.00 ± 0.00"
+    ratios = {row[0]: row[2:] for row in as_plain(ratio_table(results, "scene"))["rows"]}
+    assert ratios[REFERENCE] == ["1.000 (1.000–1.000)", "0.958 (0.950–0.967)", "1.000 (1.000–1.000)"]
+    assert ratios[OURS] == ["0.650 (0.500–0.800)", "0.608 (0.467–0.750)", "0.636 (0.483–0.789)"]
+    assert ratios[THIRD] == ["1.200 (1.200–1.200)", "1.150 (1.150–1.150)", "1.211 (1.211–1.211)"]
+
+
+def test_each_release_is_compared_with_its_own_reference() -> None:
+    results = [
+        *(result(REFERENCE, 0, rmse, [1.0], release) for release, rmse in (("town", 20.0), ("coast", 40.0))),
+        *(result(OURS, 0, rmse, [1.0], release) for release, rmse in (("town", 10.0), ("coast", 30.0))),
+    ]
+    rows = [row[:3] for row in as_plain(ratio_table(results, "scene"))["rows"]]
+    assert rows[2:] == [[OURS, "town", "0.500 (0.500–0.500)"], [OURS, "coast", "0.750 (0.750–0.750)"]]
 
 
 def test_the_uncertainty_table_counts_seeds_that_beat_a_constant_and_shows_no_infinite_width() -> None:
@@ -107,13 +136,17 @@ def test_a_quick_run_ends_with_tables_and_is_not_trained_again(
     argv = ["--release", str(release), "--out", str(tmp_path / "runs"), "--quick", "--splits", "scene", *files]
     main(argv)
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [table["title"].split(" on ")[0] for table in first["tables"]] == ["Heights", "Uncertainty"]
+    assert [table["title"].split(" on ")[0] for table in first["tables"]] == [
+        "Heights",
+        "Relative to the reference's recipe",
+        "Uncertainty",
+    ]
     assert {(item["recipe"], item["seed"]) for item in first["results"]} == {(REFERENCE, 0), (OURS, 0)}
     assert all(len(item["development_rmse_by_epoch"]) == 2 for item in first["results"])
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"results.jsonl", "index-cache"}
     kept = [json.loads(line) for line in (tmp_path / "runs/results.jsonl").read_text().splitlines()]
     assert kept == first["results"]
-    assert "| ours | 1 | " in (tmp_path / "table.md").read_text()
+    assert "| ours | release | 1 | " in (tmp_path / "table.md").read_text()
     assert "<svg" in (tmp_path / "figure.svg").read_text()
 
     monkeypatch.setattr("train.engine.run.train", None)  # training would fail now
@@ -121,8 +154,35 @@ def test_a_quick_run_ends_with_tables_and_is_not_trained_again(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["results"] == first["results"]
 
 
+def run_of(name: str) -> Run:
+    return Run(Path("town"), "scene", name, 0, configuration(name, split="scene", seed=0, epochs=1, size=32))
+
+
+def test_processes_share_the_runs_and_none_is_trained_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While one process trains the first run, another one with the same command trains the second."""
+    names, trained = [REFERENCE, OURS], []
+
+    def train(run: Run, folder: Path) -> dict[str, Any]:
+        trained.append(run.recipe)
+        if run.recipe == REFERENCE:
+            elsewhere = results_of([run_of(name) for name in names], tmp_path)
+            assert [result["recipe"] for result in elsewhere] == [OURS]
+            assert "1 of 2 runs have not finished" in capsys.readouterr().err
+        return {"scores": {}}
+
+    monkeypatch.setattr(runs, "result_of", train)
+    monkeypatch.setattr(runs, "digest_of", lambda release: release.name)
+    assert not results_of([run_of(name) for name in names], tmp_path, train=False)
+    assert not trained
+    assert [result["recipe"] for result in results_of([run_of(name) for name in names], tmp_path)] == names
+    assert trained == names
+    assert {path.name for path in tmp_path.iterdir()} == {"results.jsonl"}
+
+
 def test_unknown_recipes_and_no_seeds_are_refused() -> None:
     with pytest.raises(InputError, match="--only knows no recipe 'theirs'; expected some of: reference, "):
-        Arguments(Path("DIR"), only=("theirs",))
+        Arguments((Path("DIR"),), only=("theirs",))
     with pytest.raises(InputError, match="--seeds must be at least 1"):
-        Arguments(Path("DIR"), seeds=0)
+        Arguments((Path("DIR"),), seeds=0)

@@ -55,6 +55,20 @@ def test_the_mean_line_equals_numpys_weighted_least_squares() -> None:
     assert a == pytest.approx(1 / 1.1, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("shift", "factor", "lowest", "highest"), [(0, 1.0, 0, 8), (10, 1.0, 19, 20), (0, 1.2, 19, 20)]
+)
+def test_the_mean_is_corrected_if_it_is_biased_and_mostly_left_alone_if_not(
+    shift: float, factor: float, lowest: int, highest: int
+) -> None:
+    corrected = 0
+    for seed in range(20):
+        raw = simulate(16, seed=seed, samples=160)
+        calibration = fit_calibration(replace(raw, mu=factor * (raw.mu / 1.1 + 5 + shift)))
+        corrected += (calibration.a, calibration.b) != (1, 0)
+    assert lowest <= corrected <= highest
+
+
 def test_the_temperature_is_fitted_to_each_scenes_errors_from_the_line_of_the_other_scenes() -> None:
     raw = simulate(20, seed=0)
     off = np.empty(len(raw))
@@ -159,7 +173,7 @@ def test_each_development_scene_is_calibrated_only_by_the_others() -> None:
         np.testing.assert_array_equal(one.sigma[here], other.sigma[here])
     assert original.calibrated is not None
     assert changed.calibrated is not None
-    assert (original.calibrated.mu[~here] != changed.calibrated.mu[~here]).all()
+    assert (original.calibrated.sigma[~here] != changed.calibrated.sigma[~here]).all()
 
 
 def test_few_scenes_allow_no_high_level_and_too_few_are_refused() -> None:

@@ -1,19 +1,21 @@
 """Measure the effect of each option of the training recipe: each option alone, the reference's recipe, and ours.
 
-    python -m bench.ablate --release runs/release --seeds 3 [--markdown FILE] [--figure FILE]
+    python -m bench.ablate --release runs/release [runs/coast …] --seeds 3 [--markdown FILE] [--figure FILE]
 
-Every run trains the same small network, convnext_atto at 80², from random weights on the same samples. Its best epoch
-is chosen on held-out scenes, and evaluated once on the validation samples. `--split scene` validates all recipes of
-`recipes.py` on a fold of unseen scenes. `--split official` validates the reference's recipe and ours on scenes seen in
-training. The seed sets the weights, the order of the samples, the fold and the held-out scenes. Recipes are compared
-seed by seed, because folds differ more than recipes do.
+Every run trains the same small network, convnext_atto at `--size`², from random weights on the same samples. Its best
+epoch is chosen on held-out scenes, and evaluated once on the validation samples. `--splits scene` validates on a fold
+of unseen scenes. `--splits official` validates on scenes seen in training: the reference's recipe and ours, or all that
+`--only` names. The seed sets the weights, the order of the samples, the fold and the held-out scenes. Recipes are
+compared seed by seed, because folds differ more than recipes do.
 
-It prints two kinds of tables: the errors of all recipes, and the quality of the uncertainty of two of them. They are
-valid for training from random weights on rendered tiles, and say nothing about fine-tuning ImageNet weights on real
-ones.
+It prints three tables for each split: the errors of all recipes, the same relative to the reference's recipe, and the
+quality of the uncertainty. They are valid for training from random weights on rendered tiles, and say nothing about
+fine-tuning ImageNet weights on real ones.
 
-Each finished run is one line of `results.jsonl` in `--out`, identified by a digest of its configuration. The command
-therefore resumes where it was stopped, and more seeds or other options cost only the new runs.
+Each finished run is one line of `results.jsonl` in `--out`, identified by a digest of its configuration and release.
+The command therefore resumes where it was stopped, and more seeds or other options cost only the new runs. Start it
+several times with the same `--out` to train in several processes: no run is trained twice. `--finished` prints the
+tables of the runs that have finished. To merge two folders, join their `results.jsonl` into one file.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ from dali_pipes.release.paths import ALIASES
 class Arguments(Output):
     """Compare training recipes."""
 
-    release: Path
-    """A release in any form, preferably a rendered one of 1,000 tiles or more."""
+    release: tuple[Path, ...]
+    """One or more releases in any form, preferably rendered ones of 1,000 tiles or more."""
     out: Path = Path("runs/ablation")
     """Folder for results.jsonl and for the unfinished run."""
     seeds: int = 3
@@ -47,9 +49,11 @@ class Arguments(Output):
     splits: tuple[Literal["scene", "official"], ...] = ("scene", "official")
     """Validation samples to compare on."""
     only: tuple[str, ...] = ()
-    """Names of the recipes to run. Default: all."""
+    """Names of the recipes to run, on all --splits. Default: all."""
     size: int = 80
     """Side of the letterboxed frame in pixels."""
+    finished: bool = False
+    """Print the tables of the runs that have finished, and train none."""
     threads: int = 0
     """Threads of DALI; 0 means all cores of this process."""
     device: str = "auto"
@@ -64,29 +68,34 @@ class Arguments(Output):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, seeds=self.seeds, epochs=self.epochs)
+        names = [release.resolve().name for release in self.release]
+        if len(set(names)) < len(names):
+            raise InputError(
+                f"--release needs folders of different names, which the tables show; found {', '.join(names)}"
+            )
         unknown = sorted(set(self.only) - set(recipes()))
         if unknown:
             raise InputError(f"--only knows no recipe {unknown[0]!r}; expected some of: {', '.join(recipes())}")
 
 
 def planned(arguments: Arguments) -> list[Run]:
-    """All runs: every seed of the chosen recipes on the scene split, and of two of them on the official split."""
-    chosen = [name for name in recipes() if not arguments.only or name in arguments.only]
-    seeds, epochs, size = arguments.seeds, arguments.epochs, arguments.size
+    """All runs: the chosen recipes on every release, split and seed; by default two recipes on the official split."""
+    only, seeds, epochs, size = arguments.only, arguments.seeds, arguments.epochs, arguments.size
     if arguments.quick:
-        chosen, seeds, epochs, size = [REFERENCE, OURS], 1, 2, 32
+        only, seeds, epochs, size = (REFERENCE, OURS), 1, 2, 32
 
-    def one(split: str, name: str, seed: int) -> Run:
+    def one(release: Path, split: str, name: str, seed: int) -> Run:
         config = configuration(name, split=split, seed=seed, epochs=epochs, size=size)
         data = replace(config.data, threads=arguments.threads)
-        return Run(split, name, seed, replace(config, device=arguments.device, data=data))
+        return Run(release, split, name, seed, replace(config, device=arguments.device, data=data))
 
     return [
-        one(split, name, seed)
+        one(release, split, name, seed)
         for seed in range(seeds)
+        for release in arguments.release
         for split in arguments.splits
-        for name in chosen
-        if split == "scene" or name in (REFERENCE, OURS)
+        for name in recipes()
+        if name in (only or (recipes() if split == "scene" else (REFERENCE, OURS)))
     ]
 
 
@@ -98,7 +107,7 @@ def main(argv: list[str]) -> None:
         from bench.ablate.tables import draw, tables_of
         from train.machine.choices import choose_device
 
-        results = results_of(planned(arguments), arguments.release, arguments.out)
+        results = results_of(planned(arguments), arguments.out, train=not arguments.finished)
         tables = tables_of(results)
         if arguments.markdown:
             write_text(arguments.markdown, "\n\n".join(as_markdown(as_plain(table)) for table in tables) + "\n")

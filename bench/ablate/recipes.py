@@ -35,6 +35,20 @@ TRIED: dict[str, Settings] = {
 }
 """Options that were tried and are not part of ours; the last one is how preset gpu differs from preset fast."""
 
+ALIGNED: Settings = {"data.view": "aligned", "data.crop": 160}
+VIEWS: dict[str, Settings] = {
+    "aligned 160": {},
+    "aligned 256": {"data.crop": 256},
+    "aligned 160, mirrored": {"data.hflip": 0.5},
+    "aligned 160, mirrored, also to predict": {"data.hflip": 0.5, "model.mirror": True},
+    "aligned 160, scenes": {"data.scene_group": 4, "optimizer.scene_loss": 1.0},
+    "tile and aligned 160": {"data.view": "tile+aligned"},
+    "aligned 160, weight decay .05": {"optimizer.weight_decay": 0.05},
+    "aligned 160, drop path .3": {"model.drop_path": 0.3},
+    "aligned 160, EMA .999": {"optimizer.ema": 0.999},
+}
+"""A window aligned with the polyline, and what may keep it from fitting the training scenes over many epochs."""
+
 REFERENCE, OURS, THIRD = "reference", "ours", "ours, a third of the epochs"
 
 
@@ -47,6 +61,7 @@ def recipes() -> dict[str, Settings]:
     rows[OURS] = ours
     rows |= {f"ours − {name}": {k: v for k, v in ours.items() if k not in option} for name, option in OPTIONS.items()}
     rows |= {f"ours + {name}": {**ours, **option} for name, option in TRIED.items()}
+    rows |= {f"ours + {name}": {**ours, **ALIGNED, **option} for name, option in VIEWS.items()}
     rows[THIRD] = ours
     return rows
 

@@ -1,4 +1,7 @@
-"""The runs of the ablation: trained once, evaluated, and stored as a line of results.jsonl."""
+"""The runs of the ablation: trained once, evaluated, and stored as a line of results.jsonl.
+
+Several processes may work on one list of runs: each takes those that no other has finished or is training.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,8 @@ from typing import Any
 from rich.console import Console
 
 from dali_pipes import SampleTable
-from dali_pipes.files import read_text, write_text
+from dali_pipes.errors import InputError
+from dali_pipes.files import alone, read_text, write_text
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import VALIDATION
 from train.recipe.config import MAY_CHANGE, Config, flattened
@@ -31,8 +36,9 @@ LARGEST = 64 << 20  # bytes of results.jsonl
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a recipe at one seed on one split."""
+    """One training: a recipe at one seed on one split of a release."""
 
+    release: Path
     split: str
     recipe: str
     seed: int
@@ -41,7 +47,7 @@ class Run:
     @property
     def place(self) -> dict[str, Any]:
         """Its place in the tables."""
-        return {"split": self.split, "recipe": self.recipe, "seed": self.seed}
+        return {"release": self.release.resolve().name, "split": self.split, "recipe": self.recipe, "seed": self.seed}
 
     @property
     def key(self) -> str:
@@ -58,22 +64,46 @@ class Run:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def results_of(runs: Sequence[Run], release: Path, out: Path) -> list[dict[str, Any]]:
-    """Run those that have no result in `out` yet → the results of all runs, in order."""
+def results_of(runs: Sequence[Run], out: Path, *, train: bool = True) -> list[dict[str, Any]]:
+    """The results of all finished runs in order; those that have no result in `out` yet are trained, if `train`."""
     out.mkdir(parents=True, exist_ok=True)
-    path, digest = out / "results.jsonl", digest_of(release)
+    digests = {release: digest_of(release) for release in {run.release for run in runs}}
+    keys = [f"{run.key}-{digests[run.release]}" for run in runs]
+    for i, (key, run) in enumerate(zip(keys, runs, strict=True), start=1):
+        if train and key not in _finished(out):
+            named = f"{run.release.name}, {run.split}, {run.recipe}, seed {run.seed}"
+            print(f"run {i} of {len(runs)}: {named}", file=sys.stderr, flush=True)
+            _train_unless_taken(run, key, out)
+    finished = _finished(out)
+    if missing := sum(key not in finished for key in keys):
+        print(f"{missing} of {len(runs)} runs have not finished and are not in the tables", file=sys.stderr)
+    # The name of a recipe may have changed since.
+    return [{**finished[key], **run.place} for key, run in zip(keys, runs, strict=True) if key in finished]
+
+
+def _finished(out: Path) -> dict[str, dict[str, Any]]:
+    """The results in `out` by their keys."""
+    path = out / "results.jsonl"
     lines = read_text(path, LARGEST).splitlines() if path.exists() else []
-    known = {result["key"]: result for result in map(json.loads, lines)}
-    results = []
-    for i, run in enumerate(runs, start=1):
-        key = f"{run.key}-{digest}"
-        if key not in known:
-            print(f"run {i} of {len(runs)}: {run.split}, {run.recipe}, seed {run.seed}", file=sys.stderr, flush=True)
-            known[key] = {"key": key, **run.place, **result_of(run, release, out / key)}
-            write_text(path, "".join(json.dumps(result) + "\n" for result in known.values()))
-            shutil.rmtree(out / key)
-        results.append({**known[key], **run.place})  # the name of a recipe may have changed since
-    return results
+    return {result["key"]: result for result in map(json.loads, lines)}
+
+
+def _train_unless_taken(run: Run, key: str, out: Path) -> None:
+    """Add the run's result to results.jsonl, unless another process trains it or has just finished it."""
+    folder = out / key
+    with ExitStack() as leased:
+        try:
+            leased.enter_context(lease(folder))
+        except InputError as taken:
+            print(f"skipped: {taken}", file=sys.stderr, flush=True)
+            return
+        if key in _finished(out):
+            return
+        result = {"key": key, **run.place, **result_of(run, folder)}
+        with alone(out / ".results.lock"):
+            results = {**_finished(out), key: result}.values()
+            write_text(out / "results.jsonl", "".join(json.dumps(result) + "\n" for result in results))
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def digest_of(release: Path) -> str:
@@ -85,15 +115,14 @@ def digest_of(release: Path) -> str:
     return digest.hexdigest()[:8]
 
 
-def result_of(run: Run, release: Path, folder: Path) -> dict[str, Any]:
-    """Train in `folder`, evaluate the best epoch, and return the result."""
+def result_of(run: Run, folder: Path) -> dict[str, Any]:
+    """Train in `folder`, which is leased, evaluate the best epoch, and return the result."""
     from train.engine.run import evaluate_best, train
 
     began = time.process_time()
-    paths = ReleasePaths(release, index_cache=folder.parent / "index-cache")  # all runs use the same tiles
-    with lease(folder):
-        finished = train(run.config, paths, folder, resume=True, console=RunConsole(Console(quiet=True)))
-        evaluation = Evaluation.of(evaluate_best(finished), finished.training.baselines)
+    paths = ReleasePaths(run.release, index_cache=folder.parent / "index-cache")  # all runs use the same tiles
+    finished = train(run.config, paths, folder, resume=True, console=RunConsole(Console(quiet=True)))
+    evaluation = Evaluation.of(evaluate_best(finished), finished.training.baselines)
     seconds = time.process_time() - began
     samples = len(finished.datasets.training)
     # The official split shows the effect of knowing the scenes, so its held-out scenes do not count.

@@ -21,45 +21,64 @@ INTERVAL = {"coverage": 2, "width": 0}
 """Scores in the table of uncertainty → their decimals."""
 Result = Mapping[str, Any]
 BySeed = dict[int, Result]
+Row = tuple[str, str]
+"""Recipe and release."""
 
 
 def tables_of(results: Sequence[Result]) -> list[Table]:
-    """For each split, the errors of all recipes and the uncertainty of the reference's recipe and ours."""
+    """For each split: the errors of all recipes, their ratios to the reference's recipe, and the uncertainty."""
     splits = [split for split in SPLITS if any(result["split"] == split for result in results)]
-    return [table(results, split) for split in splits for table in (height_table, uncertainty_table)]
+    tables = (height_table, ratio_table, uncertainty_table)
+    return [table(results, split) for split in splits for table in tables]
 
 
-def by_recipe(results: Sequence[Result], split: str) -> dict[str, BySeed]:
-    """The results of a split by recipe, in the order of the table, and by seed."""
-    by_seed: dict[str, BySeed] = {name: {} for name in recipes()}
+def by_recipe(results: Sequence[Result], split: str) -> dict[Row, BySeed]:
+    """The results of a split by recipe, in the order of the table, then by release, and by seed."""
+    releases = dict.fromkeys(result["release"] for result in results)
+    by_seed: dict[Row, BySeed] = {(name, release): {} for name in recipes() for release in releases}
     for result in results:
         if result["split"] == split:
-            by_seed[result["recipe"]][result["seed"]] = result
-    return {name: of_seed for name, of_seed in by_seed.items() if of_seed}
+            by_seed[result["recipe"], result["release"]][result["seed"]] = result
+    return {row: of_seed for row, of_seed in by_seed.items() if of_seed}
 
 
 def height_table(results: Sequence[Result], split: str) -> Table:
-    """Validation RMSE by recipe, its ratio to ours, and the epochs until it reaches the reference."""
-    columns = ("runs", "samples seen", "RMSE, m", "pooled, m", "RMSE / ours", "epochs to reach it")
+    """Validation RMSE by recipe, and the epochs until it reaches the reference."""
+    columns = ("release", "runs", "samples seen", "RMSE, m", "pooled, m", "epochs to reach it")
     table = grid(f"Heights on {SPLITS[split]}: mean ± standard deviation", *columns, first="recipe")
-    recipe = by_recipe(results, split)
-    lines = [result["scores"]["line"] for result in recipe.get(REFERENCE, {}).values()]
-    if lines:
-        table.add_row(LINE, str(len(lines)), "", _spread(lines), "", "", "")
-    for name, of_seed in recipe.items():
+    rows = by_recipe(results, split)
+    for (name, release), of_seed in rows.items():
+        if name == REFERENCE:
+            lines = [result["scores"]["line"] for result in of_seed.values()]
+            table.add_row(LINE, release, str(len(lines)), "", _spread(lines), "", "")
+    for (name, release), of_seed in rows.items():
         table.add_row(
             name,
+            release,
             str(len(of_seed)),
             f"{statistics.mean(result['samples_seen'] for result in of_seed.values()):,.0f}",
             *(_rmse(of_seed, predictor) for predictor in (NETWORK, POOLED)),
-            _against(of_seed, recipe.get(OURS, {})),
-            _epochs_to(of_seed, recipe.get(REFERENCE, {})),
+            _epochs_to(of_seed, rows.get((REFERENCE, release), {})),
         )
     table.caption = (
         "convnext_atto from random weights; the best epoch on held-out development scenes; pooled: calibrated on these"
-        " scenes, then pooled by scene. RMSE / ours: ratio to the RMSE of ours at the same seed. Epochs to reach it:"
-        " epochs until the development RMSE is as low as the lowest of the reference at that seed."
+        " scenes, then pooled by scene. Epochs to reach it: epochs until the development RMSE is as low as the lowest"
+        " of the reference at that seed."
     )
+    return table
+
+
+def ratio_table(results: Sequence[Result], split: str) -> Table:
+    """RMSE divided by that of the reference's recipe at the same seed."""
+    columns = ("release", "RMSE ÷ reference", "pooled ÷ reference", "pooled ÷ reference, pooled")
+    title = f"Relative to the reference's recipe on {SPLITS[split]}: mean (lowest–highest)"
+    table = grid(title, *columns, first="recipe")
+    rows = by_recipe(results, split)
+    for (name, release), of_seed in rows.items():
+        reference = rows.get((REFERENCE, release), {})
+        pairs = ((NETWORK, NETWORK), (POOLED, NETWORK), (POOLED, POOLED))
+        table.add_row(name, release, *(_ratio(of_seed, mine, reference, theirs) for mine, theirs in pairs))
+    table.caption = "Each RMSE is divided by that of the reference's recipe at the same seed on the same samples."
     return table
 
 
@@ -67,18 +86,17 @@ def uncertainty_table(results: Sequence[Result], split: str) -> Table:
     """Scores of σ and of the 90 % interval: of the network, calibrated, and pooled; for comparison a constant σ."""
     columns = ("NLL", "constant σ", "CRPS, m", "constant σ", "beats it", "90 % covers", "width, m")
     table = grid(f"Uncertainty on {SPLITS[split]}: mean ± standard deviation", first="recipe")
-    table.add_column("")
+    for name in ("release", ""):
+        table.add_column(name)
     for name in columns:
         table.add_column(name, justify="right")
-    for recipe, of_seed in by_recipe(results, split).items():
-        if recipe not in (REFERENCE, OURS):
-            continue
+    for (recipe, release), of_seed in by_recipe(results, split).items():
         for predictor in (NETWORK, CALIBRATED, POOLED):
             proper, interval = (
                 [_spread(_values(of_seed, predictor, name), digits) for name, digits in scores.items()]
                 for scores in (PROPER, INTERVAL)
             )
-            table.add_row(recipe, predictor, *proper, _beaten(of_seed, predictor), *interval)
+            table.add_row(recipe, release, predictor, *proper, _beaten(of_seed, predictor), *interval)
     table.caption = (
         "Constant σ: the RMSE of the same means on the scored samples themselves; it is beaten where both NLL and CRPS"
         " are lower. Coverage is the mean over scenes; the interval of the network is Gaussian, the others are"
@@ -114,10 +132,13 @@ def _spread(values: Sequence[float | None], digits: int = 2) -> str:
     return f"{statistics.mean(numbers):.{digits}f}{spread}"
 
 
-def _against(mine: BySeed, ours: BySeed) -> str:
-    both = sorted(set(mine) & set(ours))
-    ratios = [_values({0: mine[i]}, NETWORK, "rmse")[0] / _values({0: ours[i]}, NETWORK, "rmse")[0] for i in both]
-    return f"{statistics.mean(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "–"
+def _ratio(of_seed: BySeed, mine: str, reference: BySeed, theirs: str) -> str:
+    both = (
+        (of_seed[seed]["scores"].get(mine), reference[seed]["scores"].get(theirs))
+        for seed in sorted(set(of_seed) & set(reference))
+    )
+    ratios = [a["rmse"] / b["rmse"] for a, b in both if a and b]
+    return f"{statistics.mean(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})" if ratios else "–"
 
 
 def _epochs_to(mine: BySeed, reference: BySeed) -> str:
@@ -131,19 +152,20 @@ def _epochs_to(mine: BySeed, reference: BySeed) -> str:
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """Draw the validation RMSE on unseen scenes: a row per recipe, a dot per run, a bar for the mean."""
+    """Draw the validation RMSE on unseen scenes: a row per recipe and release, a dot per run, a bar for the mean."""
     import matplotlib
     from matplotlib.figure import Figure
 
     rows = list(by_recipe(results, "scene").items())
     figure = Figure(figsize=(7, 0.8 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    for y, (name, of_seed) in enumerate(reversed(rows)):
+    for y, ((name, _), of_seed) in enumerate(reversed(rows)):
         rmse = _values(of_seed, NETWORK, "rmse")
         colour = "#0072B2" if name.startswith(OURS) else "#6b7280"
         axes.plot(rmse, [y] * len(rmse), "o", color=colour, alpha=0.6, markersize=5)
         axes.plot(statistics.mean(rmse), y, "|", color=colour, markersize=14, markeredgewidth=2)
-    axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
+    several = len({release for (_, release), _ in rows}) > 1
+    axes.set_yticks(range(len(rows)), [f"{name}, {at}" if several else name for (name, at), _ in reversed(rows)])
     axes.set(xlabel="validation RMSE on unseen scenes, m", xlim=(0, None))
     axes.grid(axis="x", color="#e5e7eb")
     with matplotlib.rc_context({"svg.hashsalt": "ablation"}):

@@ -1,6 +1,7 @@
 """Fit a calibration on development scenes, which were held out of training as a whole, and apply it.
 
-1.  `fit_mean_line`: the linear correction of the mean, by maximum likelihood.
+1.  `fit_mean_line`: the linear correction of the mean, by maximum likelihood. It is used only if it
+    `lowers_the_error` on scenes that it was not fitted to.
 2.  `conformal_quantile`: the half-width, in units of σ, of intervals with the nominal coverage on unseen scenes.
 3.  `fit_calibration`: both, the temperature of σ, the shares of the errors' variance that tiles and scenes have in
     common, and the weights within a scene (pooling.py).
@@ -39,6 +40,7 @@ from .uncertainty import LEVELS, Forecast
 
 Gaussians = tuple[Float64, Float64]  # mu, sigma (N,) metres
 
+STANDARD_ERRORS = 1.0  # by which the line must lower the error
 MIN_SCENES_TO_CALIBRATE = 5  # with fewer scenes the line fits noise, and no level above 80 % is possible
 
 
@@ -55,6 +57,17 @@ def fit_mean_line(height: Float64, mu: Float64, sigma: Float64) -> tuple[float, 
     a = float(weight @ (centred * height)) / spread if spread > 0 else 1.0
     a = a if a > 0 else 1.0
     return a, float(weight @ (height - a * mu))
+
+
+def lowers_the_error(before: Float64, after: Float64, scene: NDArray[np.str_]) -> bool:
+    """Whether `after` has smaller squares than `before`, two arrays (N,) of errors in metres, by more than noise.
+
+    The rule: the mean over scenes of the reduction of a scene's sum of squares is more than one standard error above
+    zero. `after` must be the errors of each scene under the line of the other scenes.
+    """
+    _, group = np.unique(scene, return_inverse=True)
+    reduction = np.bincount(group, before**2 - after**2)
+    return bool(reduction.mean() > STANDARD_ERRORS * reduction.std(ddof=1) / math.sqrt(len(reduction)))
 
 
 def conformal_quantile(nonconformity: Float64, scene: NDArray[np.str_], level: float) -> float:
@@ -141,6 +154,10 @@ def _fit_gaussian(development: Predictions) -> Calibration:
         others = group != i
         a, b = fit_mean_line(table.height[others], development.mu[others], development.sigma[others])
         mu[~others] = a * development.mu[~others] + b
+    if lowers_the_error(table.height - development.mu, table.height - mu, table.scene):
+        a, b = fit_mean_line(table.height, development.mu, development.sigma)
+    else:
+        mu, (a, b) = development.mu.astype(np.float64), (1.0, 0.0)
     sigma_factor = float(np.sqrt(np.mean(((table.height - mu) / development.sigma) ** 2)))
     sigma_factor = sigma_factor or 1.0  # if there are no errors at all, σ stays as it is
     log_scale, variance = to_log_scale(length, mu, sigma_factor * development.sigma)
@@ -148,7 +165,6 @@ def _fit_gaussian(development: Predictions) -> Calibration:
     weighting = fit_weighting(error, variance, table.scene)
     variance = levelled(variance, table.scene, weighting)
     within_tile, between = fit_shares(error, variance, table.tile, table.scene)
-    a, b = fit_mean_line(table.height, development.mu, development.sigma)
     calibration = Calibration(a, b, sigma_factor / a, scenes=len(scenes))
     return replace(calibration, within_tile=within_tile, between=between, weighting=weighting)
 
