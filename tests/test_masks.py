@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dali_pipes.batches import masks
 from dali_pipes.batches.masks import polyline_frame, polyline_mask
-from dali_pipes.geometry import window
+from dali_pipes.geometry import letterbox, window
 
 POINTS = st.lists(
     st.tuples(st.floats(0, 600, allow_subnormal=False), st.floats(0, 500, allow_subnormal=False)),
@@ -38,14 +37,27 @@ def test_a_vertex_just_below_a_pixel_is_in_the_pixel_before() -> None:
     np.testing.assert_array_equal(polyline_mask(fraction, 96, 96), polyline_mask(whole, 96, 96))
 
 
-@settings(max_examples=60, deadline=None)
-@given(points=POINTS, crop=st.integers(20, 300))
-def test_a_window_of_a_large_image_is_drawn_alone_with_the_same_pixels(
-    points: list[tuple[float, float]], crop: int
-) -> None:
-    line = np.array(points)
-    cut = window(line, 500, 600, crop).tolist()
-    cut_out = polyline_frame(line, 500, 600, cut, 64)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masks, "LARGE", 0)
-        np.testing.assert_array_equal(polyline_frame(line, 500, 600, cut, 64), cut_out)
+SHAPES = [(512, 512), (500, 600), (256, 384), (1536, 1536), (97, 64)]  # 1,536 → 224 rounds weights by their position
+
+
+@pytest.mark.parametrize("size", [224, 80, 33])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cropped", [False, True])
+def test_a_frame_is_that_of_the_whole_mask(shape: tuple[int, int], size: int, cropped: bool) -> None:
+    rng = np.random.default_rng(0)
+    height, width = shape
+    for reach in np.repeat([0.02, 0.1, 0.5], 20):
+        line = np.clip(rng.uniform(size=2) + rng.normal(0, reach, (3, 2)), 0, 1) * [width, height]
+        cut = window(line, height, width, 100).tolist() if cropped else [0, 0, height, width]
+        np.testing.assert_array_equal(polyline_frame(line, height, width, cut, size), whole(line, shape, cut, size))
+
+
+def whole(line: np.ndarray, shape: tuple[int, int], cut: list[int], size: int) -> np.ndarray:
+    """The frame of a window of the whole mask."""
+    top, left, rows, columns = cut
+    fit = letterbox(rows, columns, size)
+    expected = np.zeros((size, size), np.uint8)
+    expected[fit.top : fit.top + fit.height, fit.left : fit.left + fit.width] = cv2.resize(
+        reference(line, *shape)[top : top + rows, left : left + columns], (fit.width, fit.height)
+    )
+    return expected

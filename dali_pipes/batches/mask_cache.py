@@ -47,10 +47,17 @@ class PaddingMasks:
     def __call__(self, sample: Tensor) -> Tensor:
         """Masks (B, S, S, V) uint8 of the rows `sample` (B,) int64, both on the device; 255 is padding."""
         lines = self._line.index_select(0, self._mask[sample])  # (B, V, S)
-        masks = self._lines.index_select(0, lines.flatten()).view(*lines.shape, -1)
+        masks = self._pick(lines.flatten()).view(*lines.shape, -1)
         size = masks.shape[-1]
         # Through a flat tensor: the strides select the compiled graph, and those of a view of size 1 may be any.
         return masks.movedim(1, -1).flatten().view(-1, size, size, masks.shape[1])
+
+    def _pick(self, lines: Tensor) -> Tensor:
+        """The rows of pixels `lines` (M,) → (M, S)."""
+        if self._lines.is_cuda:
+            return self._lines.index_select(0, lines)
+        # Not by torch: after an operation its other threads spin for a while, on the cores that DALI needs.
+        return torch.from_numpy(np.take(self._lines.numpy(), lines.numpy(), axis=0))
 
 
 def _inside(frames: Frames, view: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from ..geometry import Letterbox, letterbox
 from .letterbox import resize_into, turn_into
 
-LARGE = 1 << 24  # pixels; the mask of a larger image is only drawn where it is shown
-
 UInt8 = NDArray[np.uint8]
 Int64 = NDArray[np.int64]
 
@@ -40,16 +38,36 @@ def polyline_mask(points: NDArray[np.float64], height: int, width: int, window: 
 def polyline_frame(points: NDArray[np.float64], height: int, width: int, window: Sequence[int], size: int) -> UInt8:
     """Draw `points` (P, 2) px of an image of `height` × `width`, and letterbox one window → (size, size) uint8.
 
-    `window`: top, left, height and width in pixels of the image.
+    `window`: top, left, height and width in pixels of the image. Only the part around the polyline is drawn and
+    resized, which takes a third of the time of the whole mask.
     """
     top, left, rows, columns = window
+    box = letterbox(rows, columns, size)
+    reach = 0.004 * min(height, width) + 4  # half a stroke, truncated vertices, and the neighbours in the resize
+    (first_x, first_y), (last_x, last_y) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    y, part_height, y_resized, height_resized = _part(first_y - top - reach, last_y - top + reach, rows, box.height)
+    x, part_width, x_resized, width_resized = _part(first_x - left - reach, last_x - left + reach, columns, box.width)
+    part = polyline_mask(points, height, width, (top + y, left + x, part_height, part_width))
     frame = np.zeros((size, size), np.uint8)
-    if height * width > LARGE:
-        cut = polyline_mask(points, height, width, window)
-    else:
-        cut = polyline_mask(points, height, width)[top : top + rows, left : left + columns]
-    resize_into(frame, cut, letterbox(rows, columns, size))
+    resize_into(frame, part, Letterbox(height_resized, width_resized, box.top + y_resized, box.left + x_resized))
     return frame
+
+
+def _part(first: float, stop: float, side: int, resized: int) -> tuple[int, int, int, int]:
+    """The pixels from `first` to `stop` of a side that is resized → start and length, before and after the resize.
+
+    The part consists of blocks of q pixels that become p, where p / q is the scale in lowest terms. Its pixels are
+    those that a resize of the whole side gives: pixel d reads position (d + ½) q / p - ½, which is a whole number of
+    blocks and a multiple of 1 / 2p. OpenCV holds it as a float32, and rounds weights to 1 / 2048. Both are exact
+    enough to give the same weight in each block if p times the side is below 4096; otherwise the whole side is taken.
+    """
+    blocks = math.gcd(side, resized)
+    if resized // blocks * side >= 4096:
+        return 0, side, 0, resized
+    before, after = side // blocks, resized // blocks
+    start = min(max(0, math.floor(first / before)), blocks - 1)
+    count = min(max(start + 1, math.ceil(stop / before)), blocks) - start
+    return start * before, count * before, start * after, count * after
 
 
 def turned_polyline(

@@ -122,7 +122,7 @@ class Cuts:
         """V."""
         return self.window.shape[1]
 
-    @property
+    @cached_property
     def turned(self) -> NDArray[np.bool_]:
         """(V,), whether the frames of a view are turned."""
         return np.logical_and.reduce(np.isfinite(self.matrix), axis=(0, 2, 3), dtype=np.bool_)
@@ -134,7 +134,7 @@ class Cuts:
         turned = self.matrix[:, self.turned].reshape(len(self.window), -1)
         return np.concatenate([columns, turned.view(np.int64)], axis=1)
 
-    @property
+    @cached_property
     def filled(self) -> NDArray[np.bool_]:
         """(V,), whether a window covers its frame in every sample, as all turned and all square ones do."""
         return self.turned | (self.window[:, :, 2] == self.window[:, :, 3]).all(axis=0)

@@ -25,11 +25,13 @@ MOST_SCENE_PIXELS = 1 << 29  # of an image of which only windows are decoded
 _SCAN, _JFIF, _EXIF, _ADOBE = 0xDA, 0xE0, 0xE1, 0xEE
 _TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})  # Huffman, arithmetic, quantisation, restart interval
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # C4 and CC are tables, C8 is reserved
+_FOR_PIXELS = _TABLES | _START_OF_FRAME | {_SCAN}
 _HUFFMAN = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive
 _SEQUENTIAL = _HUFFMAN - {0xC2}
 _ARITHMETIC = frozenset({0xC9, 0xCA})
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 _START, _END, _PROGRESSIVE, _HUFFMAN_TABLES = 0xD8, 0xD9, 0xC2, 0xC4
+_BEGIN = re.compile(rb"\xff")  # of a marker
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # not those inside a scan: 00 and restarts
 _BITS = 99  # more than any coefficient has
 _MOST_MARKERS = 4096  # before the scan; cameras write about twenty, and a hostile file may have millions
@@ -167,23 +169,24 @@ def pixels_only(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     These are its tables and its frame, and the two that state the colour space: JFIF, with a version that exists, and
     Adobe. Returns `data` itself if nothing has to be removed, or if it is not a JPEG.
     """
-    head = data.tobytes()
-    kept, end, found = [head[:2]], 2, set[int]()
+    head = data.data  # not a copy, which would take as long as the rest
+    kept: list[bytes | memoryview] = [head[:2]]
+    end, found = 2, set[int]()
     unchanged = True
     try:
         for marker, start, stop in _segments(head):
-            segment = head[start:stop]
+            segment: bytes | memoryview = head[start:stop]
             found.add(marker)
             if marker == _SCAN and _HUFFMAN_TABLES not in found and found & _SEQUENTIAL:
                 kept.append(_standard_tables())
                 unchanged = False
             is_jfif = marker == _JFIF and segment[4:9] == b"JFIF\0" and len(segment) >= 18
             is_adobe = marker == _ADOBE and segment[4:9] == b"Adobe" and len(segment) >= 16
-            if not (is_jfif or is_adobe or marker in _TABLES | _START_OF_FRAME or marker == _SCAN):
+            if not (is_jfif or is_adobe or marker in _FOR_PIXELS):
                 unchanged = False
                 continue
             if is_jfif and segment[9] not in (1, 2):
-                segment, unchanged = segment[:9] + b"\1\1" + segment[11:], False
+                segment, unchanged = b"".join([segment[:9], b"\1\1", segment[11:]]), False
             unchanged = unchanged and start == end
             kept.append(segment)
             end = stop
@@ -201,7 +204,7 @@ def _standard_tables() -> bytes:
     return b"".join(data[start:stop] for marker, start, stop in _segments(data) if marker == _HUFFMAN_TABLES)
 
 
-def _segments(data: bytes) -> Iterator[_Segment]:
+def _segments(data: bytes | memoryview) -> Iterator[_Segment]:
     """Yield the segments of a header up to the first scan; junk between two is skipped, as libjpeg does.
 
     Raises ValueError if `data` is not a JPEG, and its subclass `_Cut` if it ends before the first scan.
@@ -210,9 +213,10 @@ def _segments(data: bytes) -> Iterator[_Segment]:
         raise ValueError("no start of an image")
     position = 2
     for _ in range(_MOST_MARKERS):
-        position = data.find(b"\xff", position)
-        if position < 0 or position + 4 > len(data):
+        found = _BEGIN.search(data, position)
+        if found is None or found.start() + 4 > len(data):
             raise _Cut
+        position = found.start()
         marker = data[position + 1]
         if marker == 0xFF or marker == 0 or marker in _WITHOUT_LENGTH:  # a fill byte, junk, or a marker without a body
             position += 1 if marker == 0xFF else 2
