@@ -197,14 +197,16 @@ def test_the_names_of_other_trainers_mean_our_flags() -> None:
 
 def test_help_shows_plain_values_and_examples_on_lines_of_their_own(helps: dict[str, Any]) -> None:
     for module, (_, text) in helps.items():
-        assert "{None}" not in text, module
+        assert "None" not in text, module
+    assert "(default: runs/DATE-PRESET)" in " ".join(helps["train"][1].replace("│", "").split())
     examples = [line for line in helps["train"][1].splitlines() if "-m train --release" in line]
     assert len(examples) == 2
 
 
 def test_an_optional_value_may_be_given_as_the_word_none() -> None:
     argv = ["--release", "x", "--out", "x", "--model.layer-scale"]
-    assert train.__main__.parse([*argv, "None"]).config.model.layer_scale is None
+    for word in ("none", "None"):
+        assert train.__main__.parse([*argv, word]).config.model.layer_scale is None
     assert train.__main__.parse([*argv, "0.5"]).config.model.layer_scale == 0.5
 
 

@@ -23,7 +23,7 @@ from typing import Annotated
 
 import tyro
 
-from dali_pipes.command import parse
+from dali_pipes.command import default_is, parse
 from dali_pipes.console import ProgressStyle
 from dali_pipes.errors import exits_with_one_sentence
 
@@ -44,8 +44,8 @@ class Arguments:
     """The same seed and counts give the same bytes."""
     disjoint: bool = False
     """Keep a quarter of the scenes for validation only; the official split shares its scenes."""
-    workers: int | None = None
-    """Processes that render. Default: as many as there are processors and work for."""
+    workers: Annotated[int | None, default_is("as many as there are processors and work for")] = None
+    """Processes that render."""
     progress: ProgressStyle = "auto"
     """bar: a bar that moves. plain: at most one line in ten seconds. auto: bar on a terminal, plain elsewhere."""
 
