@@ -114,8 +114,8 @@ def _report_labels(verdict: Verdict, paths: ReleasePaths, console: RunConsole, *
     """Print what the audit of the labels finds. Raises InputError if it is more than chance explains."""
     if verdict.beyond_chance and not accept:
         raise InputError(
-            f"{verdict.sentence}: more than chance explains; python -m dali_pipes {paths.release} shows them; correct"
-            " them, or train on them with --accept-labels"
+            f"{verdict.sentence}: more than chance explains; chimney inspect {paths.release} shows them; correct them,"
+            " or train on them with --accept-labels"
         )
     console.note(verdict.sentence)
 
