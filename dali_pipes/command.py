@@ -179,7 +179,9 @@ def _sentence(box: str) -> str:
     error, _, hints = "\n".join(lines).partition("Perhaps you meant")
     error = re.split("For full helptext|Argument helptext|Arguments similar to", error)[0]
     missing, _, unknown = error.partition("Unrecognized options:\n")
-    if "Missing from" in missing and (names := _named(missing)):
+    if "Missing value for argument" in missing:  # of a path without a flag; tyro does not name what it found instead
+        return "PATH is missing, or a flag before it is unknown"
+    if "Missing from" in missing and (names := _named(missing) or ["PATH"]):
         also = f", and {' '.join(unknown.split())} is unknown" if unknown else ""
         return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing{also}"
     sentence, flags = " ".join(error.split()).rstrip("."), _named(hints)

@@ -160,6 +160,23 @@ def test_a_wrong_flag_gives_a_short_sentence_with_similar_flags(argv: list[str],
     assert framed.stderr == f"error: {error.value}\n"
 
 
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ([], "PATH is missing"),
+        (["--html", "x"], "PATH is missing"),
+        (["--no-such-flag"], "PATH is missing, or a flag before it is unknown"),
+        (["DIR", "--htm", "x"], "Unrecognized options: --htm, x; similar: --html"),
+    ],
+)
+def test_a_missing_path_is_one_short_sentence(
+    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["inspect", *argv])
+    assert capsys.readouterr().err == f"error: {sentence}; see chimney inspect --help\n"
+
+
 def test_the_names_of_other_trainers_mean_our_flags() -> None:
     theirs = [
         "--data-dir",

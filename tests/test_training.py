@@ -492,8 +492,10 @@ def test_a_finished_run_with_a_cosine_gets_more_epochs_and_needs_no_initial_weig
     assert checkpoint.load(folder / "last.pt")["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-12)
     sentence = f"a cosine over 4 epochs is now, at {lines[3]['learning_rate']:.1e}"
     assert f"4 epochs instead of 3: the learning rate goes on where {sentence}" in console.text.getvalue()
+    downloads = replace(SMALL, weights="imagenet")
+    assert (downloads.pretrained(folder), downloads.pretrained(tmp_path / "new")) == (None, "imagenet")
     with pytest.raises(InputError, match=r"another configuration \(epochs 3, was 4\)"):
-        run(replace(SMALL, epochs=3), resumed.paths, folder, resume=True)
+        run(replace(resumed.config, epochs=3), resumed.paths, folder, resume=True)
 
 
 @pytest.mark.parametrize(
