@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from unittest.mock import patch
 
 import numpy as np
@@ -32,7 +32,7 @@ from bench.measure.fresh import in_new_process
 from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate
 from dali_pipes import SampleTable
-from dali_pipes.command import at_least, parse
+from dali_pipes.command import at_least, default_is, parse
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.release.find import open_split
 from dali_pipes.release.members import Members, Merged
@@ -48,8 +48,8 @@ Run = dict[str, float]
 class Arguments(Output):
     """Measure a cold start to the end of the first epoch's data."""
 
-    release: Path | None = None
-    """Folder of a release. Default: one of 600 tiles is rendered."""
+    release: Annotated[Path | None, default_is("one of 600 tiles is rendered")] = None
+    """Folder of a release."""
     tiles: int = 8000
     """Tiles of the release that is loaded; they are links to the tiles of --release."""
     caches: tuple[str, ...] = ("host", "disk")

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -38,7 +38,7 @@ from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, alternate, finish, ratio
 from bench.step import network
 from dali_pipes import SampleTable
-from dali_pipes.command import at_least, parse
+from dali_pipes.command import at_least, default_is, parse
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.release.paths import ALIASES
 from model import BackboneError
@@ -64,8 +64,8 @@ Record = Mapping[str, Any]
 class Arguments(Output):
     """Measure whole epochs, and the time to a target RMSE."""
 
-    release: Path | None = None
-    """Folder of a release. Default: one of 600 + 100 tiles is rendered."""
+    release: Annotated[Path | None, default_is("one of 600 + 100 tiles is rendered")] = None
+    """Folder of a release."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
     backbone: str = "convnext_atto"

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
 
@@ -25,7 +25,7 @@ from bench.measure.data import linked_release, unpack, whole_batches
 from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, Work, alternate, finish, ratio
 from dali_pipes import SampleTable
-from dali_pipes.command import at_least, parse
+from dali_pipes.command import at_least, default_is, parse
 from dali_pipes.errors import exits_with_one_sentence
 from dali_pipes.release.paths import ALIASES
 
@@ -44,8 +44,8 @@ TIMES = (1, 10, 100)
 class Arguments(Output):
     """Measure the throughput of loading."""
 
-    release: Path | None = None
-    """Folder of a release. Default: one of 600 tiles is rendered."""
+    release: Annotated[Path | None, default_is("one of 600 tiles is rendered")] = None
+    """Folder of a release."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
     batch_size: int = 64

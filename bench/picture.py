@@ -104,7 +104,7 @@ def draw(sample: Sample, tile: NDArray[np.uint8]) -> Image.Image:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=100, facecolor="white")
+    figure = Figure(figsize=(WIDTH, HEIGHT + 1e-6), dpi=100, facecolor="white")  # matplotlib 3.9 cuts 459.99 pixels off
     _draw_tile(figure.add_axes((0.012, 0.026, HEIGHT * 0.948 / WIDTH, 0.948)), sample, tile)
     _draw_heights(figure.add_axes((0.50, 0.30, 0.47, 0.26)), sample)
     for y, size, colour, text in (

@@ -18,14 +18,14 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
 
 from bench.measure.data import random_batch
 from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, alternate, seconds_of
-from dali_pipes.command import at_least, parse
+from dali_pipes.command import at_least, default_is, parse
 from dali_pipes.errors import exits_with_one_sentence
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Arguments(Output):
     """Steps per turn."""
     repeats: int = 5
     """Counted turns, after one that does not count."""
-    folder: Path | None = None
-    """Folder to write the checkpoint to. Default: the folder for temporary files."""
+    folder: Annotated[Path | None, default_is("the folder for temporary files")] = None
+    """Folder to write the checkpoint to."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

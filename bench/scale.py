@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 from rich.table import Table
@@ -36,7 +36,7 @@ from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, Work, alternate
 from dali_pipes import SampleTable
 from dali_pipes.batches.view import WHOLE_TILE
-from dali_pipes.command import at_least, parse
+from dali_pipes.command import at_least, default_is, parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_whole
 from dali_pipes.release.paths import ALIASES
@@ -56,8 +56,8 @@ BATCHES = 8  # read per call
 class Arguments(Output):
     """Measure how the cost per sample grows."""
 
-    release: Path | None = None
-    """Folder of a release. Default: one of 600 tiles is rendered."""
+    release: Annotated[Path | None, default_is("one of 600 tiles is rendered")] = None
+    """Folder of a release."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: only reported with the results, because all of this runs on the host."""
     samples: int = 1_000_000
@@ -71,7 +71,7 @@ class Arguments(Output):
     repeats: int = 5
     """Counted turns of each measurement."""
     figure: Path | None = None
-    """File for a figure, .svg, .png or .pdf. Default: no figure."""
+    """File for a figure, .svg, .png or .pdf."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

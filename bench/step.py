@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from rich.table import Table
 
 from bench.measure.data import random_batch
 from bench.measure.report import Output, grid, report
 from bench.measure.timing import Rate, Work, alternate, finish, ratio, seconds_of
-from dali_pipes.command import at_least, parse
+from dali_pipes.command import at_least, default_is, parse
 from dali_pipes.errors import exits_with_one_sentence
 from model import BackboneError
 
@@ -64,9 +64,8 @@ class Arguments(Output):
 
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto."""
-    backbones: tuple[str, ...] = ()
-    """Names in timm. Default: convnext_atto and convnext_tiny, and on a GPU also convnext_base, whose fp32 step takes
-    half a minute on a CPU."""
+    backbones: Annotated[tuple[str, ...], default_is("convnext_atto convnext_tiny, on a GPU also convnext_base")] = ()
+    """Names in timm. On a CPU, the fp32 step of convnext_base takes half a minute."""
     batch_size: int = 16
     """Samples per step; the reference uses 16."""
     size: int = 224

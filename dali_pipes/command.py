@@ -25,6 +25,9 @@ from .errors import InputError
 WITHOUT_TORCH = ("dali_pipes", "bench.render", "bench.fill", "train.compare")
 """Commands that run in a small address space."""
 
+NO_VALUE = (["none"], ["None"])
+"""What a user may type where an optional value is absent; a file of this name is ./none."""
+
 Arguments = TypeVar("Arguments")
 
 PROGRAM: ContextVar[str] = ContextVar("PROGRAM")
@@ -106,7 +109,7 @@ def _reflowed(text: str) -> str:
 
 
 def _registry() -> ConstructorRegistry:
-    """Rules for tyro: an optional value is shown as PATH, not as {None}|PATH; the word None still means no value."""
+    """Rules for tyro: an optional value is shown as PATH, not as {None}|PATH; the words none and None mean no value."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -120,13 +123,18 @@ def _registry() -> ConstructorRegistry:
         given = spec
         return replace(
             given,
-            instance_from_str=lambda words: None if words == ["None"] else given.instance_from_str(words),
+            instance_from_str=lambda words: None if words in NO_VALUE else given.instance_from_str(words),
             is_instance=lambda value: value is None or given.is_instance(value),
-            str_from_instance=lambda value: ["None"] if value is None else given.str_from_instance(value),
-            choices=given.choices and (*given.choices, "None"),
+            str_from_instance=lambda value: ["none"] if value is None else given.str_from_instance(value),
+            choices=given.choices and (*given.choices, "none"),
         )
 
     return registry
+
+
+def default_is(text: str) -> Any:
+    """An annotation of a field whose help shows `text` as the default, because the value itself says nothing."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
 
 
 def check_out(out: Path, flag: str = "--out") -> None:
@@ -171,7 +179,9 @@ def _sentence(box: str) -> str:
     error, _, hints = "\n".join(lines).partition("Perhaps you meant")
     error = re.split("For full helptext|Argument helptext|Arguments similar to", error)[0]
     missing, _, unknown = error.partition("Unrecognized options:\n")
-    if "Missing from" in missing and (names := _named(missing)):
+    if "Missing value for argument" in missing:  # of a path without a flag; tyro does not name what it found instead
+        return "PATH is missing, or a flag before it is unknown"
+    if "Missing from" in missing and (names := _named(missing) or ["PATH"]):
         also = f", and {' '.join(unknown.split())} is unknown" if unknown else ""
         return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing{also}"
     sentence, flags = " ".join(error.split()).rstrip("."), _named(hints)

@@ -160,6 +160,23 @@ def test_a_wrong_flag_gives_a_short_sentence_with_similar_flags(argv: list[str],
     assert framed.stderr == f"error: {error.value}\n"
 
 
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ([], "PATH is missing"),
+        (["--html", "x"], "PATH is missing"),
+        (["--no-such-flag"], "PATH is missing, or a flag before it is unknown"),
+        (["DIR", "--htm", "x"], "Unrecognized options: --htm, x; similar: --html"),
+    ],
+)
+def test_a_missing_path_is_one_short_sentence(
+    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["inspect", *argv])
+    assert capsys.readouterr().err == f"error: {sentence}; see chimney inspect --help\n"
+
+
 def test_the_names_of_other_trainers_mean_our_flags() -> None:
     theirs = [
         "--data-dir",
@@ -197,14 +214,16 @@ def test_the_names_of_other_trainers_mean_our_flags() -> None:
 
 def test_help_shows_plain_values_and_examples_on_lines_of_their_own(helps: dict[str, Any]) -> None:
     for module, (_, text) in helps.items():
-        assert "{None}" not in text, module
+        assert "None" not in text, module
+    assert "(default: runs/DATE-PRESET)" in " ".join(helps["train"][1].replace("│", "").split())
     examples = [line for line in helps["train"][1].splitlines() if "-m train --release" in line]
     assert len(examples) == 2
 
 
 def test_an_optional_value_may_be_given_as_the_word_none() -> None:
     argv = ["--release", "x", "--out", "x", "--model.layer-scale"]
-    assert train.__main__.parse([*argv, "None"]).config.model.layer_scale is None
+    for word in ("none", "None"):
+        assert train.__main__.parse([*argv, word]).config.model.layer_scale is None
     assert train.__main__.parse([*argv, "0.5"]).config.model.layer_scale == 0.5
 
 

@@ -66,6 +66,11 @@ def test_every_cell_runs_and_the_training_cell_resumes(
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = {cell.source.splitlines()[-1]: output_of(cell) for cell in notebook.cells if cell.cell_type == "code"}
     run = tmp_path / "drive/runs/one"
+    trained = output_of(next(cell for cell in notebook.cells if cell.source == again.source))
+    lines = trained.replace("\r\n", "\n").splitlines()
+    assert sum("epoch 1 done in " in line for line in lines) == 1
+    assert len(lines) < 50, "the kernel's pseudo-terminal draws no bar"
+    assert not re.search(r"\x1b\[[\d;?]*[A-HJKlh]|\r", "\n".join(lines)), "no line is drawn again"
     assert f"resuming {run} after epoch 1 of 1" in output_of(again)
     assert "<iframe srcdoc=" in shown["Page(run)"]
     assert "SampleTable(" in shown["table"]

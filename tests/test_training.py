@@ -386,7 +386,9 @@ def test_the_reference_preset_is_the_published_recipe() -> None:
 def test_only_some_settings_may_change_on_resuming() -> None:
     before = asdict(demo())
     assert differences(replace(demo(), device="cuda", runtime=Runtime(compile="on")), before) == []
-    assert differences(replace(demo(), epochs=99), before) == ["epochs 99, was 4"], "the cosine would change"
+    assert differences(replace(demo(), epochs=99), before) == []
+    assert differences(replace(demo(), epochs=3), before) == ["epochs 3, was 4"], "the cosine would end above 0"
+    assert differences(demo(), {**before, "epochs": "4"}) == ["epochs 4, was 4"]
     assert differences(replace(reference(), epochs=99), asdict(reference())) == []
     assert differences(replace(demo(), runtime=Runtime(precision="fp32")), before)
     assert differences(fast(), before)
@@ -473,10 +475,27 @@ def test_a_run_ends_at_its_time_limit_and_resumes_alone_until_it_loses_patience(
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_cosine_is_not_prolonged_and_the_sentence_says_what_to_do(finished: tuple[Path, str], release: Path) -> None:
-    folder, _ = finished
-    with pytest.raises(InputError, match=r"epochs 9, was 3\).*start a new run with --init-from .*whole and another"):
-        run(replace(SMALL, epochs=9), release, folder, resume=True)
+def test_a_finished_run_with_a_cosine_gets_more_epochs_and_needs_no_initial_weights_again(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "weights": "/gone.safetensors"}))
+    index = finished[0].parent / "index-cache"
+    resumed = train.__main__.parse(f"--resume {folder} --epochs 4 --index-cache {index}".split())
+    console = Quiet()
+    train_without_report(resumed.config, resumed.paths, folder, resume=True, console=console)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rate = 0.5 * (1 + np.cos(np.pi * (0.75 - 0.1) / 0.9)) * 1e-3  # three quarters of the steps, a tenth to warm up
+    assert lines[3]["learning_rate"] == pytest.approx(rate, rel=0.1)
+    assert checkpoint.load(folder / "last.pt")["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-12)
+    sentence = f"a cosine over 4 epochs is now, at {lines[3]['learning_rate']:.1e}"
+    assert f"4 epochs instead of 3: the learning rate goes on where {sentence}" in console.text.getvalue()
+    downloads = replace(SMALL, weights="imagenet")
+    assert (downloads.pretrained(folder), downloads.pretrained(tmp_path / "new")) == (None, "imagenet")
+    with pytest.raises(InputError, match=r"another configuration \(epochs 3, was 4\)"):
+        run(replace(resumed.config, epochs=3), resumed.paths, folder, resume=True)
 
 
 @pytest.mark.parametrize(

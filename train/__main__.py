@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from dali_pipes import command
+from dali_pipes.command import default_is
 from dali_pipes.console import ProgressStyle, activity, open_console
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.release.paths import ALIASES as RELEASE_ALIASES
@@ -47,9 +48,8 @@ class Arguments:
 
     paths: Annotated[ReleasePaths, tyro.conf.arg(name="")]
 
-    out: Path | None = None
-    """Run folder to write: checkpoints, metrics.jsonl, report.html and predictions.csv.
-    Default: runs/DATE-PRESET."""
+    out: Annotated[Path | None, default_is("runs/DATE-PRESET")] = None
+    """Run folder to write: checkpoints, metrics.jsonl, report.html and predictions.csv."""
 
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     """The preset gives the defaults."""
@@ -140,7 +140,7 @@ def run(
     console = console or RunConsole(open_console(quiet=not is_rank_zero))
     only_writer = lease(out) if is_rank_zero else nullcontext()
     with Signals(), only_writer, console:  # also between training and report, and while torch is imported
-        if config.initial_weights == "imagenet":
+        if config.pretrained(out) == "imagenet":
             check_download(config.backbone)  # before torch is imported, which takes seconds
         console.stage("loading PyTorch and DALI")
         from .engine.run import train

@@ -34,7 +34,7 @@ from .recipe.flags import is_settings
 from .scores.metrics import Scores, score
 
 LARGEST_FILE = 128 << 20  # bytes of a file of a run
-HINT = "name run folders of python -m train"
+HINT = "name run folders of chimney train"
 OPTIMISTIC = "‡ optimistic: the run's best epoch was chosen on these samples"
 
 
@@ -172,7 +172,7 @@ class Arguments:
     """Compare runs."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders of python -m train."""
+    """Run folders of chimney train."""
 
     out: Path | None = None
     """Where to write a figure of RMSE by epoch: a .svg, .png or .pdf file. Without it, no figure is written."""

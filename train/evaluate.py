@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 
 from dali_pipes import command
-from dali_pipes.command import check_out_folder, other_program, this_python
+from dali_pipes.command import check_out_folder, default_is, other_program, this_python
 from dali_pipes.console import ProgressStyle, open_console
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.release.find import open_split
@@ -51,10 +51,9 @@ class Arguments:
     out: Path
     """Folder for report.html and predictions.csv."""
 
-    split: Literal["official", "scene"] | None = None
+    split: Annotated[Literal["official", "scene"] | None, default_is("as in training")] = None
     """official: the release's own validation split.
-    scene: the fold of whole scenes that was validation in training (fold 0 of 5 if the checkpoint stores none).
-    Default: as in training."""
+    scene: the fold of whole scenes that was validation in training (fold 0 of 5 if the checkpoint stores none)."""
 
     pool: Literal["none", "scene"] = "scene"
     """scene: also report each height pooled over all polylines of its scene.

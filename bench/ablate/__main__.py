@@ -23,12 +23,12 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from bench.ablate.recipes import OURS, REFERENCE, configuration, recipes
 from bench.ablate.runs import Run
 from bench.measure.report import Output, as_markdown, as_plain, report
-from dali_pipes.command import at_least, parse
+from dali_pipes.command import at_least, default_is, parse
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.files import write_text
 from dali_pipes.release.paths import ALIASES
@@ -48,8 +48,8 @@ class Arguments(Output):
     """Epochs of each run."""
     splits: tuple[Literal["scene", "official"], ...] = ("scene", "official")
     """Validation samples to compare on."""
-    only: tuple[str, ...] = ()
-    """Names of the recipes to run, on all --splits. Default: all."""
+    only: Annotated[tuple[str, ...], default_is("all")] = ()
+    """Names of the recipes to run, on all --splits."""
     size: int = 80
     """Side of the letterboxed frame in pixels."""
     finished: bool = False

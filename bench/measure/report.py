@@ -9,14 +9,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from bench.measure.timing import Rate
-from dali_pipes.command import check_out
+from dali_pipes.command import check_out, default_is
 from dali_pipes.console import say
 from dali_pipes.files import write_text
 
@@ -38,8 +38,8 @@ def grid(title: str, *columns: str, first: str = "") -> Table:
 class Output:
     """The flags of every benchmark about its output."""
 
-    json: Path | None = None
-    """File for the results as a JSON object. Default: the last line of the output, unless that is a terminal."""
+    json: Annotated[Path | None, default_is("the last line of the output, unless that is a terminal")] = None
+    """File for the results as a JSON object."""
 
     def __post_init__(self) -> None:
         if self.json is not None:

@@ -27,7 +27,7 @@ from typing import Annotated
 import tyro
 
 from bench.render.style import StyleName
-from dali_pipes.command import parse
+from dali_pipes.command import default_is, parse
 from dali_pipes.console import ProgressStyle
 from dali_pipes.errors import exits_with_one_sentence
 
@@ -50,8 +50,8 @@ class Arguments:
     """Keep a quarter of the scenes for validation only; the official split shares its scenes."""
     style: StyleName = "town"
     """What the tiles look like. The same seed gives the same chimneys and heights in both styles."""
-    workers: int | None = None
-    """Processes that render. Default: as many as there are processors and work for."""
+    workers: Annotated[int | None, default_is("as many as there are processors and work for")] = None
+    """Processes that render."""
     progress: ProgressStyle = "auto"
     """bar: a bar that moves. plain: at most one line in ten seconds. auto: bar on a terminal, plain elsewhere."""
 

@@ -115,8 +115,7 @@ class Stream:
         ]
         named = ", ".join(bad) or f"an error that only DALI reports ({str(error).strip().splitlines()[-1]})"
         return (
-            f"expected tiles that decode, found {named} in batch {step};"
-            " `python -m dali_pipes DIR` lists all damaged tiles"
+            f"expected tiles that decode, found {named} in batch {step}; `chimney inspect DIR` lists all damaged tiles"
         )
 
 

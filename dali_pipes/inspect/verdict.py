@@ -6,7 +6,7 @@
 
 It is computed from the tables in some milliseconds; only pictures of equal size without a recorded checksum are read.
 What is called suspicious holds even if a release had rounded its vertices after computing the heights (audit.py).
-`python -m dali_pipes DIR` shows each label.
+`chimney inspect DIR` shows each label.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class ReleasePaths:
 
     index_cache: Path | None = None
     """Folder for the checked sample tables and the lists of what was skipped, shared by runs.
-    Default: the folder index-cache next to the output; an inspection keeps none unless this is given."""
+    none: the folder index-cache next to the output; an inspection keeps no index."""
 
     def __post_init__(self) -> None:
         for split, role in product(SPLITS, ROLES):

@@ -47,6 +47,7 @@ Range = tuple[float, float]
 CAMERA_BITS = 14  # values of 16 bits that are all lower come from a camera, and would be almost black
 OTHERS = (Reason.PNG, Reason.TIFF)  # formats that are read besides JPEG
 _HEAD = 32  # bytes that identify a format
+_SILENT = 0  # OpenCV's lowest level of logging
 
 
 class Pictures(Members):
@@ -283,10 +284,11 @@ def _by_opencv(data: UInt8) -> NDArray[Any] | None:
     """
     import cv2  # `--help` reads this module, and OpenCV takes long to import
 
-    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # the first until OpenCV 4
+    before = set_level(_SILENT)
     try:
         return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
     finally:
-        cv2.utils.logging.setLogLevel(before)
+        set_level(before)

@@ -203,7 +203,6 @@ class SampleTable:
             path,
             lambda file: np.savez(
                 file,
-                allow_pickle=False,
                 format=FORMAT,
                 key=key,
                 image=self.image,

@@ -79,7 +79,8 @@ def train(
         _report_labels(verdict, paths, console, accept=config.data.accept_labels)
         _warn_of_few_scenes(datasets, console)
         console.stage(f"building {config.backbone}")
-        training = Training(config, device, datasets, console, paths.index_cache, place, first_pass)
+        weights = config.pretrained(out)
+        training = Training(config, device, datasets, console, paths.index_cache, place, weights, first_pass)
         del first_pass  # the loaders have the tiles that they need
         console.header(header(training, datasets, folder))
         _restore(training, folder, console)
@@ -104,7 +105,7 @@ def _check_before_reading(config: Config, place: Place, out: Path) -> None:
             f" × {parts} of --accumulate × {group} of --data.scene-group, found {config.batch_size}"
         )
     check_dali()
-    check_backbone(config.backbone, config.initial_weights)
+    check_backbone(config.backbone, config.pretrained(out))
     if config.init_from and not (out / "last.pt").exists():
         checkpoint.check_exists(checkpoint_of(Path(config.init_from)))
 
@@ -113,8 +114,8 @@ def _report_labels(verdict: Verdict, paths: ReleasePaths, console: RunConsole, *
     """Print what the audit of the labels finds. Raises InputError if it is more than chance explains."""
     if verdict.beyond_chance and not accept:
         raise InputError(
-            f"{verdict.sentence}: more than chance explains; python -m dali_pipes {paths.release} shows them; correct"
-            " them, or train on them with --accept-labels"
+            f"{verdict.sentence}: more than chance explains; chimney inspect {paths.release} shows them; correct them,"
+            " or train on them with --accept-labels"
         )
     console.note(verdict.sentence)
 
@@ -159,8 +160,7 @@ def _restore(training: Training, folder: RunFolder, console: RunConsole) -> None
         for record in training.history:
             console.log_epoch(record)
         if (before := state["config"]["epochs"]) < config.epochs:
-            rate = training.schedule.learning_rate
-            console.note(f"{config.epochs} epochs instead of {before}: the plateau schedule goes on at {rate:.1e}")
+            console.note(f"{config.epochs} epochs instead of {before}: {training.schedule.goes_on()}")
         where = f"after epoch {training.progress.epoch} of {config.epochs}, step {training.progress.step}"
         console.note(f"resuming {folder.path} {where}")
     elif config.init_from:

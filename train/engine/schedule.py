@@ -22,7 +22,7 @@ class Schedule:
     """Sets the learning rate of `optimizer`; call `after_step` after each step and `after_epoch` after each epoch."""
 
     def __init__(self, config: Config, optimizer: TorchOptimizer, steps_per_epoch: int) -> None:
-        self._optimizer = optimizer
+        self._optimizer, self._epochs = optimizer, config.epochs
         self._plateau: ReduceLROnPlateau | None = None
         self._cosine: LambdaLR | None = None
         recipe = config.optimizer
@@ -31,7 +31,8 @@ class Schedule:
         else:
             steps = config.epochs * steps_per_epoch
             warmup = round(recipe.warmup * steps)
-            self._cosine = LambdaLR(optimizer, lambda step: cosine(step, steps, warmup))
+            self._factor = lambda step: cosine(step, steps, warmup)
+            self._cosine = LambdaLR(optimizer, self._factor)
 
     @property
     def learning_rate(self) -> float:
@@ -54,7 +55,18 @@ class Schedule:
         return {key: value for key, value in state.items() if key != "lr_lambdas"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
-        if self._cosine:
-            state = {**state, "lr_lambdas": [None]}
-        (self._plateau or self._cosine).load_state_dict(state)  # type: ignore[union-attr]
+        """Inverse of `state_dict`, after the optimizer's; with more epochs than before a cosine has another rate."""
+        if self._plateau:
+            self._plateau.load_state_dict(state)
+        elif self._cosine:
+            self._cosine.load_state_dict({**state, "lr_lambdas": [None]})
+            group, peak = self._optimizer.param_groups[0], self._cosine.base_lrs[0]
+            group["lr"] = peak * self._factor(self._cosine.last_epoch)
+
+    def goes_on(self) -> str:
+        """How the learning rate continues in a run that got more epochs, as the end of a sentence."""
+        if self._plateau:
+            return f"the plateau schedule goes on at {self.learning_rate:.1e}"
+        return (
+            f"the learning rate goes on where a cosine over {self._epochs} epochs is now, at {self.learning_rate:.1e}"
+        )

@@ -50,9 +50,9 @@ from .validation import Check
 class Training:
     """A network in training, with its optimizer, loaders and progress.
 
-    `index_folder`: where the index and a disk cache are kept. `first_pass`: tiles that the index has kept. `forward`
-    runs the network; `evaluated` runs the moving average of the weights, or the network if there is no average. best.pt
-    stores these weights.
+    `index_folder`: where the index and a disk cache are kept. `weights`: see `Config.pretrained`. `first_pass`: tiles
+    that the index has kept. `forward` runs the network; `evaluated` runs the moving average of the weights, or the
+    network if there is no average. best.pt stores these weights.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Training:
         console: RunConsole,
         index_folder: Path,
         place: Place,
+        weights: str | None,
         first_pass: FirstPass | None = None,
     ) -> None:
         self.config, self.device, self.place = config, device, place
@@ -75,10 +76,10 @@ class Training:
         self.about = Metadata.of_run(config, datasets, self.target, self.baselines).to_dict()
         self.selected_on = datasets.select_on
 
-        self.model = self._build_network()
-        if not config.init_from and config.weights not in ("none", "imagenet"):
+        self.model = self._build_network(weights)
+        if weights not in (None, "imagenet"):
             tensors = len(self.model.backbone.state_dict())
-            console.note(f"all {tensors} tensors of {config.backbone} come from {config.weights}; the head is new")
+            console.note(f"all {tensors} tensors of {config.backbone} come from {weights}; the head is new")
         decay = config.optimizer.ema
         self.average = MovingAverage(self.model, decay) if decay else None
         choices = self._choose(datasets, index_folder, first_pass.held if first_pass else 0)
@@ -116,7 +117,7 @@ class Training:
 
     # --- Building.
 
-    def _build_network(self) -> HeightRegressor:
+    def _build_network(self, weights: str | None) -> HeightRegressor:
         config = self.config
         torch.manual_seed(config.seed)
         torch.set_float32_matmul_precision("high")
@@ -125,7 +126,7 @@ class Training:
             config.backbone,
             drop_path=config.model.drop_path,
             layer_scale=config.model.layer_scale,
-            weights=config.initial_weights,
+            weights=weights,
             views=len(config.data.shown()),
             mirror=config.model.mirror,
         )

@@ -14,10 +14,12 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 
 from dali_pipes import command
+from dali_pipes.command import default_is
 from dali_pipes.console import say
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from model import BackboneError, CheckpointError
@@ -36,8 +38,8 @@ class Arguments:
     polylines: tuple[Path, ...] = ()
     """Their polylines, or their labels to review, in any form that the command predict takes."""
 
-    decisions: Path | None = None
-    """Where what you draw and decide is kept. Default: next to --polylines, or next to --images."""
+    decisions: Annotated[Path | None, default_is("next to --polylines, or to --images")] = None
+    """Where what you draw and decide is kept."""
 
     port: int = 8710
     """The port of the page; 0 takes a free one."""

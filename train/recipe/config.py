@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -147,7 +148,7 @@ class Model:
     """Stochastic depth rate of the backbone, 0 to 1."""
 
     layer_scale: float | None = None
-    """Initial layer scale of the backbone's blocks. None: timm's 1e-6, with which random weights learn slowly."""
+    """Initial layer scale of the backbone's blocks. none: timm's 1e-6, with which random weights learn slowly."""
 
     mirror: bool = False
     """Predict the mean for an image and its mirror image, in twice the time. Training steps stay the same."""
@@ -313,10 +314,13 @@ class Config:
             )
         self.division()  # raises InputError for a fold that does not exist
 
-    @property
-    def initial_weights(self) -> str | None:
-        """The pretrained weights of the backbone: "imagenet", a file, or None."""
-        return None if self.weights == "none" or self.init_from else self.weights
+    def pretrained(self, out: Path) -> str | None:
+        """What the backbone of the run in `out` is built from: "imagenet", a file, or None for random weights.
+
+        A run that resumes needs neither a download nor the file: last.pt has its weights.
+        """
+        replaced = self.init_from or (out / "last.pt").exists()
+        return None if self.weights == "none" or replaced else self.weights
 
     def division(self) -> Division:
         """How to divide the release into training and validation samples."""
@@ -349,12 +353,13 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def differences(config: Config, before: Mapping[str, Any]) -> list[str]:
     """The differences that make `config` a different run from `before`, as ["seed 1, was 0"].
 
-    `before` is the `asdict` of a configuration. With the plateau schedule a run may get more epochs; with the cosine
-    schedule they would change the learning rate of every step. A setting that is missing in `before` was added later,
-    and its value then was today's default.
+    `before` is the `asdict` of a configuration. A run may get more epochs, but fewer only with the plateau schedule: a
+    cosine would end above 0. A setting that is missing in `before` was added later, and its value then was today's
+    default.
     """
-    may_change = (*MAY_CHANGE, "epochs") if config.optimizer.schedule == "plateau" else MAY_CHANGE
     old = {**flattened(Config()), **dict(flatten(before))}
+    is_longer = isinstance(old["epochs"], int) and config.epochs > old["epochs"]
+    may_change = (*MAY_CHANGE, "epochs") if is_longer or config.optimizer.schedule == "plateau" else MAY_CHANGE
     return [
         f"{name} {value}, was {old[name]}"
         for name, value in flattened(config).items()

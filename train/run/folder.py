@@ -56,12 +56,6 @@ class RunFolder:
             raise InputError(f"{path} already holds a run; add --resume to continue it, or choose another --out")
         if self.last.exists() or settings.exists():
             changed = differences(config, _read_settings(settings))
-            if changed and all(change.startswith("epochs ") for change in changed):
-                raise InputError(
-                    f"the cosine schedule of {path} ends with its last epoch ({changed[0]}), and another number of"
-                    f" epochs would change the learning rate of every step; to train on from its weights, start a new"
-                    f" run with --init-from {path} and another --out"
-                )
             if changed:
                 raise InputError(
                     f"{path} holds a run with another configuration ({'; '.join(changed)});"
