@@ -5,6 +5,7 @@ Pixels are (x, y) with the origin in the top left corner; angles are degrees; he
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ Placement = Letterbox | Float64
 """How an image becomes a frame: letterboxed, or turned by a matrix (2, 3) from pixels of the frame to its own."""
 
 
+@lru_cache(maxsize=4096)
 def letterbox(height: int, width: int, size: int) -> Letterbox:
     """Fit an image of `height` × `width` pixels into a `size` × `size` frame, centred, aspect ratio kept.
 
