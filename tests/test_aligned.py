@@ -104,7 +104,7 @@ def test_the_graph_of_the_gpu_turns_within_one_grey_level(kind: str, written: tu
     graph = build(
         Source(view.frames(table, 96), ValidationPlan(len(table), 5)), device="cpu", device_id=None, threads=1
     )
-    largest, share = (2, 1e-3) if cv2.__version__ >= "5" else (4, 5e-3)  # OpenCV 4 rounds positions to 1/32 pixel
+    largest, share = (2, 1e-3) if cv2.__version__ >= "5" else (4, 1e-2)  # OpenCV 4 rounds positions to 1/32 pixel
     for batch in Loader(table, 5, size=96, view=view):
         rgb, polyline, _ = (from_dlpack(output.as_tensor()) for output in graph.run())
         difference = (rgb.int() - batch.rgb.int()).abs()
