@@ -7,15 +7,20 @@ It prints two tables; bench/measure/report.py describes the JSON object with all
 1. Steps of the same network on a random batch per rank, first on one process alone, then on `--ranks` processes of this
    machine under DDP as in training. Efficiency is the step time alone, divided by the step time of all ranks.
 2. The state of a run: weights, moments of AdamW and the average of the weights. The step waits until it is copied. Then
-   a thread writes it to `--folder` with fsync and rename, while training continues.
+   a thread writes it to `--folder` with fsync and rename, while training continues. That thread needs Python's lock
+   (GIL) only to list the tensors, not for their bytes: the last row says how long it holds up another thread.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,7 +126,7 @@ def step_table(rates: dict[int, Rate], arguments: Arguments) -> Table:
 
 
 def saving(arguments: Arguments, device: torch.device) -> dict[str, Any]:
-    """The size of the state in MB, and the seconds to copy and to write it."""
+    """The size of the state in MB, and the seconds to copy it, to write it, and to wait for Python meanwhile."""
     from model import HeightRegressor
     from train.run.folder import save_checkpoint
     from train.run.writer import Snapshot
@@ -136,8 +141,23 @@ def saving(arguments: Arguments, device: torch.device) -> dict[str, Any]:
         path = Path(folder) / "last.pt"
         copy = [seconds_of(lambda: snapshot.of(state)) for _ in range(arguments.repeats)]
         write = [seconds_of(lambda: save_checkpoint(path, copied)) for _ in range(arguments.repeats)]
+        stalls = [_stalls(lambda: save_checkpoint(path, copied)) for _ in range(arguments.repeats)]
         size = path.stat().st_size / 1e6
-    return {"MB": size, "copy": Rate.of(copy), "write": Rate.of(write)}
+    return {"MB": size, "copy": Rate.of(copy), "write": Rate.of(write), "stalls": Rate.of(stalls)}
+
+
+def _stalls(job: Callable[[], object]) -> float:
+    """Seconds for which this thread stands still while another one does `job`, in stalls of more than a millisecond."""
+    gc.collect()
+    gc.freeze()  # as training does
+    thread = threading.Thread(target=job)
+    thread.start()
+    stalled, last = 0.0, time.perf_counter()
+    while thread.is_alive():
+        now = time.perf_counter()
+        stalled += now - last if now - last > 1e-3 else 0.0
+        last = now
+    return stalled
 
 
 def saving_table(saved: dict[str, Any], arguments: Arguments) -> Table:
@@ -145,6 +165,7 @@ def saving_table(saved: dict[str, Any], arguments: Arguments) -> Table:
     table = grid(f"last.pt of {arguments.backbone} with an average, {saved['MB']:.0f} MB", "seconds")
     table.add_row("copied, while the step waits", f"{saved['copy']:.3f}")
     table.add_row("written, while training continues", f"{saved['write']:.3f}")
+    table.add_row("of it, Python stands still", f"{saved['stalls']:.3f}")
     return table
 
 

@@ -68,6 +68,12 @@ def via_label(name: str, polylines: Sequence[Sequence[tuple[int, int]]], height:
 
 
 @pytest.fixture
+def saves_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if each epoch took a minute."""
+    monkeypatch.setattr("train.run.folder.EPOCH_SAVE_S", 0.0)
+
+
+@pytest.fixture
 def write_split(tmp_path: Path) -> Callable[..., Path]:
     """A writer of one split from {file name: (JPEG bytes, label)}; returns the release's folder."""
 

@@ -74,6 +74,7 @@ def test_the_recorded_work_reads_the_same_memory_at_each_replay() -> None:
     assert len(graph.works) == 1, "it is recorded once"
 
 
+@pytest.mark.usefixtures("saves_each_epoch")
 def test_a_resumed_run_is_bit_identical(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.engine.state.CudaGraph", PlainCalls)
     monkeypatch.setattr("train.engine.state.graph_fault", lambda *_: "")

@@ -154,7 +154,7 @@ def test_an_owner_that_was_replaced_while_it_was_suspended_ends_without_writing(
         (tmp_path / ".lease-1").unlink()
         other = elsewhere(tmp_path).rename(tmp_path / ".lease-2")
         with pytest.raises(InputError, match="was taken over by process 4242 on gpu07, because"):
-            folder.save({})
+            folder.save({"best": None})
         assert not (tmp_path / "last.pt").exists()
     assert other.exists()
     other.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import shutil
@@ -31,7 +32,7 @@ from train.engine.step import Forward
 from train.recipe.config import Config
 from train.recipe.data import load_datasets
 from train.recipe.fingerprint import Fingerprint, changes, fingerprint
-from train.run.folder import CheckpointTimer, RunFolder
+from train.run.folder import CheckpointTimer, RunFolder, best_of, save_checkpoint
 from train.run.signals import ECHO, Signals, Stopped
 from train.run.writer import CheckpointWriter, Snapshot
 
@@ -167,6 +168,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(whole: Path, release: Pat
     ends_as(whole, folder)
 
 
+@pytest.mark.usefixtures("saves_each_epoch")
 def test_a_run_can_go_back_to_a_kept_epoch(whole: Path, release: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     three = replace(STEPPED, runtime=replace(STEPPED.runtime, keep=3))
@@ -177,6 +179,53 @@ def test_a_run_can_go_back_to_a_kept_epoch(whole: Path, release: Path, tmp_path:
     train(three, release, folder, resume=True, console=Quiet())
     ends_as(whole, folder)
     assert not list(whole.glob("epoch-0001.pt")), "one epoch is kept by default"
+
+
+class Broken(Quiet):
+    """A console that raises an exception at a step of the second epoch."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def log_step(self, now: Any) -> None:
+        super().log_step(now)
+        if (now.epoch, now.step) == (2, 2):
+            raise self.error
+
+
+def test_an_error_loses_only_its_epoch_and_a_kill_what_was_not_yet_saved(
+    whole: Path, release: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(STEPPED, release, tmp_path / "killed", resume=False, console=Broken(KeyboardInterrupt()))
+    assert not list((tmp_path / "killed").glob("*.pt")), "the first epoch ended within a minute of the start"
+    with pytest.raises(ZeroDivisionError):
+        train(STEPPED, release, tmp_path / "failed", resume=False, console=Broken(ZeroDivisionError()))
+    saved = torch.load(tmp_path / "failed/last.pt", weights_only=True)
+    assert (saved["epoch"], saved["step"]) == (1, 0)
+    train(STEPPED, release, tmp_path / "failed", resume=True, console=Quiet())
+    ends_as(whole, tmp_path / "failed")
+
+
+def test_last_pt_has_the_best_weights_of_an_epoch_that_was_not_saved(
+    whole: Path, release: Path, tmp_path: Path
+) -> None:
+    folder, console = tmp_path / "run", Signalling(2, 2)
+    with pytest.raises(Stopped):
+        train(STEPPED, release, folder, resume=False, console=console)
+    written, stored = ((folder / name) for name in ("best.pt", "last.pt"))
+    best, last = (torch.load(path, weights_only=True) for path in (written, stored))
+    assert best["rmse"] == last["history"][0]["rmse"] == learnt(whole)[1][0]["rmse"]
+    assert not all(torch.equal(last["average"][name], value) for name, value in best["model"].items())
+    written.unlink()  # as if killed between the two writes
+    after_epoch = replace(STEPPED, runtime=replace(STEPPED.runtime, time_limit="0.001s"))
+    with pytest.raises(Stopped):
+        train(after_epoch, release, folder, resume=True, console=Quiet())
+    again = torch.load(written, weights_only=True)
+    assert all(torch.equal(again["model"][name], value) for name, value in best["model"].items())
+    train(STEPPED, release, folder, resume=True, console=Quiet())
+    ends_as(whole, folder)
 
 
 def test_a_damaged_last_pt_is_refused_and_the_kept_epoch_is_named(whole: Path, release: Path, tmp_path: Path) -> None:
@@ -193,7 +242,8 @@ def after(*errors: float, step: int = 0) -> dict[str, Any]:
     """The state of a network with one weight, the number of completed epochs."""
     history = [{"epoch": epoch, "rmse": rmse} for epoch, rmse in enumerate(errors, 1)]
     own = {"model": {"w": torch.tensor([len(errors)])}, "average": None, "stats": (0.0, 1.0, 0.0, 1.0), "about": {}}
-    return {**own, "epoch": len(errors), "step": step, "best_rmse": min(errors), "history": history}
+    state = {**own, "epoch": len(errors), "step": step, "best_rmse": min(errors), "history": history}
+    return {**state, "best": best_of(state) if step == 0 and errors[-1] == min(errors) else None}
 
 
 @pytest.fixture
@@ -201,7 +251,7 @@ def four(tmp_path: Path) -> RunFolder:
     """A run folder that keeps three epochs, after four epochs with RMSEs of 3, 2, 4 and 1 m."""
     folder = RunFolder(tmp_path, replace(STEPPED, runtime=replace(STEPPED.runtime, keep=3)), resume=True)
     for *before, rmse in ([3.0], [3.0, 2.0], [3.0, 2.0, 4.0], [3.0, 2.0, 4.0, 1.0]):
-        folder.save(after(*before, rmse), best=rmse <= min(before, default=rmse))
+        folder.save(after(*before, rmse))
     return folder
 
 
@@ -215,7 +265,7 @@ def test_going_back_also_restores_best_pt_and_removes_later_epochs(four: RunFold
     assert sorted(path.name for path in four.path.glob("epoch-*")) == ["epoch-0002.pt", "epoch-0003.pt"]
     (four.path / "epoch-0002.pt").unlink()
     four.repair_best(after(3.0, 2.0, 9.0, step=1))
-    four.save(after(0.5), best=True)
+    four.save(after(0.5))
     with pytest.raises(InputError, match=r"expected .*best\.pt from epoch 2, .* found neither it nor epoch-0002\.pt"):
         four.repair_best(state)
 
@@ -224,6 +274,12 @@ def test_a_kept_epoch_that_is_linked_to_a_damaged_last_pt_is_not_suggested(four:
     os.truncate(four.last, 100)
     with pytest.raises(CheckpointError, match=r"copy epoch-0003\.pt to last\.pt to resume from it"):
         four.load_last()
+
+
+def test_the_last_saved_epochs_are_kept_even_if_others_were_not_saved(four: RunFolder) -> None:
+    four.save(after(3.0, 2.0, 4.0, 1.0, 8.0, 8.0, 8.0, 8.0, 8.0))
+    assert sorted(path.name for path in four.path.glob("epoch-*")) == [f"epoch-000{n}.pt" for n in (3, 4, 9)]
+    assert len((four.path / "metrics.jsonl").read_text().splitlines()) == 9
 
 
 def test_epochs_are_kept_on_a_file_system_without_links(four: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,12 +481,55 @@ def test_a_checkpoint_is_due_every_n_steps(every: str, expected: list[int]) -> N
     assert saved == expected
 
 
+@pytest.mark.parametrize(
+    ("every", "expected"), [("0", [60, 120]), ("10m", [60, 120]), ("0.5m", [30, 60, 90, 120]), ("2", [20, 40, 60])]
+)
+def test_an_epoch_is_saved_if_the_last_save_is_a_minute_ago_or_the_interval_has_passed(
+    every: str, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    timer, saved = CheckpointTimer(every), []
+    for epoch in range(1, 13):  # each takes ten seconds and one step
+        now += 10
+        timer.count_step()
+        if timer.due_after_epoch:
+            saved.append(10 * epoch)
+            timer.restart()
+    assert saved[: len(expected)] == expected
+
+
+def test_bytes_are_written_without_the_gil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is a pipe, so that a write waits until this thread reads: with the GIL, both would wait forever."""
+    faulthandler.dump_traceback_later(60, exit=True)
+    reader, writer = os.pipe()
+    open_whole = Path.open
+
+    def piped(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        file = open_whole(path, mode, *arguments, **options)
+        os.dup2(writer, file.fileno())
+        os.close(writer)
+        return file
+
+    monkeypatch.setattr("dali_pipes.files.Path.open", piped)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    state, received = {"model": {"w": torch.randn(1 << 20)}}, bytearray()
+    with CheckpointWriter() as checkpoints:
+        checkpoints.start(lambda: save_checkpoint(tmp_path / "last.pt", state))
+        while part := os.read(reader, 1 << 16):
+            received += part
+    faulthandler.cancel_dump_traceback_later()
+    os.close(reader)
+    assert state["model"]["w"].numpy().tobytes() in bytes(received)
+
+
 @pytest.mark.parametrize("every", ["", "m", "10s", "-1", "1e3", "nan"])
 def test_a_bad_checkpoint_interval_is_refused(every: str) -> None:
     with pytest.raises(InputError, match="--checkpoint-every takes steps like 500 or minutes like 10m"):
         replace(Config(), runtime=replace(Config().runtime, checkpoint_every=every))
 
 
+@pytest.mark.usefixtures("saves_each_epoch")
 def test_a_failed_write_gives_one_sentence_and_keeps_the_last_checkpoint(
     release: Path, tmp_path: Path, full_disk: Callable[[Path], None]
 ) -> None:

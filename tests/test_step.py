@@ -248,3 +248,21 @@ def test_graphs_of_a_run_with_warm_up_average_augmentation_and_two_evaluations(
     assert len(SampleTable.from_release(release, "validation")) % config.batch_size, "the last batch is a partial one"
     train(config, release, tmp_path / "run", resume=False)
     assert len(graphs) == in_all
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_gradients_are_clipped_as_by_torch(scale: float) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 3), torch.nn.Linear(2, 2))
+    step = Step(Forward(model, torch.device("cpu"), 1, "fp32"), torch.optim.SGD(model.parameters(), lr=1.0), 5.0)
+    used = [*model[0].parameters(), *model[1].parameters()]  # the others have no gradient
+    before, gradients = [p.detach().clone() for p in used], [scale * torch.randn_like(p) for p in used]
+    clipped = [torch.nn.Parameter(p) for p in before]
+    for parameter, other, gradient in zip(used, clipped, gradients, strict=True):
+        parameter.grad, other.grad = gradient.clone(), gradient.clone()
+    torch.nn.utils.clip_grad_norm_(clipped, 5.0)
+    step.update()
+    for parameter, old, expected in zip(used, before, clipped, strict=True):
+        assert expected.grad is not None
+        assert torch.equal(parameter, old - expected.grad)
+        assert parameter.grad is None

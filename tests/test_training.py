@@ -165,6 +165,7 @@ def test_metadata_is_read_from_a_checkpoint_as_it_was_written(finished: tuple[Pa
     assert train.engine.trained.load_trained(finished[0]).to_dict() == about
 
 
+@pytest.mark.usefixtures("saves_each_epoch")
 @pytest.mark.parametrize("epochs_before", [0, 1, 2])
 def test_a_resumed_run_ends_bit_identical_to_an_uninterrupted_one(
     epochs_before: int, finished: tuple[Path, str], release: Path, tmp_path: Path

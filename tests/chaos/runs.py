@@ -226,7 +226,7 @@ def faults_of(folder: Path) -> list[str]:
     """What is wrong with a run folder, at any time.
 
     Each existing checkpoint must load, metrics.jsonl must have each epoch once, and best.pt must be the best epoch in
-    last.pt, unless last.pt itself is.
+    last.pt, unless last.pt itself has that epoch's weights.
     """
     faults = []
     checkpoints = {}
@@ -241,9 +241,8 @@ def faults_of(folder: Path) -> list[str]:
         faults.append(f"metrics.jsonl has epochs {epochs}")
     last = checkpoints.get("last.pt")
     if last and last["history"]:
-        newest = last["step"] == 0 and last["history"][-1]["rmse"] == last["best_rmse"]
-        rmse = checkpoints["best.pt"]["rmse"] if "best.pt" in checkpoints else None
-        if rmse != last["best_rmse"] and not newest:
+        rmse, stored = (best["rmse"] if best else None for best in (checkpoints.get("best.pt"), last["best"]))
+        if last["best_rmse"] not in (rmse, stored):
             faults.append(f"best.pt has RMSE {rmse}, last.pt says {last['best_rmse']}")
         if not 0 <= len(last["history"]) - len(epochs) <= 1:
             faults.append(f"last.pt knows {len(last['history'])} epochs, metrics.jsonl {len(epochs)}")

@@ -16,8 +16,8 @@ from dali_pipes.errors import InputError
 from dali_pipes.units import count
 
 from ..run.console import RunConsole, StepStatus
-from ..run.folder import CheckpointTimer, Deadline, RunFolder
-from ..run.ranks import Agreement, all_gather, barrier, leave_group, shorten_timeout
+from ..run.folder import CheckpointTimer, Deadline, RunFolder, best_of
+from ..run.ranks import Agreement, all_gather, barrier, from_rank_zero, leave_group, shorten_timeout
 from ..run.signals import TIME_LIMIT, Signals, Stopped
 from ..run.tracker import Tracker
 from ..run.writer import CheckpointWriter, Snapshot
@@ -48,35 +48,50 @@ class Loop:
         self.config, self.tracker = training.config, tracker
         self._agreement, self._writer, self._deadline = Agreement(), writer, deadline
         self._snapshots = [Snapshot(), Snapshot()]  # one may be written while the other is filled
+        self._written = self._snapshots[0]  # the one that was last given to the writer
+        self._best: dict[str, Any] | None = None  # what best.pt lacks: the weights of the best epoch
+        self._unwritten: dict[str, Any] | None = None  # the end of the last epoch, if last.pt lacks it
         self._timer = CheckpointTimer(self.config.runtime.checkpoint_every)
         compiles = training.forward.compilation != "off"
         self._first_step = "the step is compiled first, which takes minutes" if compiles else ""
 
     def fit(self) -> None:
-        """Train the remaining epochs; save after each one, and as best.pt if it is the best so far."""
-        training = self.training
+        """Train the remaining epochs. The last one is saved, and earlier ones if the last save is long ago.
+
+        An error loses only the epoch in which it happens.
+        """
         gc.collect()
         gc.freeze()  # without it, each full collection walks over all imported modules: 0.6 s within a step
-        while training.progress.epoch < self.config.epochs and not self._lost_patience():
-            record = {**self._train_epoch(), **self._select()}
-            is_best = training.end_epoch(record)
-            self._save(best=is_best)
-            shorten_timeout()
-            self.console.log_epoch(record)
-            self.tracker.scalars(training.progress.epoch, record)
+        try:
+            while not self._is_over():
+                self._take_epoch()
+        except Exception:
+            if self._unwritten:
+                self._write(self._unwritten)
+            raise
+        if self.training.progress.epoch < self.config.epochs:
+            stale, patience = self.training.progress.epochs_since_best, self.config.patience
+            self.console.note(f"ending early: no lower RMSE in {count(stale, 'epoch')}, and --patience is {patience}")
         self._agreement.result()
         self._writer.wait()
         received = max(all_gather(self.signals.received))
         if received:
             self._stop(received)
 
+    def _is_over(self) -> bool:
+        return self.training.progress.epoch >= self.config.epochs or self._lost_patience()
+
     def _lost_patience(self) -> bool:
         """Whether the last `--patience` epochs brought no lower RMSE."""
-        patience, stale = self.config.patience, self.training.progress.epochs_since_best
-        if patience and stale >= patience:
-            self.console.note(f"ending early: no lower RMSE in {count(stale, 'epoch')}, and --patience is {patience}")
-            return True
-        return False
+        return 0 < self.config.patience <= self.training.progress.epochs_since_best
+
+    def _take_epoch(self) -> None:
+        record = {**self._train_epoch(), **self._select()}
+        is_best = self.training.end_epoch(record)
+        self._save_epoch(is_best)
+        shorten_timeout()
+        self.console.log_epoch(record)
+        self.tracker.scalars(self.training.progress.epoch, record)
 
     def _train_epoch(self) -> dict[str, Any]:
         """Train the remaining steps of the epoch; returns the first half of its record."""
@@ -158,7 +173,7 @@ class Loop:
         leave_group()
         raise Stopped(number, f"the state is saved in {self.folder.last}", f"--resume {self.folder.path} continues")
 
-    def _save(self, best: bool = False, wait: bool = True) -> bool:
+    def _save(self, wait: bool = True) -> bool:
         """Copy the state now and write it during the next steps; returns whether this rank does.
 
         If the last checkpoint is still being written, wait for it, or skip this one if `wait` is False.
@@ -166,13 +181,34 @@ class Loop:
         state = self.training.state()  # on all ranks, since it gathers from all
         if not self.training.place.is_rank_zero or (self._writer.busy and not wait):
             return False
-        self._writer.wait(left=1)  # waits only if an epoch is shorter than a write, since no epoch is skipped
-        if self._writer.busy:
-            self._snapshots.reverse()
-        copied = self._snapshots[0].of(state)
-        self._timer.restart()
-        self._writer.start(lambda: self.folder.save(copied, best=best))
+        self._write({**self._copy(state), "best": self._best})
         return True
+
+    def _save_epoch(self, is_best: bool) -> None:
+        """Copy the state at the end of an epoch; write it if the last save is long ago, or the run is over."""
+        writes = from_rank_zero(lambda: self._is_over() or self._timer.due_after_epoch)
+        state = self.training.state()
+        if not self.training.place.is_rank_zero:
+            return
+        copied = self._copy(state)
+        if is_best:  # the next epoch overwrites `copied`, so what stays in memory is a copy of its own
+            self._best = best_of(copied) if writes else Snapshot().of(best_of(state))
+        self._unwritten = {**copied, "best": self._best}
+        if writes:
+            self._write(self._unwritten)
+
+    def _copy(self, state: dict[str, Any]) -> dict[str, Any]:
+        """`state` in memory that the checkpoint which is being written does not use."""
+        self._writer.wait(left=1)  # waits only if two saves come within the time of one write
+        if self._writer.busy and self._snapshots[0] is self._written:
+            self._snapshots.reverse()
+        return self._snapshots[0].of(state)
+
+    def _write(self, copied: dict[str, Any]) -> None:
+        """Write the last copy during the next steps."""
+        self._timer.restart()
+        self._written, self._best, self._unwritten = self._snapshots[0], None, None
+        self._writer.start(lambda: self.folder.save(copied))
 
     def _log(self, loss: float) -> None:
         training, progress = self.training, self.training.progress

@@ -223,14 +223,15 @@ class Runtime:
 
     checkpoint_every: Annotated[str, AsPlainFlag] = "10m"
     """How often to save last.pt within an epoch: 500 for every 500 steps, 10m for every 10 minutes, 0 for never.
-    It is always saved after each epoch."""
+    It is also saved at the end of an epoch, unless the last save is less than a minute ago, and at the end of the run.
+    A kill loses what was trained since the last save. A signal loses nothing, an error only its epoch."""
 
     time_limit: Annotated[str, AsPlainFlag] = "0"
     """Time after which the run saves its state and ends with exit status 0, to be resumed later: 55m, 3h or 90s.
     0: no limit. It is checked between steps; leave some minutes for the last save."""
 
     keep: Annotated[int, AsPlainFlag] = 1
-    """Number of latest epochs to keep as epoch-0001.pt and so on. Copy one to last.pt to go back to it."""
+    """Number of latest saved epochs to keep as epoch-0001.pt and so on. Copy one to last.pt to go back to it."""
 
     log_every: int = 20
     """Steps between two log lines. On a GPU a line shows the loss of the line before, so that the host never waits."""

@@ -3,14 +3,14 @@
     config.json       the resolved configuration          metrics.jsonl   one line per epoch
     environment.txt   hardware and versions               last.pt         the state that a resumed run starts from
     samples.json      counts of used and skipped items    best.pt         the network of the lowest RMSE so far
-    epoch-0007.pt     last.pt at the end of epoch 7; `--keep` of them. To go back to one, copy it to last.pt
+    epoch-0007.pt     last.pt at the end of epoch 7; the last `--keep` of them. To go back to one, copy it to last.pt
     report.html, predictions.csv                          written after the last epoch
     .lease-1                                              which process writes here: see lease.py
 
 `last.pt` is authoritative. It also stores the metrics of all epochs, and metrics.jsonl is written from it, so that no
-line is lost or repeated wherever a run stops. `best.pt` is derived from the `last.pt` of the best epoch and written
-after it; a run that was stopped between the two writes it on resuming. Every file is written whole or not at all
-(dali_pipes/files.py).
+line is lost or repeated wherever a run stops. The best epoch may not have been saved. Therefore `last.pt` stores the
+contents of `best.pt`, too, unless that file has them already. `best.pt` is written after it; a run that was stopped
+between the two writes it on resuming. Every file is written whole or not at all (dali_pipes/files.py).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from ..recipe.flags import LARGEST_SETTINGS, is_settings
 from .lease import check_still_ours
 
 History = list[dict[str, Any]]
+EPOCH_SAVE_S = 60.0  # an epoch that ends sooner after a save is only copied to memory: an epoch of a GPU takes seconds
 
 
 class RunFolder:
@@ -88,7 +89,7 @@ class RunFolder:
         """Rewrite `best.pt` if it is not from the best epoch in `state`.
 
         This happens if the run was stopped between writing last.pt and best.pt, or if the user went back to a kept
-        epoch. Raises CheckpointError if `best.pt` is damaged, and InputError if the best epoch was not kept.
+        epoch. Raises CheckpointError if `best.pt` is damaged, and InputError if the best epoch is nowhere.
         """
         if not state["history"]:
             return
@@ -96,6 +97,10 @@ class RunFolder:
         best = 1 + errors.index(min(errors))
         newest = state["step"] == 0 and state["epoch"] == best
         if self.best.exists() and checkpoint.load(self.best).get("rmse") == state["best_rmse"]:
+            return
+        stored = state.get("best")
+        if isinstance(stored, dict) and stored.get("rmse") == state["best_rmse"]:
+            self._write(self.best, stored)
             return
         kept = self._epoch(best)
         if not newest and not kept.exists():
@@ -105,18 +110,19 @@ class RunFolder:
             )
         self._write(self.best, best_of(state if newest else checkpoint.load(kept)))
 
-    def save(self, state: dict[str, Any], *, best: bool = False) -> None:
-        """Write `state` to last.pt. `best`: the state is at the end of the best epoch, so write best.pt too.
+    def save(self, state: dict[str, Any]) -> None:
+        """Write `state` to last.pt, and its entry "best", unless it is None, to best.pt.
 
         Raises InputError if a file cannot be written, or if another process has taken over the folder.
         """
         check_still_ours(self.path)
         self._write(self.last, state)
-        if best:
-            self._write(self.best, best_of(state))
-        if state["step"] == 0 and state["history"]:  # the end of an epoch
+        if state["best"]:
+            self._write(self.best, state["best"])
+        if state["history"]:
             self._write_metrics(state["history"])
-            self._keep(state["epoch"])
+            if state["step"] == 0:  # the end of an epoch
+                self._keep(state["epoch"])
 
     def _write(self, path: Path, contents: dict[str, Any]) -> None:
         try:
@@ -150,9 +156,10 @@ class RunFolder:
             except OSError:
                 with self.last.open("rb") as last:
                     write_whole(path, lambda file: shutil.copyfileobj(last, file))
-        for number, other in self._kept().items():
-            if not epoch - wanted < number <= epoch:
-                other.unlink(missing_ok=True)
+        kept = self._kept()
+        earlier = [number for number in kept if number <= epoch]
+        for number in {*kept} - {*earlier[max(0, len(earlier) - wanted) :]}:
+            kept[number].unlink(missing_ok=True)
 
 
 def best_of(state: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +172,7 @@ def best_of(state: dict[str, Any]) -> dict[str, Any]:
 
 
 class CheckpointTimer:
-    """When to save within an epoch. `every`: "500" steps, "10m" minutes or "0" for never, as `--checkpoint-every`."""
+    """When to save. `every`: "500" steps, "10m" minutes or "0" for never within an epoch, as `--checkpoint-every`."""
 
     def __init__(self, every: str) -> None:
         self._minutes = float(every[:-1]) if every.endswith("m") else None
@@ -186,6 +193,13 @@ class CheckpointTimer:
         if self._steps is not None:
             return self._steps > 0 and self._steps_since >= self._steps - 1
         return time.monotonic() - self._since >= 60 * (self._minutes or 0)
+
+    @property
+    def due_after_epoch(self) -> bool:
+        """Whether to save at the end of an epoch that was completed now."""
+        every = 60 * self._minutes if self._minutes is not None else math.inf
+        enough = self._steps is not None and 0 < self._steps <= self._steps_since
+        return enough or time.monotonic() - self._since >= min(every, EPOCH_SAVE_S)
 
 
 class Deadline:
