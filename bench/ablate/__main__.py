@@ -4,9 +4,10 @@
 
 Every run trains the same small network, convnext_atto at `--size`², from random weights on the same samples. Its best
 epoch is chosen on held-out scenes, and evaluated once on the validation samples. `--splits scene` validates on a fold
-of unseen scenes. `--splits official` validates on scenes seen in training: the reference's recipe and ours, or all that
-`--only` names. The seed sets the weights, the order of the samples, the fold and the held-out scenes. Recipes are
-compared seed by seed, because folds differ more than recipes do.
+of unseen scenes. `--splits official` validates the reference's recipe and ours, or all that `--only` names, on scenes
+seen in training; if a release was rendered with `--disjoint`, on unseen ones. The seed sets the weights, the order of
+the samples, the fold and the held-out scenes. Recipes are compared seed by seed, because folds differ more than recipes
+do.
 
 It prints three tables for each split: the errors of all recipes, the same relative to the reference's recipe, and the
 quality of the uncertainty. They are valid for training from random weights on rendered tiles, and say nothing about

@@ -125,9 +125,10 @@ def result_of(run: Run, folder: Path) -> dict[str, Any]:
     evaluation = Evaluation.of(evaluate_best(finished), finished.training.baselines)
     seconds = time.process_time() - began
     samples = len(finished.datasets.training)
-    # The official split shows the effect of knowing the scenes, so its held-out scenes do not count.
+    # The official split shows the effect of knowing the scenes, so its unseen scenes do not count unless all are.
     parts = [part for part in evaluation.parts if part.group == VALIDATION]
-    part = next(part for part in parts if (part.predictions.seen == (run.split == "official")).all())
+    known = run.split == "official" and any(part.predictions.seen.any() for part in parts)
+    part = next(part for part in parts if (part.predictions.seen == known).all())
     return {
         "samples": samples,
         "epochs": run.config.epochs,

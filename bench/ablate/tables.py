@@ -15,7 +15,7 @@ from dali_pipes.files import write_whole
 from train.scores.metrics import CALIBRATED, NETWORK, POOLED
 
 LINE = "linear in length"
-SPLITS = {"scene": "unseen scenes (--split scene)", "official": "seen scenes (--split official)"}
+SPLITS = {"scene": "unseen scenes (--split scene)", "official": "scenes of the official split (--split official)"}
 PROPER = {"nll": 3, "constant_nll": 3, "crps": 2, "constant_crps": 2}
 INTERVAL = {"coverage": 2, "width": 0}
 """Scores in the table of uncertainty → their decimals."""
