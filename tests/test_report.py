@@ -85,7 +85,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(both: str) -> None:
 def test_figures_have_a_text_and_table_headers_a_scope(alone: str) -> None:
     page = Page(alone)
     figures = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(figures) == 1 + 2 + 5 + 2 * 18, "the scatter, two curves, five in the folds; tiles also enlarged"
+    assert len(figures) == 1 + 2 + 6 + 2 * 18, "the scatter, two curves, six in the folds; tiles also enlarged"
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in figures)
     assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
 
@@ -105,7 +105,7 @@ def test_the_answers_come_first_and_the_rest_is_folded(both: str) -> None:
 
 def test_figures_follow_the_dark_mode(both: str) -> None:
     plots = re.findall(r'<svg class="plot".*?</svg>', both, re.DOTALL)
-    assert len(plots) == 8
+    assert len(plots) == 9
     for plot in plots:
         assert not re.search(r"#[0-9a-fA-F]{3,8}\b(?![^<]*url)", re.sub(r'(url\(#|href="#|id=")\w+', "", plot))
         assert not re.search(r"\brgb\(|<image", plot)

@@ -54,10 +54,10 @@ class PaddingMasks:
 
     def _pick(self, lines: Tensor) -> Tensor:
         """The rows of pixels `lines` (M,) → (M, S)."""
-        if self._lines.is_cuda:
-            return self._lines.index_select(0, lines)
-        # Not by torch: after an operation its other threads spin for a while, on the cores that DALI needs.
-        return torch.from_numpy(np.take(self._lines.numpy(), lines.numpy(), axis=0))
+        if self._lines.device.type == "cpu":
+            # Not by torch: after an operation its other threads spin for a while, on the cores that DALI needs.
+            return torch.from_numpy(np.take(self._lines.numpy(), lines.numpy(), axis=0))
+        return self._lines.index_select(0, lines)
 
 
 def _inside(frames: Frames, view: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
