@@ -49,6 +49,7 @@ def on_terminal(
     child, terminal = pty.fork()
     if child == 0:
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
             os.execve(sys.executable, [sys.executable, *argv], {**usual, "TERM": "xterm-256color", **environment})
         finally:

@@ -72,19 +72,19 @@ class View:
     def cuts(self, polyline: Float64, height: Int64, width: Int64, size: int) -> Cuts:
         """The windows of polylines (N, P, 2) px in images of `height` × `width` (N,) px."""
         zero = np.zeros_like(height)
-        letterboxed = np.full((len(height), 2, 3), np.nan)
-        windows, matrices = [], []
-        for kind in self.shown:
-            matrix = aligned(polyline, self.crop, size) if kind == "aligned" else letterboxed
+        windows = []
+        matrices = np.broadcast_to(np.nan, (len(height), len(self), 2, 3))  # takes no memory
+        for view, kind in enumerate(self.shown):
             if kind == "tile":
                 cut = np.stack([zero, zero, height, width], axis=-1)
             elif kind == "crop":
                 cut = window(polyline, height, width, self.crop)
             else:
-                cut = _box(matrix, size, height, width)
+                matrices = matrices.copy()
+                matrices[:, view] = aligned(polyline, self.crop, size)
+                cut = _box(matrices[:, view], size, height, width)
             windows.append(cut)
-            matrices.append(matrix)
-        return Cuts(size, np.stack(windows, axis=1), np.stack(matrices, axis=1))
+        return Cuts(size, np.stack(windows, axis=1), matrices)
 
 
 WHOLE_TILE = View()
@@ -125,7 +125,7 @@ class Cuts:
     @cached_property
     def turned(self) -> NDArray[np.bool_]:
         """(V,), whether the frames of a view are turned."""
-        return np.logical_and.reduce(np.isfinite(self.matrix), axis=(0, 2, 3), dtype=np.bool_)
+        return np.logical_and.reduce(np.isfinite(self.matrix[:, :, 0, 0]), axis=0, dtype=np.bool_)
 
     @property
     def key(self) -> Int64:
