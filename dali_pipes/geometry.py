@@ -74,7 +74,7 @@ def aligned(points: ArrayLike, crop: float, size: int) -> Float64:
     axes = np.stack([up[..., ::-1] * [-1, 1], -up], axis=-1)  # (..., 2, 2): right and down, as columns
     turned = points @ axes
     low, high = turned.min(axis=-2), turned.max(axis=-2)
-    side = np.maximum(crop, 1.25 * (high - low).max(axis=-1))
+    side = np.maximum(crop, MARGIN * (high - low).max(axis=-1))
     axes_px = axes * (side / size)[..., None, None]
     centre = (axes @ ((low + high) / 2)[..., None]) - axes_px @ np.full((2, 1), (size - 1) / 2)
     return np.concatenate([axes_px, centre], axis=-1)

@@ -257,6 +257,7 @@ def test_what_cannot_be_exported_is_one_sentence(
     contents = torch.load(best, weights_only=True)
     crop = {"about": contents["about"] | {"view": "crop", "crop": 128}}
     save_checkpoint(tmp_path / "crop.pt", contents | crop)
+    save_checkpoint(tmp_path / "mirror.pt", contents | {"about": contents["about"] | {"mirror": True}})
     contents["about"] |= {"target": "log_scale", "target_moments": [6.0, 0.3]}
     save_checkpoint(tmp_path / "scale.pt", contents)
     monkeypatch.setattr(train.export, "find_spec", lambda name: None)
@@ -266,6 +267,7 @@ def test_what_cannot_be_exported_is_one_sentence(
         (best, "onnx", "a.onnx", "install the extra: pip install -e .[onnx]"),
         (tmp_path / "scale.pt", "reference", "a.pth", "found log_scale"),
         (tmp_path / "crop.pt", "reference", "a.pth", "found one with --data.view crop"),
+        (tmp_path / "mirror.pt", "reference", "a.pth", "found one with --model.mirror"),
         (best, "reference", "a.pth", "is read as 224 pixels, found a network of 32"),
     ):
         with pytest.raises(SystemExit) as exit_status:

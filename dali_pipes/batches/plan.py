@@ -9,8 +9,9 @@ samples of a scene together.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +104,7 @@ class ScenePlan(TrainingPlan):
     group: int = 1
     scene: Int64 = field(kw_only=True, repr=False, compare=False)
     tile: Int64 = field(kw_only=True, repr=False, compare=False)
-    _orders: dict[int, Int64] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _order: Callable[[int], Int64] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,16 +113,15 @@ class ScenePlan(TrainingPlan):
                 f"the batch of a rank must be a multiple of the {self.group} samples of a scene that stay together,"
                 f" found {self.largest_batch}"
             )
+        # DALI's thread asks for later epochs than the loop does; lru_cache allows both at once.
+        order = partial(scene_order, self.scene, self.tile, self.group, self.shard.seed)
+        object.__setattr__(self, "_order", lru_cache(maxsize=4)(order))
 
     def ids(self, step: int) -> Int64:
         """Rows of the table for this rank at `step` → (largest_batch,) int64."""
         epoch, i = divmod(step, self.steps_per_epoch)
-        if epoch not in self._orders:
-            if len(self._orders) > 1:  # the next epoch is prefetched while this one is trained
-                del self._orders[min(self._orders)]
-            self._orders[epoch] = scene_order(self.scene, self.tile, self.group, self.shard.seed, epoch)
         first = i * self.batch_size + self.shard.rank * self.largest_batch
-        return self._orders[epoch][first : first + self.largest_batch].copy()
+        return self._order(epoch)[first : first + self.largest_batch].copy()
 
 
 @dataclass(frozen=True)

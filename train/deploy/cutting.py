@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipes.geometry import aligned
+from dali_pipes.geometry import MARGIN, aligned
 
 
 def cut_aligned(
@@ -33,7 +33,7 @@ def cut_aligned(
 
 def as_text(crop: int, size: int) -> str:
     """Python code that defines `cut_aligned` and shows how a network with this window calls it."""
-    imports = "from __future__ import annotations\n\nimport cv2\nimport numpy as np\n"
+    imports = f"from __future__ import annotations\n\nimport cv2\nimport numpy as np\n\nMARGIN = {MARGIN}\n"
     functions = "\n\n".join(inspect.getsource(function) for function in (aligned, cut_aligned))
     return (
         f"{imports}\n\n{functions}\n\n# rgb, polyline, padding = cut_aligned(image, points, crop={crop}, size={size})\n"
