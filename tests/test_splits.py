@@ -16,6 +16,7 @@ from rich.console import Console
 
 import train.__main__
 import train.evaluate
+from bench.render.release import render_release
 from dali_pipes import Loader, SampleTable
 from dali_pipes.errors import InputError
 from dali_pipes.inspect.inspection import inspect
@@ -32,7 +33,8 @@ from dali_pipes.samples.splits import (
 )
 from dali_pipes.samples.via import Reason
 from train.recipe.config import Config, differences
-from train.recipe.data import load_datasets
+from train.recipe.data import load_datasets, refuse_few_held_out_scenes
+from train.scores.calibrate import MIN_SCENES_TO_CALIBRATE
 
 SIZES = st.lists(st.integers(1, 500), min_size=2, max_size=60).map(np.array)
 
@@ -254,6 +256,39 @@ def test_scenes_are_held_out_of_the_training_side_of_a_fold(release: Path, tmp_p
     assert "Fold 1 of 4" in tables.descriptions["validation"]
     again = load_datasets(paths, division, scenes[2], console=quiet)
     assert again.evaluated["development"].tile.tolist() == tables.evaluated["development"].tile.tolist()
+
+
+def test_too_few_held_out_scenes_are_refused_before_any_data_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shares that the sentences advise hold out enough scenes, and leave a release of few scenes alone."""
+    release = tmp_path / "release"
+    render_release(release, train=24, val=6, scenes=24, seed=1, progress="plain", workers=1)
+    for images in ("TS_KS.zip", "VS_KS.zip"):  # nothing but the names can be read
+        with zipfile.ZipFile(release / images) as archive:
+            names = archive.namelist()
+        with zipfile.ZipFile(release / images, "w") as archive:
+            for name in names:
+                archive.writestr(name, b"")
+    start = ["--preset", "demo", "--release", str(release), "--out", str(tmp_path / "run")]
+    capsys.readouterr()
+    for split, advised in (("official", "0.21"), ("scene", "0.27")):
+        with pytest.raises(SystemExit, match="2"):
+            train.__main__.main([*start, "--split", split, "--data.holdout", "0.1"])
+        error = capsys.readouterr().err
+        assert error.startswith("error: --data.holdout 0.1 of ")
+        assert error.count("\n") == 1
+        assert f"use --data.holdout {advised} or more" in error
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["release"]
+    paths = ReleasePaths(release)
+    for division, share in ((Division("scene"), 0.27), (Division(), 0.21), (Division(), 0.0)):
+        refuse_few_held_out_scenes(paths, division, share)
+    table = table_of([f"scene{i}" for i in range(24)])
+    assert len(np.unique(table.hold_out_scenes(0.21, 0)[1].scene)) >= MIN_SCENES_TO_CALIBRATE
+
+
+def test_a_release_of_few_scenes_is_trained_without_a_calibration(release: Path) -> None:
+    refuse_few_held_out_scenes(ReleasePaths(release), Division(), 0.1)
 
 
 def test_a_run_by_scene_reports_its_fold_and_is_evaluated_on_it(release: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from model.backbone import check_backbone
 
 from ..machine.choices import choose_device
 from ..recipe.config import Config
-from ..recipe.data import Datasets, default_index_folder, load_datasets
+from ..recipe.data import Datasets, default_index_folder, load_datasets, refuse_few_held_out_scenes
 from ..run.console import RunConsole
 from ..run.folder import Deadline, RunFolder, checkpoint_of, save_checkpoint
 from ..run.parent import end_with_torchrun
@@ -67,7 +67,7 @@ def train(
         default_index_folder(out)
     )
     assert paths.index_cache is not None
-    _check_before_reading(config, place, out)
+    _check_before_reading(config, place, paths, out)
     with Signals() as signals, process_group(place, device):
         resume = resume or is_restart()
         folder = from_rank_zero(lambda: RunFolder(out, config, resume=resume))
@@ -93,10 +93,10 @@ def train(
     return FinishedRun(paths, folder, datasets, verdict, training, console, tracker)
 
 
-def _check_before_reading(config: Config, place: Place, out: Path) -> None:
-    """Check what does not depend on the data. Raises InputError, BackboneError or CheckpointError.
+def _check_before_reading(config: Config, place: Place, paths: ReleasePaths, out: Path) -> None:
+    """Check what needs no labels and images. Raises InputError, BackboneError or CheckpointError.
 
-    A resumed run no longer needs the checkpoint that it started from.
+    A resumed run no longer needs the checkpoint that it started from, and goes on with the scenes that it has.
     """
     ranks, parts, group = place.world_size, config.runtime.accumulate, config.data.scene_group
     if config.batch_size % (ranks * parts * group):
@@ -106,8 +106,11 @@ def _check_before_reading(config: Config, place: Place, out: Path) -> None:
         )
     check_dali()
     check_backbone(config.backbone, config.pretrained(out))
-    if config.init_from and not (out / "last.pt").exists():
+    if (out / "last.pt").exists():
+        return
+    if config.init_from:
         checkpoint.check_exists(checkpoint_of(Path(config.init_from)))
+    refuse_few_held_out_scenes(paths, config.division(), config.data.holdout)
 
 
 def _report_labels(verdict: Verdict, paths: ReleasePaths, console: RunConsole, *, accept: bool) -> None:

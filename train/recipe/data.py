@@ -5,6 +5,7 @@ Training and evaluation both use this module, so that they agree on which sample
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,10 +17,16 @@ from rich.console import Console
 
 from dali_pipes import SampleTable
 from dali_pipes.console import say
+from dali_pipes.errors import InputError
+from dali_pipes.release.find import open_split
 from dali_pipes.release.paths import SPLITS, ReleasePaths
 from dali_pipes.release.stage import staged
 from dali_pipes.samples.index import Keeper, open_index, refuse_above
 from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division, without_repeated_pictures, without_shared_tiles
+from dali_pipes.samples.table import scene_of
+from dali_pipes.units import count
+
+from ..scores.calibrate import MIN_SCENES_TO_CALIBRATE
 
 HELD_OUT = "Tiles of the training split, from scenes that were held out of training."
 
@@ -99,6 +106,31 @@ def load_datasets(
         training, development = training.select(~apart), training.select(apart)
     evaluated = {VALIDATION: validation} | ({DEVELOPMENT: development} if len(development) else {})
     return Datasets(training, evaluated, {VALIDATION: str(division), DEVELOPMENT: HELD_OUT}, select_on)
+
+
+LARGEST_SHARE = 0.3
+"""Share of the scenes that a calibration may cost: of a release with too few scenes, training needs all it can get."""
+
+
+def refuse_few_held_out_scenes(paths: ReleasePaths, division: Division, share: float) -> None:
+    """Raise InputError if a larger `share` of held-out scenes would allow a calibration, which this one does not.
+
+    Reads only the names of the tiles. Which scenes are held out depends on their samples, so their number is an
+    estimate.
+    """
+    names = {split: open_split(paths, split)[0].names for split in SPLITS}
+    scenes = len({scene_of(name) for name in names["train"]})
+    if division.by == "scene":
+        everywhere = len({scene_of(name) for split in SPLITS for name in names[split]})
+        scenes = everywhere * (division.folds - 1) // division.folds
+    needed = MIN_SCENES_TO_CALIBRATE / max(scenes, 1)
+    if 0 < share < needed <= LARGEST_SHARE:
+        enough = math.ceil(100 * needed) / 100
+        raise InputError(
+            f"--data.holdout {share:g} of {count(scenes, 'training scene')} holds out about {share * scenes:.1f}:"
+            f" expected {MIN_SCENES_TO_CALIBRATE} or more, which a calibration needs; use --data.holdout {enough:g} or"
+            " more, or train without a calibration by --data.holdout 0 --select-on validation"
+        )
 
 
 def default_index_folder(run: Path) -> Path:
