@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench.ablate import runs
 from bench.ablate.__main__ import Arguments, main, planned
 from bench.ablate.recipes import OPTIONS, OURS, REFERENCE, THIRD, changed, configuration, recipes
 from bench.ablate.runs import Run, results_of, scores_of
-from bench.ablate.tables import height_table, ratio_table, uncertainty_table
+from bench.ablate.tables import height_table, ratio_table, tables_of, uncertainty_table
 from bench.measure.report import as_plain
+from dali_pipes import Loader, SampleTable
 from dali_pipes.errors import InputError
+from dali_pipes.release.paths import SPLITS
+from dali_pipes.samples.splits import merge
 from tests.reported import evaluate, predict, sample_table
+from train.engine.trained import forward_of, load_trained
+from train.engine.trained import predict as trained_predict
 from train.recipe.config import Config, flattened
 from train.recipe.presets import fast, reference
 from train.scores.metrics import LINEAR, NETWORK, POOLED
@@ -103,6 +110,26 @@ def test_each_release_is_compared_with_its_own_reference() -> None:
     ]
     rows = [row[:3] for row in as_plain(ratio_table(results, "scene"))["rows"]]
     assert rows[2:] == [[OURS, "town", "0.500 (0.500–0.500)"], [OURS, "coast", "0.750 (0.750–0.750)"]]
+
+
+def test_networks_are_scored_on_another_release_as_well(release: Path, tmp_path: Path) -> None:
+    """On its own release, all samples are those of training, held-out and validation scenes together."""
+    run = replace(planned(Arguments((release,), quick=True, other=(release,)))[0], other=release)
+    scored = runs.result_of(run, tmp_path / "run")
+    trained = load_trained(tmp_path / "run/best.pt")
+    everything = merge(*(SampleTable.from_release(release, split) for split in SPLITS))
+    loader = Loader(everything, 16, device="cpu", size=32, statistics=trained.statistics)
+    mean, _ = trained_predict(forward_of(trained, torch.device("cpu"), 16), loader, trained.target)
+    loader.close()
+    rmse = np.sqrt(np.mean((mean - everything.height) ** 2))
+    assert scored["other_scores"][NETWORK]["rmse"] == pytest.approx(rmse, rel=1e-4)
+    assert scored["scores"][NETWORK]["rmse"] != pytest.approx(rmse, rel=1e-3)
+    titles = [as_plain(table)["title"] for table in tables_of([{**scored, **run.place}])]
+    assert [title.split(" on ")[1].split(":")[0] for title in titles[3:]] == [
+        "another release, trained with --split scene"
+    ] * 3
+    with pytest.raises(InputError, match="--other needs one release for each of the 2 of --release, found 1"):
+        Arguments((Path("a"), Path("b")), other=(Path("c"),))
 
 
 def test_the_uncertainty_table_counts_seeds_that_beat_a_constant_and_shows_no_infinite_width() -> None:

@@ -17,6 +17,7 @@ import install
 import install.__main__ as installation
 from dali_pipes.batches.wheel import fitting_extra
 from dali_pipes.errors import InputError
+from dali_pipes.release.paths import ReleasePaths
 from install.cuda import Gpu, choose, installed_gpus
 from install.lowest import lowest
 from train.engine import run
@@ -206,7 +207,7 @@ def test_the_extra_fits_the_cuda_of_torch() -> None:
 def test_a_run_without_dali_ends_before_it_reads_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(InputError, match=r'install the extra cuda1[23]: pip install "\.\[cuda1[23]\]"'):
-        run._check_before_reading(fast(), Place.from_environment(), tmp_path / "out")
+        run._check_before_reading(fast(), Place.from_environment(), ReleasePaths(tmp_path), tmp_path / "out")
 
 
 def test_every_extra_in_the_pages_and_the_dockerfile_exists() -> None:

@@ -1,6 +1,6 @@
 """Measure the effect of each option of the training recipe: each option alone, the reference's recipe, and ours.
 
-    python -m bench.ablate --release runs/release [runs/coast …] --seeds 3 [--markdown FILE] [--figure FILE]
+    python -m bench.ablate --release runs/release [runs/coast …] [--other …] --seeds 3 [--markdown FILE] [--figure FILE]
 
 Every run trains the same small network, convnext_atto at `--size`², from random weights on the same samples. Its best
 epoch is chosen on held-out scenes, and evaluated once on the validation samples. `--splits scene` validates on a fold
@@ -10,8 +10,8 @@ the samples, the fold and the held-out scenes. Recipes are compared seed by seed
 do.
 
 It prints three tables for each split: the errors of all recipes, the same relative to the reference's recipe, and the
-quality of the uncertainty. They are valid for training from random weights on rendered tiles, and say nothing about
-fine-tuning ImageNet weights on real ones.
+quality of the uncertainty. With `--other`, they follow for another release. They are valid for training from random
+weights on rendered tiles, and say nothing about fine-tuning ImageNet weights on real ones.
 
 Each finished run is one line of `results.jsonl` in `--out`, identified by a digest of its configuration and release.
 The command therefore resumes where it was stopped, and more seeds or other options cost only the new runs. Start it
@@ -41,6 +41,9 @@ class Arguments(Output):
 
     release: tuple[Path, ...]
     """One or more releases in any form, preferably rendered ones of 1,000 tiles or more."""
+    other: Annotated[tuple[Path, ...], default_is("none")] = ()
+    """For each --release another one, of other scenes; each network is scored on all its samples as well.
+    More scenes give more precise scores than the few of a validation split."""
     out: Path = Path("runs/ablation")
     """Folder for results.jsonl and for the unfinished run."""
     seeds: int = 3
@@ -74,6 +77,10 @@ class Arguments(Output):
             raise InputError(
                 f"--release needs folders of different names, which the tables show; found {', '.join(names)}"
             )
+        if self.other and len(self.other) != len(self.release):
+            raise InputError(
+                f"--other needs one release for each of the {len(self.release)} of --release, found {len(self.other)}"
+            )
         unknown = sorted(set(self.only) - set(recipes()))
         if unknown:
             raise InputError(f"--only knows no recipe {unknown[0]!r}; expected some of: {', '.join(recipes())}")
@@ -85,10 +92,12 @@ def planned(arguments: Arguments) -> list[Run]:
     if arguments.quick:
         only, seeds, epochs, size = (REFERENCE, OURS), 1, 2, 32
 
+    others = dict(zip(arguments.release, arguments.other, strict=bool(arguments.other)))
+
     def one(release: Path, split: str, name: str, seed: int) -> Run:
         config = configuration(name, split=split, seed=seed, epochs=epochs, size=size)
         data = replace(config.data, threads=arguments.threads)
-        return Run(release, split, name, seed, replace(config, device=arguments.device, data=data))
+        return Run(release, split, name, seed, replace(config, device=arguments.device, data=data), others.get(release))
 
     return [
         one(release, split, name, seed)

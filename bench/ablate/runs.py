@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -23,13 +23,17 @@ from dali_pipes import SampleTable
 from dali_pipes.errors import InputError
 from dali_pipes.files import alone, read_text, write_text
 from dali_pipes.release.paths import ReleasePaths
-from dali_pipes.samples.splits import VALIDATION
+from dali_pipes.samples.splits import VALIDATION, Division, merge
 from train.recipe.config import MAY_CHANGE, Config, flattened
+from train.recipe.data import Datasets, load_datasets
 from train.run.console import RunConsole
 from train.run.lease import lease
 from train.scores.evaluation import Evaluation, Part
 from train.scores.metrics import LINEAR
 from train.scores.uncertainty import LEVEL
+
+if TYPE_CHECKING:
+    from train.engine.run import FinishedRun
 
 LARGEST = 64 << 20  # bytes of results.jsonl
 
@@ -43,6 +47,13 @@ class Run:
     recipe: str
     seed: int
     config: Config
+    other: Path | None = None
+    """Another release, on whose samples the network is scored as well."""
+
+    @property
+    def releases(self) -> list[Path]:
+        """All releases that it reads."""
+        return [self.release] if self.other is None else [self.release, self.other]
 
     @property
     def place(self) -> dict[str, Any]:
@@ -67,8 +78,8 @@ class Run:
 def results_of(runs: Sequence[Run], out: Path, *, train: bool = True) -> list[dict[str, Any]]:
     """The results of all finished runs in order; those that have no result in `out` yet are trained, if `train`."""
     out.mkdir(parents=True, exist_ok=True)
-    digests = {release: digest_of(release) for release in {run.release for run in runs}}
-    keys = [f"{run.key}-{digests[run.release]}" for run in runs]
+    digests = {release: digest_of(release) for run in runs for release in run.releases}
+    keys = ["-".join([run.key, *(digests[release] for release in run.releases)]) for run in runs]
     for i, (key, run) in enumerate(zip(keys, runs, strict=True), start=1):
         if train and key not in _finished(out):
             named = f"{run.release.name}, {run.split}, {run.recipe}, seed {run.seed}"
@@ -124,6 +135,7 @@ def result_of(run: Run, folder: Path) -> dict[str, Any]:
     finished = train(run.config, paths, folder, resume=True, console=RunConsole(Console(quiet=True)))
     evaluation = Evaluation.of(evaluate_best(finished), finished.training.baselines)
     seconds = time.process_time() - began
+    other = {} if run.other is None else {"other_scores": scores_on(run.other, finished)}
     samples = len(finished.datasets.training)
     # The official split shows the effect of knowing the scenes, so its unseen scenes do not count unless all are.
     parts = [part for part in evaluation.parts if part.group == VALIDATION]
@@ -136,7 +148,23 @@ def result_of(run: Run, folder: Path) -> dict[str, Any]:
         "cpu_s": round(seconds, 1),
         "development_rmse_by_epoch": [record["rmse"] for record in finished.training.history],
         "scores": scores_of(part),
+        **other,
     }
+
+
+def scores_on(release: Path, finished: FinishedRun) -> dict[str, Any]:
+    """Scores of the finished and evaluated run on all samples of a release that it was not trained on."""
+    from train.engine.trained import calibrate_and_pool, evaluate, load_trained
+
+    quiet = Console(quiet=True)
+    paths = ReleasePaths(release, index_cache=finished.paths.index_cache)
+    both = load_datasets(paths, Division(), console=quiet)
+    table = merge(both.training, both.selection)
+    datasets = Datasets(table, {VALIDATION: table}, {VALIDATION: f"all of {release.name}"})
+    trained = load_trained(finished.folder.best)
+    predictions = evaluate(trained, datasets, finished.training.forward, finished.training.config.data.threads, quiet)
+    pooled = calibrate_and_pool(trained, predictions, "scene")
+    return scores_of(Evaluation.of(pooled, finished.training.baselines).parts[0])
 
 
 def scores_of(part: Part) -> dict[str, Any]:

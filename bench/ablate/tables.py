@@ -16,6 +16,7 @@ from train.scores.metrics import CALIBRATED, NETWORK, POOLED
 
 LINE = "linear in length"
 SPLITS = {"scene": "unseen scenes (--split scene)", "official": "scenes of the official split (--split official)"}
+SPLITS |= {f"{split}, other": f"another release, trained with --split {split}" for split in SPLITS}
 PROPER = {"nll": 3, "constant_nll": 3, "crps": 2, "constant_crps": 2}
 INTERVAL = {"coverage": 2, "width": 0}
 """Scores in the table of uncertainty → their decimals."""
@@ -26,7 +27,16 @@ Row = tuple[str, str]
 
 
 def tables_of(results: Sequence[Result]) -> list[Table]:
-    """For each split: the errors of all recipes, their ratios to the reference's recipe, and the uncertainty."""
+    """For each split: the errors of all recipes, their ratios to the reference's recipe, and the uncertainty.
+
+    The same follows for other releases, if the networks were scored on some.
+    """
+    elsewhere = [
+        {**result, "split": f"{result['split']}, other", "scores": result["other_scores"]}
+        for result in results
+        if "other_scores" in result
+    ]
+    results = [*results, *elsewhere]
     splits = [split for split in SPLITS if any(result["split"] == split for result in results)]
     tables = (height_table, ratio_table, uncertainty_table)
     return [table(results, split) for split in splits for table in tables]
