@@ -170,6 +170,7 @@ def _ours(arguments: Arguments, table: SampleTable, device: torch.device) -> dic
     import torch
 
     from dali_pipes import Batch, CacheOptions, Loader
+    from train.engine.adamw import AdamW
     from train.engine.step import Forward, Step
     from train.machine.choices import choose_compilation, choose_precision, choose_threads
 
@@ -182,7 +183,7 @@ def _ours(arguments: Arguments, table: SampleTable, device: torch.device) -> dic
         choose_precision("auto", device).value,
         compilation=choose_compilation(arguments.compile, device).value,
     )
-    train = Step(forward, torch.optim.AdamW(forward.model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True), 5.0)
+    train = Step(forward, AdamW(forward.model.parameters(), lr=1e-4, weight_decay=1e-4), 5.0)
     variance_weight = torch.ones((), device=device)
 
     def step(batch: Batch) -> int:

@@ -93,11 +93,12 @@ def update_parts(backbone: str) -> dict[str, Callable[[], object]]:
     """Clipping with AdamW, and the moving average, on one element per parameter."""
     import torch
 
+    from train.engine.adamw import AdamW
     from train.engine.average import MovingAverage
     from train.engine.step import Forward, Step
 
     cpu, model = torch.device("cpu"), shrunk(backbone)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    optimizer = AdamW(model.parameters(), lr=1e-4)
     step = Step(Forward(model, cpu, 1, "fp32"), optimizer, clip_norm=5.0)
     gradients = [(parameter, torch.ones_like(parameter)) for parameter in model.parameters()]
 

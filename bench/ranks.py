@@ -85,6 +85,7 @@ def _rank(rank: int, ranks: int, arguments: Arguments, port: int, out: str) -> N
     import torch
 
     from model import HeightRegressor
+    from train.engine.adamw import AdamW
     from train.engine.step import Forward, Step
     from train.machine.choices import choose_device, choose_precision
     from train.run.ranks import Place, data_parallel, process_group
@@ -97,7 +98,7 @@ def _rank(rank: int, ranks: int, arguments: Arguments, port: int, out: str) -> N
         model = HeightRegressor(arguments.backbone).to(device).to(memory_format=torch.channels_last)
         network = data_parallel(model, device, compress=False)
         forward = Forward(model, device, arguments.batch, choose_precision("auto", device).value, network=network)
-        step = Step(forward, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True), 5.0)
+        step = Step(forward, AdamW(model.parameters(), lr=1e-4), 5.0)
         batch, weight = random_batch(arguments.batch, arguments.size, device), torch.ones((), device=device)
 
         def work() -> int:

@@ -171,6 +171,7 @@ def variants(arguments: Arguments, backbone: str, batch: Batch, device: torch.de
 def _our_step(backbone: str, batch: Batch, device: torch.device, precision: str, compilation: str, mode: str) -> Parts:
     import torch
 
+    from train.engine.adamw import AdamW
     from train.engine.captured import CapturedStep, CudaGraph
     from train.engine.step import Forward, Step
 
@@ -178,7 +179,7 @@ def _our_step(backbone: str, batch: Batch, device: torch.device, precision: str,
     captures = mode == "cudagraph"
     mode = "default" if captures else mode
     forward = Forward(model, device, len(batch), precision, compilation=compilation, mode=mode)
-    step = Step(forward, torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True), 5.0)
+    step = Step(forward, AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4), 5.0)
     weight = torch.ones((), device=device)
     captured = CapturedStep(step, None, CudaGraph()) if captures else None
     return Parts(

@@ -13,6 +13,7 @@ from torch import Tensor
 from dali_pipes.errors import InputError
 from tests.test_step import CPU, network, random_batch
 from tests.test_training import SMALL, Quiet
+from train.engine.adamw import AdamW
 from train.engine.average import MovingAverage
 from train.engine.captured import WARM_UP, CapturedStep, PlainCalls
 from train.engine.run import train
@@ -26,7 +27,7 @@ RATES = [2.0**-10, 2.0**-11]  # exact in fp32, as the captured optimizer reads t
 
 def steps() -> tuple[Step, MovingAverage]:
     model = network(drop_path=0.1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATES[0], fused=True)
+    optimizer = AdamW(model.parameters(), lr=RATES[0])
     return Step(Forward(model, CPU, 4, "fp32"), optimizer, clip_norm=5.0), MovingAverage(model, 0.9)
 
 

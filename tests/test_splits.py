@@ -282,13 +282,13 @@ def test_too_few_held_out_scenes_are_refused_before_any_data_are_read(
         assert sorted(path.name for path in tmp_path.iterdir()) == ["release"]
     paths = ReleasePaths(release)
     for division, share in ((Division("scene"), 0.27), (Division(), 0.21), (Division(), 0.0)):
-        refuse_few_held_out_scenes(paths, division, share)
+        refuse_few_held_out_scenes(paths, division, share, MIN_SCENES_TO_CALIBRATE)
     table = table_of([f"scene{i}" for i in range(24)])
     assert len(np.unique(table.hold_out_scenes(0.21, 0)[1].scene)) >= MIN_SCENES_TO_CALIBRATE
 
 
 def test_a_release_of_few_scenes_is_trained_without_a_calibration(release: Path) -> None:
-    refuse_few_held_out_scenes(ReleasePaths(release), Division(), 0.1)
+    refuse_few_held_out_scenes(ReleasePaths(release), Division(), 0.1, MIN_SCENES_TO_CALIBRATE)
 
 
 def test_a_run_by_scene_reports_its_fold_and_is_evaluated_on_it(release: Path, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dali_pipes import Batch, SampleTable
 from model import HeightRegressor
 from tests.test_training import SMALL
+from train.engine.adamw import AdamW
 from train.engine.average import MovingAverage
 from train.engine.run import train
 from train.engine.step import Forward, Step
@@ -106,13 +109,46 @@ class Syncs(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def test_the_listed_optimizer_is_that_of_torch_to_the_bit_also_on_resuming_and_without_a_gradient() -> None:
+    sides = []
+    for kind in (AdamW, partial(torch.optim.AdamW, fused=True)):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3))
+        optimizer = kind(model.parameters(), lr=0.1, weight_decay=0.02)
+        for step in range(8):
+            optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
+            for i, parameter in enumerate(model.parameters()):
+                parameter.grad = None if (step, i) == (3, 1) else torch.randn_like(parameter)
+            if step == 5:
+                optimizer.load_state_dict(deepcopy(optimizer.state_dict()))
+            optimizer.step()
+        sides.append(list(model.parameters()) + [x for s in optimizer.state.values() for x in s.values()])
+    for mine, torchs in zip(*sides, strict=True):
+        assert torch.equal(mine, torchs)
+    assert len(sides[0]) == 4 + 4 * 3
+
+
+def test_the_listed_optimizer_leaves_the_steps_of_a_loss_scaler_to_torch() -> None:
+    """An infinite gradient is skipped, which the optimizer decides by what the scaler gives it."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = AdamW([parameter], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for gradient, moved in ((1.0, True), (1.0, True), (float("inf"), False), (1.0, True)):
+        before = parameter.detach().clone()
+        optimizer.zero_grad()
+        scaler.scale(parameter.sum() * gradient).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(parameter, before) != moved
+
+
 @pytest.mark.parametrize("compilation", ["off", "whole", "regional"])
 def test_no_step_synchronises_with_the_device(compilation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Under a dispatch mode nothing is compiled. A full graph cannot synchronise: reading a value would break it.
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     model = network(drop_path=0.1)
     forward = Forward(model, CPU, 4, "bf16", compilation=compilation)
-    step = Step(forward, torch.optim.AdamW(model.parameters(), fused=True), clip_norm=5.0)
+    step = Step(forward, AdamW(model.parameters()), clip_norm=5.0)
     weight, total = torch.tensor(1.0), torch.zeros(())
     batches = [random_batch(32, seed=seed) for seed in range(2)]
     with Syncs() as syncs:
@@ -134,7 +170,7 @@ def test_graphs_of_training_warm_up_validation_and_partial_batches(
 ) -> None:
     model = network(drop_path=0.1, views=views)
     forward = Forward(model, CPU, 4, precision, compilation=compilation)
-    step = Step(forward, torch.optim.AdamW(model.parameters(), fused=True), clip_norm=5.0)
+    step = Step(forward, AdamW(model.parameters()), clip_norm=5.0)
     for weight in (0.0, 0.0, 1.0, 1.0):
         step(random_batch(64, views=views), torch.tensor(weight))
     assert len(graphs) == in_training, "fullgraph=True would have raised at a break; one more is a recompilation"
@@ -152,7 +188,7 @@ def test_graphs_of_training_warm_up_validation_and_partial_batches(
 def test_compiled_equals_eager_and_padding_a_partial_batch_changes_nothing(compilation: str) -> None:
     plain = Forward(network(), CPU, 4, "fp32")
     compiled = Forward(network(), CPU, 4, "fp32", compilation=compilation)
-    steps = [Step(f, torch.optim.AdamW(f.model.parameters(), fused=True), clip_norm=5.0) for f in (plain, compiled)]
+    steps = [Step(f, AdamW(f.model.parameters()), clip_norm=5.0) for f in (plain, compiled)]
     for weight in (0.0, 1.0):
         losses = [step(random_batch(64), torch.tensor(weight)) for step in steps]
         torch.testing.assert_close(*losses)

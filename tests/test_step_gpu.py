@@ -12,6 +12,7 @@ from dali_pipes.batches.augment import Augmentation
 from model import HeightRegressor
 from tests.test_graph import assert_decoded_alike
 from tests.test_step import network, random_batch
+from train.engine.adamw import AdamW
 from train.engine.average import MovingAverage
 from train.engine.captured import WARM_UP, CapturedStep, CudaGraph
 from train.engine.readout import Readout
@@ -32,7 +33,7 @@ def on_gpu(batch: Batch) -> Batch:
 def step_on_gpu(precision: str, compilation: str = "off", mode: str = "default") -> Step:
     model: HeightRegressor = network().to(GPU)
     forward = Forward(model, GPU, 4, precision, compilation=compilation, mode=mode)
-    return Step(forward, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True), clip_norm=5.0)
+    return Step(forward, AdamW(model.parameters(), lr=1e-4), clip_norm=5.0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])

@@ -110,7 +110,7 @@ def _check_before_reading(config: Config, place: Place, paths: ReleasePaths, out
         return
     if config.init_from:
         checkpoint.check_exists(checkpoint_of(Path(config.init_from)))
-    refuse_few_held_out_scenes(paths, config.division(), config.data.holdout)
+    refuse_few_held_out_scenes(paths, config.division(), config.data.holdout, MIN_SCENES_TO_CALIBRATE)
 
 
 def _report_labels(verdict: Verdict, paths: ReleasePaths, console: RunConsole, *, accept: bool) -> None:

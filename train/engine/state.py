@@ -37,6 +37,7 @@ from ..run.console import RunConsole
 from ..run.folder import History
 from ..run.ranks import Place, all_gather, data_parallel, from_rank_zero, mean_over_ranks
 from ..scores.metrics import Baselines
+from .adamw import AdamW
 from .average import MovingAverage
 from .captured import CapturedStep, CudaGraph
 from .progress import Progress
@@ -89,9 +90,7 @@ class Training:
         self.forward = self._build_forward(choices, self.model, network)
         self.evaluated = self._build_forward(choices, self.average.module) if self.average else self.forward
         recipe = config.optimizer
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-        )
+        optimizer = AdamW(self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self._step = Step(self.forward, optimizer, recipe.clip_norm, accumulate=self._parts)
         is_captured = choices["compile mode"].value == "cudagraph"
         self._captured = CapturedStep(self._step, self.average, CudaGraph()) if is_captured else None

@@ -26,8 +26,6 @@ from dali_pipes.samples.splits import DEVELOPMENT, VALIDATION, Division, without
 from dali_pipes.samples.table import scene_of
 from dali_pipes.units import count
 
-from ..scores.calibrate import MIN_SCENES_TO_CALIBRATE
-
 HELD_OUT = "Tiles of the training split, from scenes that were held out of training."
 
 
@@ -112,8 +110,8 @@ LARGEST_SHARE = 0.3
 """Share of the scenes that a calibration may cost: of a release with too few scenes, training needs all it can get."""
 
 
-def refuse_few_held_out_scenes(paths: ReleasePaths, division: Division, share: float) -> None:
-    """Raise InputError if a larger `share` of held-out scenes would allow a calibration, which this one does not.
+def refuse_few_held_out_scenes(paths: ReleasePaths, division: Division, share: float, wanted: int) -> None:
+    """Raise InputError if `share` holds out fewer than the `wanted` scenes, and a larger share would do.
 
     Reads only the names of the tiles. Which scenes are held out depends on their samples, so their number is an
     estimate.
@@ -123,12 +121,12 @@ def refuse_few_held_out_scenes(paths: ReleasePaths, division: Division, share: f
     if division.by == "scene":
         everywhere = len({scene_of(name) for split in SPLITS for name in names[split]})
         scenes = everywhere * (division.folds - 1) // division.folds
-    needed = MIN_SCENES_TO_CALIBRATE / max(scenes, 1)
+    needed = wanted / max(scenes, 1)
     if 0 < share < needed <= LARGEST_SHARE:
         enough = math.ceil(100 * needed) / 100
         raise InputError(
             f"--data.holdout {share:g} of {count(scenes, 'training scene')} holds out about {share * scenes:.1f}:"
-            f" expected {MIN_SCENES_TO_CALIBRATE} or more, which a calibration needs; use --data.holdout {enough:g} or"
+            f" expected {wanted} or more, which a calibration needs; use --data.holdout {enough:g} or"
             " more, or train without a calibration by --data.holdout 0 --select-on validation"
         )
 
