@@ -123,8 +123,10 @@ def test_the_exported_function_agrees_with_evaluation(
     [
         ("torch", "a.pt2", torch_runs, WHOLE_TILE),
         ("torch", "a.pt2", torch_runs, BOTH),
+        ("torch", "a.pt2", torch_runs, View("aligned", 90)),
         pytest.param("aoti", "b.pt2", aoti_runs, BOTH, marks=needs_compiler),
         pytest.param("onnx", "c.onnx", onnx_runs, BOTH, marks=needs_onnx),
+        pytest.param("onnx", "d.onnx", onnx_runs, View("tile+aligned", 90), marks=needs_onnx),
     ],
 )
 def test_a_file_agrees_with_eager_for_any_batch_size(

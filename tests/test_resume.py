@@ -96,6 +96,20 @@ def test_a_run_stopped_between_steps_ends_bit_identical(
     ends_as(whole, folder)
 
 
+def test_a_run_in_batches_of_scenes_with_their_loss_also_ends_bit_identical(release: Path, tmp_path: Path) -> None:
+    grouped = replace(
+        STEPPED,
+        data=replace(STEPPED.data, view="aligned", crop=90, scene_group=2, vflip=0.0, rot90=0.0),
+        optimizer=replace(STEPPED.optimizer, scene_loss=0.5),
+    )
+    train(grouped, release, tmp_path / "whole", resume=False, console=Quiet())
+    with pytest.raises(Stopped):
+        train(grouped, release, tmp_path / "run", resume=False, console=Signalling(1, 3))
+    torch.manual_seed(99)
+    train(grouped, release, tmp_path / "run", resume=True, console=Quiet())
+    ends_as(tmp_path / "whole", tmp_path / "run")
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_run_stopped_while_it_evaluates_an_epoch_ends_bit_identical(
     batch: int, whole: Path, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
