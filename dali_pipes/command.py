@@ -186,6 +186,7 @@ def _sentence(box: str) -> str:
         return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing{also}"
     sentence, flags = " ".join(error.split()).rstrip("."), _named(hints)
     sentence = re.sub(r"Error parsing (\S+): .* (int|float)\(?.*: ('.*')", r"\1 takes a number, found \3", sentence)
+    sentence = re.sub(r"^Error parsing \S+: (?=--)", "", sentence)  # our own sentence, which names the flag itself
     return f"{sentence}; similar: {', '.join(flags)}" if flags else sentence
 
 
