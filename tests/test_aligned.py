@@ -28,6 +28,9 @@ from train.recipe.config import Data
 places = st.floats(-300, 900)
 lines = st.lists(st.tuples(places, places), min_size=2, max_size=5)
 
+ROUNDING = 1 if int(cv2.__version__.partition(".")[0]) >= 5 else 8
+"""Levels by which the same warp of a tile and of a part of it may differ: OpenCV 4 rounds positions to 1/32 pixel."""
+
 
 def into(matrix: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """Points (P, 2) of the frame in pixels of the image."""
@@ -93,8 +96,8 @@ def test_the_window_is_that_of_warp_affine_on_the_whole_tile(
             drawn = cv2.warpAffine(
                 polyline_mask(table.polyline[row], *bgr.shape[:2]), matrix, (size, size), flags=flags
             )
-            assert np.abs(batch.rgb[i].numpy().astype(int) - rgb).max() <= 1, row
-            assert np.abs(batch.polyline[i, ..., 0].numpy().astype(int) - drawn).max() <= 1, row
+            assert np.abs(batch.rgb[i].numpy().astype(int) - rgb).max() <= ROUNDING, row
+            assert np.abs(batch.polyline[i, ..., 0].numpy().astype(int) - drawn).max() <= ROUNDING, row
             assert drawn.any(), "the polyline is visible"
 
 

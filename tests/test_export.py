@@ -25,6 +25,7 @@ from dali_pipes.errors import InputError
 from dali_pipes.samples.table import SampleTable
 from model import HeightRegressor, Target
 from model.calibration import Calibration
+from tests.test_aligned import ROUNDING
 from tests.test_predict import CALIB, STATS, random_network
 from train.deploy.exported import OUTPUTS, HeightFunction, contract, input_names, random_tiles, real_tiles
 from train.deploy.formats import write_checked
@@ -296,6 +297,6 @@ def test_the_code_in_the_file_cuts_the_window_that_the_network_sees(view: View, 
         assert bgr is not None
         image = np.ascontiguousarray(bgr[..., ::-1])
         rgb, polyline, padding = defined["cut_aligned"](image, table.polyline[i], *map(int, call.groups()))
-        assert np.abs(rgb.astype(int) - batch.rgb[i, ..., -3:].numpy()).max() <= 1
-        assert np.abs(polyline.astype(int) - batch.polyline[i, ..., -1:].numpy()).max() <= 1
+        assert np.abs(rgb.astype(int) - batch.rgb[i, ..., -3:].numpy()).max() <= ROUNDING
+        assert np.abs(polyline.astype(int) - batch.polyline[i, ..., -1:].numpy()).max() <= ROUNDING
         assert (padding == batch.padding[i, ..., -1:].numpy()).mean() > 0.999
