@@ -255,10 +255,8 @@ def test_a_chimney_changes_the_picture_along_its_polyline_and_its_shadow_only(st
     assert max(elsewhere) < 0.002
 
 
-@pytest.mark.parametrize(("style", "lowest", "highest"), [("town", 0.6, 1.0), ("coast", -0.35, 0.35)])
-def test_haze_brightens_shadows_as_the_tilt_grows_in_town_only(
-    style: StyleName, lowest: float, highest: float, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("style", "lowest"), [("town", 0.6), ("coast", 0.4)])
+def test_haze_brightens_shadows_as_the_tilt_grows(style: StyleName, lowest: float, tmp_path: Path) -> None:
     """Path radiance: how the darkest blue of a tile correlates with tan(tilt)."""
     render_release(tmp_path, train=40, val=1, scenes=40, seed=1, style=style, workers=1)
     tilts, darkest = [], []
@@ -267,7 +265,7 @@ def test_haze_brightens_shadows_as_the_tilt_grows_in_town_only(
         roll, pitch = (math.radians(float(attributes[f"img_{axis}_tilt"])) for axis in ("roll", "pitch"))
         tilts.append(math.hypot(math.tan(roll), math.tan(pitch)))
         darkest.append(np.percentile(decoded(jpeg)[..., 0], 2))
-    assert lowest < np.corrcoef(tilts, darkest)[0, 1] < highest
+    assert np.corrcoef(tilts, darkest)[0, 1] > lowest
 
 
 def test_both_styles_show_the_same_chimneys_in_different_pictures(official: Path, coast: Path) -> None:

@@ -7,8 +7,8 @@ With the same seed and counts, both have the same polylines and heights. All tha
 - `town`: a grid of streets with houses, halls and fields. The sun is in the south-west, shadows are dark and sharp.
   Haze grows with the tilt, so brightness alone tells a network much of the scale.
 - `coast`: a port with water, sand, tanks, containers and towers. The sun is in the south-east, shadows are pale and
-  soft. Haze is weak, and grows towards the sun and not with the tilt. Chimneys are stouter, flared at the foot, of
-  brick, steel or concrete, with bands near the top only, and some have several flues.
+  soft. Haze grows with the square of the tilt and towards the sun. Chimneys are stouter, flared at the foot, of brick,
+  steel or concrete, with bands near the top only, and some have several flues.
 
 This module has the numbers; `scene.py` and `landscape.py` draw and paint by them.
 """
@@ -180,9 +180,12 @@ def _grows_with_the_tilt(tan_tilt: float, cos_sun: float) -> float:
     return tan_tilt
 
 
-def _grows_towards_the_sun(tan_tilt: float, cos_sun: float) -> float:
-    """Forward scattering. It does not depend on the tilt."""
-    return 1 + 0.6 * cos_sun
+def _grows_with_the_air_mass(tan_tilt: float, cos_sun: float) -> float:
+    """The excess of the air mass grows as tan² / 2, and aerosols scatter forward.
+
+    Steeper than in nature, for the same reason.
+    """
+    return (0.3 + 3 * tan_tilt**2) * (1 + 0.2 * cos_sun)
 
 
 _TOWN_ROOFS: tuple[Colour, ...] = (
@@ -254,7 +257,7 @@ COAST = Style(
         Sensor("K3A", gsd=0.55, gain=(1.0, 1.0, 1.0), blur=0.75, noise=0.012),
     ),
     land_uses=(
-        LandUse("towers", 3, (2, 3), (21, 19), None, _TANKS, _PLASTER),
+        LandUse("towers", 6, (2, 3), (21, 19), None, _TERRACOTTA, _PLASTER),
         LandUse("villas", 3, (4, 6), (12, 9), 2.4, _TERRACOTTA, _PLASTER),
         LandUse("tanks", 3, (3, 3), (33, 33), 5.5, _TANKS, None, "paved", round=True),
         LandUse("containers", 2, (6, 9), (12.2, 7.5), 3.5, _CONTAINERS, None, "paved"),
@@ -274,7 +277,7 @@ COAST = Style(
     ),
     streets=Streets(150, 8.0, (148, 142, 132), (160, 154, 142), (13.0, 2.6), 6),
     stack=Stack(
-        slenderness=(13, 0.20),
+        slenderness=(13, 0.12),
         taper=(0.45, 0.65),
         flare=3,
         materials=((0.84, 0.50, 0.36), (0.98, 1.0, 1.04), (0.74, 0.72, 0.68)),
@@ -288,9 +291,9 @@ COAST = Style(
         spread=0.8,
         shade=(0.52, 0.56, 0.64),
         softness=1.0,
-        haze=(0.05, 0.35),
-        path_radiance=_grows_towards_the_sun,
-        exposure=0.14,
+        haze=(0.14, 0.12),
+        path_radiance=_grows_with_the_air_mass,
+        exposure=0.07,
         tone=(0.86, 1.9),
     ),
     storey=2.6,
