@@ -26,7 +26,7 @@ IMAGENET = "imagenet"
 
 def check_backbone(name: str, weights: str | Path | None) -> None:
     """Raise BackboneError if timm has no ConvNeXt `name`, or if `weights` is a file that does not exist."""
-    if not name.startswith("convnext") or not timm.is_model(name):
+    if "convnext" not in name or not timm.is_model(name):
         raise BackboneError(f"expected a ConvNeXt that timm knows, such as convnext_base, found {name!r}")
     if weights is not None and weights != IMAGENET and not Path(weights).is_file():
         raise BackboneError(f"no weights at {weights}; put timm's model.safetensors of {name} there")

@@ -2,7 +2,7 @@
 
     python -m bench.ablate --release runs/release [runs/coast …] [--other …] --seeds 3 [--markdown FILE] [--figure FILE]
 
-Every run trains the same small network, convnext_atto at `--size`², from random weights on the same samples. Its best
+Every run trains the same small network, `--backbone` at `--size`², from random weights on the same samples. Its best
 epoch is chosen on held-out scenes, and evaluated once on the validation samples. `--splits scene` validates on a fold
 of unseen scenes. `--splits official` validates the reference's recipe and ours, or all that `--only` names, on scenes
 seen in training; if a release was rendered with `--disjoint`, on unseen ones. The seed sets the weights, the order of
@@ -56,6 +56,8 @@ class Arguments(Output):
     """Names of the recipes to run, on all --splits."""
     size: int = 80
     """Side of the letterboxed frame in pixels."""
+    backbone: str = "convnext_atto"
+    """Any ConvNeXt of timm. test_convnext costs a fifth, and allows more epochs or larger frames."""
     finished: bool = False
     """Print the tables of the runs that have finished, and train none."""
     threads: int = 0
@@ -95,7 +97,7 @@ def planned(arguments: Arguments) -> list[Run]:
     others = dict(zip(arguments.release, arguments.other, strict=bool(arguments.other)))
 
     def one(release: Path, split: str, name: str, seed: int) -> Run:
-        config = configuration(name, split=split, seed=seed, epochs=epochs, size=size)
+        config = configuration(name, split=split, seed=seed, epochs=epochs, size=size, backbone=arguments.backbone)
         data = replace(config.data, threads=arguments.threads)
         return Run(release, split, name, seed, replace(config, device=arguments.device, data=data), others.get(release))
 

@@ -66,14 +66,16 @@ def recipes() -> dict[str, Settings]:
     return rows
 
 
-def configuration(recipe: str, *, split: Any, seed: int, epochs: int, size: int) -> Config:
-    """The configuration of a recipe, scaled down: convnext_atto from random weights at `size`²."""
+def configuration(
+    recipe: str, *, split: Any, seed: int, epochs: int, size: int, backbone: str = "convnext_atto"
+) -> Config:
+    """The configuration of a recipe, scaled down: a small backbone from random weights at `size`²."""
     if recipe == THIRD:
         epochs = max(1, epochs // 3)
     config = Config(
         epochs=epochs,
         seed=seed,
-        backbone="convnext_atto",
+        backbone=backbone,
         weights="none",
         data=Data(size=size, split=split, holdout=0.15, select_on="development", cache="disk"),
     )

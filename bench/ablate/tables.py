@@ -71,7 +71,7 @@ def height_table(results: Sequence[Result], split: str) -> Table:
             _epochs_to(of_seed, rows.get((REFERENCE, release), {})),
         )
     table.caption = (
-        "convnext_atto from random weights; the best epoch on held-out development scenes; pooled: calibrated on these"
+        "From random weights; the best epoch on held-out development scenes; pooled: calibrated on these"
         " scenes, then pooled by scene. Epochs to reach it: epochs until the development RMSE is as low as the lowest"
         " of the reference at that seed."
     )
