@@ -121,13 +121,13 @@ def refuse_few_held_out_scenes(paths: ReleasePaths, division: Division, share: f
     if division.by == "scene":
         everywhere = len({scene_of(name) for split in SPLITS for name in names[split]})
         scenes = everywhere * (division.folds - 1) // division.folds
-    needed = wanted / max(scenes, 1)
-    if 0 < share < needed <= LARGEST_SHARE:
-        enough = math.ceil(100 * needed) / 100
+    held_out = math.ceil(share * scenes)  # if all have as many samples
+    enough = math.ceil(100 * wanted / max(scenes, 1)) / 100
+    if 0 < held_out < wanted and enough <= LARGEST_SHARE:
         raise InputError(
-            f"--data.holdout {share:g} of {count(scenes, 'training scene')} holds out about {share * scenes:.1f}:"
-            f" expected {wanted} or more, which a calibration needs; use --data.holdout {enough:g} or"
-            " more, or train without a calibration by --data.holdout 0 --select-on validation"
+            f"--data.holdout {share:g} of {count(scenes, 'training scene')} holds out about {held_out}: expected"
+            f" {wanted} or more, which a calibration needs; use --data.holdout {enough:g} or more, or train without a"
+            " calibration by --data.holdout 0 --select-on validation"
         )
 
 
