@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from contextvars import ContextVar
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args
@@ -179,13 +180,21 @@ def _sentence(box: str) -> str:
     error, _, hints = "\n".join(lines).partition("Perhaps you meant")
     error = re.split("For full helptext|Argument helptext|Arguments similar to", error)[0]
     missing, _, unknown = error.partition("Unrecognized options:\n")
+    if flag := re.search(r"Missing value for argument '(--[^']+)'", missing):
+        return f"{flag[1]} needs a value"
     if "Missing value for argument" in missing:  # of a path without a flag; tyro does not name what it found instead
         return "PATH is missing, or a flag before it is unknown"
     if "Missing from" in missing and (names := _named(missing) or ["PATH"]):
         also = f", and {' '.join(unknown.split())} is unknown" if unknown else ""
         return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing{also}"
     sentence, flags = " ".join(error.split()).rstrip("."), _named(hints)
-    sentence = re.sub(r"Error parsing (\S+): .* (int|float)\(?.*: ('.*')", r"\1 takes a number, found \3", sentence)
+    sentence = re.sub(r"Error parsing (\S+): .* int\(.*: ('.*')", r"\1 takes a whole number, found \2", sentence)
+    sentence = re.sub(r"Error parsing (\S+): .* float.*: ('.*')", r"\1 takes a number, found \2", sentence)
+    if choice := re.fullmatch(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)", sentence):
+        names = re.findall(r"'([^']*)'", choice[3])
+        close = get_close_matches(choice[1], names, 1)
+        hint = f"; perhaps {close[0]}" if close else ""
+        return f"{choice[2]} takes {', '.join(names[:-1])} or {names[-1]}, found {choice[1]!r}{hint}"
     sentence = re.sub(r"^Error parsing \S+: (?=--)", "", sentence)  # our own sentence, which names the flag itself
     return f"{sentence}; similar: {', '.join(flags)}" if flags else sentence
 

@@ -145,7 +145,7 @@ def test_a_file_of_the_user_does_not_hide_our_packages_from_chimney(hidden: str,
         (["--relase", "DIR", "--out", "x"], "--release is missing, and --relase DIR is unknown"),
         (["--out", "x"], "--release is missing"),
         (["--release", "x", "--out", "x", "--batchsize", "3"], "--batchsize, 3; similar: --batch-size"),
-        (["--release", "x", "--out", "x", "--epochs", "abc"], "--epochs takes a number, found 'abc'"),
+        (["--release", "x", "--out", "x", "--epochs", "abc"], "--epochs takes a whole number, found 'abc'"),
     ],
 )
 def test_a_wrong_flag_gives_a_short_sentence_with_similar_flags(argv: list[str], sentence: str) -> None:
@@ -246,7 +246,7 @@ def test_a_configuration_in_yaml_or_json_gives_flags_that_the_command_line_overr
     ("text", "sentence"),
     [
         ("epocs: 3\n", r"a.yaml has a wrong setting: .*--epocs=3; similar: --epochs"),
-        ("epochs: many\n", r"a.yaml has a wrong setting: --epochs takes a number, found 'many'"),
+        ("epochs: many\n", r"a.yaml has a wrong setting: --epochs takes a whole number, found 'many'"),
         ("epochs: [1, 2]\n", r"expected one value for epochs, found a list of 2"),
         ("- 3\n", r"found at .*a.yaml: no names with values"),
         ("a: [\n", r"found at .*a.yaml: while parsing"),

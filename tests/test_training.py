@@ -318,7 +318,11 @@ MAINS = {"train": train.__main__.main, "train.evaluate": train.evaluate.main, "d
     [
         (["train", "--release", "nowhere", "--out", "{tmp}/run", "--preset", "demo"], "found none of them at nowhere"),
         ([*DEMO, "--epochs", "0"], "--epochs must lie between 1 and"),
-        ([*DEMO, "--epochs", "many"], "--epochs takes a number, found 'many'"),
+        ([*DEMO, "--epochs", "many"], "--epochs takes a whole number, found 'many'"),
+        ([*DEMO, "--lr", "x"], "--optimizer.learning-rate takes a number, found 'x'"),
+        ([*DEMO, "--cache", "hots"], "--cache takes auto, none, host, device or disk, found 'hots'; perhaps host"),
+        ([*DEMO, "--preset"], "--preset needs a value"),
+        ([*DEMO, "--epochs", "-1"], "--epochs must lie between 1 and 1,000,000, found -1"),
         ([*TRAIN, "--select-on", "development"], "add --data.holdout 0.1"),
         ([*DEMO, "--optimizer.ema", "1"], "--optimizer.ema must lie between"),
         ([*DEMO, "--bogus", "3"], "Unrecognized options: --bogus"),

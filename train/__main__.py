@@ -84,7 +84,13 @@ def parse(argv: Sequence[str]) -> Arguments:
         except InputError as error:
             raise InputError(f"{file} has a wrong setting: {error}") from None
         files += flags
-    arguments = _parse([*files, *argv])
+    try:
+        arguments = _parse([*files, *argv])
+    except InputError as error:
+        if "--release is missing" not in str(error) or not {"--resume", "--config"} & set(argv):
+            raise
+        why = "to continue a run, name its folder: --resume RUN" if "--resume" in argv else "--config names none"
+        raise InputError(f"--release is missing; {why}") from None
     if run and arguments.out != Path(run):
         raise InputError(f"--resume {run} names the run folder, found --out {arguments.out} as well; leave out --out")
     return arguments

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import version
 
 from dali_pipes.command import PROGRAM
 from dali_pipes.errors import InputError, exits_with_one_sentence
@@ -46,6 +47,9 @@ BENCHMARKS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command by its name; exit statuses are those of the command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        print("chimney", version("chimney-height"))
+        return
     with exits_with_one_sentence():
         if arguments[:1] == ["bench"]:
             module = _chosen("chimney bench", BENCHMARKS, arguments[1:2])
@@ -63,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _chosen(program: str, commands: Mapping[str, tuple[str, str]], name: list[str]) -> str:
     """The module of the command in `name`; without one, or with --help, print the list and exit with 0."""
-    if name in ([], ["-h"], ["--help"]):
+    if name in ([], ["-h"], ["--help"], ["help"]):
         width = max(map(len, commands))
         lines = [f"  {command:<{width}}  {line}" for command, (_, line) in commands.items()]
         print("\n".join([f"usage: {program} COMMAND …\n", *lines, f"\n{program} COMMAND --help lists its flags."]))

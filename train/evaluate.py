@@ -20,7 +20,7 @@ import tyro
 
 from dali_pipes import command
 from dali_pipes.command import check_out_folder, default_is, other_program, this_python
-from dali_pipes.console import ProgressStyle, open_console
+from dali_pipes.console import ProgressStyle, activity, open_console
 from dali_pipes.errors import InputError, exits_with_one_sentence
 from dali_pipes.release.find import open_split
 from dali_pipes.release.paths import ALIASES, ReleasePaths
@@ -91,7 +91,7 @@ def report(run: FinishedRun) -> None:
         run.console,
         evaluation,
         then,
-        _looks(evaluation, load_trained(run.folder.best), training.forward),
+        _looks(evaluation, load_trained(run.folder.best), training.forward, run.console),
         title=run.folder.path.name,
         history=training.history,
         config=config,
@@ -136,7 +136,7 @@ def evaluate_checkpoint(arguments: Arguments, console: RunConsole) -> None:
             console,
             evaluation,
             then,
-            _looks(evaluation, trained, forward),
+            _looks(evaluation, trained, forward, console),
             title=f"{arguments.checkpoint} on {paths.release.name}",
             history=[],
             config={"checkpoint": str(arguments.checkpoint), "size": trained.size, "precision": forward.precision},
@@ -211,7 +211,7 @@ def _write(
     console.result(evaluation, then)
 
 
-def _looks(evaluation: Evaluation, trained: Trained, forward: Forward) -> Looks | None:
+def _looks(evaluation: Evaluation, trained: Trained, forward: Forward, console: RunConsole) -> Looks | None:
     """Where the network looks on the typical tiles of the report; None without finite predictions."""
     from dali_pipes import Loader
 
@@ -225,7 +225,8 @@ def _looks(evaluation: Evaluation, trained: Trained, forward: Forward) -> Looks 
     loader = Loader(
         table, len(table), device=forward.device, size=trained.size, view=trained.view, statistics=trained.statistics
     )
-    heat = sensitivity(forward, loader)
+    with activity(console.console, "finding where the network looks", len(table)) as shown:
+        heat = sensitivity(forward, loader, shown.track)
     loader.close()
     return Looks(loader.frames, heat)
 

@@ -15,7 +15,6 @@ from dali_pipes.errors import InputError
 from dali_pipes.inspect.verdict import Verdict, judge
 from dali_pipes.release.paths import ReleasePaths
 from dali_pipes.samples.splits import DEVELOPMENT
-from dali_pipes.units import count
 from model import checkpoint
 from model.backbone import check_backbone
 
@@ -129,8 +128,8 @@ def _warn_of_few_scenes(datasets: Datasets, console: RunConsole) -> None:
     scenes = 0 if development is None else len(np.unique(development.scene))
     if 0 < scenes < MIN_SCENES_TO_CALIBRATE:
         console.note(
-            f"only {count(scenes, 'scene')} are held out: the run will not be calibrated, which needs"
-            f" {MIN_SCENES_TO_CALIBRATE}; raise --data.holdout"
+            f"the run will not be calibrated: that needs {MIN_SCENES_TO_CALIBRATE} held-out scenes, and there"
+            f" {'is' if scenes == 1 else 'are'} {scenes}"
         )
 
 
@@ -160,12 +159,14 @@ def _restore(training: Training, folder: RunFolder, console: RunConsole) -> None
         training.restore(state, folder.last)
         if training.place.is_rank_zero:
             folder.repair_best(state)
-        for record in training.history:
-            console.log_epoch(record)
-        if (before := state["config"]["epochs"]) < config.epochs:
-            console.note(f"{config.epochs} epochs instead of {before}: {training.schedule.goes_on()}")
         where = f"after epoch {training.progress.epoch} of {config.epochs}, step {training.progress.step}"
         console.note(f"resuming {folder.path} {where}")
+        for record in training.history:
+            console.log_epoch(record)
+        if training.progress.epoch >= config.epochs:
+            console.note("all epochs are done; --epochs N trains more of them")
+        if (before := state["config"]["epochs"]) < config.epochs:
+            console.note(f"{config.epochs} epochs instead of {before}: {training.schedule.goes_on()}")
     elif config.init_from:
         console.note(training.start_from(checkpoint_of(Path(config.init_from))))
 

@@ -9,6 +9,7 @@ given to the network and are not looked at.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
 import numpy as np
@@ -23,18 +24,22 @@ COPIES = 4  # the cells of the heat map average as well
 NOISE = 0.2  # standard deviation of the noise, in standard deviations of ImageNet's pixels
 
 
-def sensitivity(forward: Forward, loader: Loader) -> NDArray[np.float32]:
+def sensitivity(
+    forward: Forward, loader: Loader, watch: Callable[[Iterable[int]], Iterable[int]] = iter
+) -> NDArray[np.float32]:
     """|∂ prediction / ∂ pixel| of all samples of `loader`, (N, V, S, S) float32 in the order of its table.
 
-    One frame is computed at a time, so that the memory of a training step is enough.
+    One frame is computed at a time, so that the memory of a training step is enough. `watch` wraps the iteration over
+    the samples of a batch, for example to show progress.
     """
     forward.model.eval()
     maps = {}
     # Another graph, for this batch size, would take a minute to compile. Importing the compiler takes seconds, too.
     with nullcontext() if forward.compilation == "off" else torch.compiler.set_stance("force_eager"):
         for batch in loader:
-            for i, row in enumerate(batch.sample.tolist()):
-                maps[row] = _of_one(forward, batch, i)
+            rows = batch.sample.tolist()
+            for i in watch(range(len(rows))):
+                maps[rows[i]] = _of_one(forward, batch, i)
     return np.stack([maps[row] for row in sorted(maps)])
 
 

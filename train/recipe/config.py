@@ -331,7 +331,7 @@ class Config:
 def _check(*bounds: tuple[str, float, float, float]) -> None:
     for name, value, low, high in bounds:
         if not low <= value <= high:  # also refuses NaN
-            raise InputError(f"{name} must lie between {low:g} and {high:g}, found {value}")
+            raise InputError(f"{name} must lie between {low:,.10g} and {high:,.10g}, found {value}")
 
 
 MAY_CHANGE = (
