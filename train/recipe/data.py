@@ -116,11 +116,10 @@ def refuse_few_held_out_scenes(paths: ReleasePaths, division: Division, share: f
     Reads only the names of the tiles. Which scenes are held out depends on their samples, so their number is an
     estimate.
     """
-    names = {split: open_split(paths, split)[0].names for split in SPLITS}
-    scenes = len({scene_of(name) for name in names["train"]})
+    splits = SPLITS if division.by == "scene" else SPLITS[:1]
+    scenes = len({scene_of(name) for split in splits for name in open_split(paths, split)[0].names})
     if division.by == "scene":
-        everywhere = len({scene_of(name) for split in SPLITS for name in names[split]})
-        scenes = everywhere * (division.folds - 1) // division.folds
+        scenes = scenes * (division.folds - 1) // division.folds
     held_out = math.ceil(share * scenes)  # if all have as many samples
     enough = math.ceil(100 * wanted / max(scenes, 1)) / 100
     if 0 < held_out < wanted and enough <= LARGEST_SHARE:
