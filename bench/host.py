@@ -90,8 +90,9 @@ def network_parts(backbone: str) -> dict[str, Callable[[], object]]:
 
 
 def update_parts(backbone: str) -> dict[str, Callable[[], object]]:
-    """Clipping with AdamW, and the moving average, on one element per parameter."""
+    """Clipping with AdamW, and the moving average, on one element per parameter: ours, and torch's and timm's own."""
     import torch
+    from timm.utils.model_ema import ModelEmaV3
 
     from train.engine.adamw import AdamW
     from train.engine.average import MovingAverage
@@ -107,8 +108,22 @@ def update_parts(backbone: str) -> dict[str, Callable[[], object]]:
             parameter.grad = gradient
         step.update()
 
-    average = MovingAverage(model, 0.99)
-    return {"clip and AdamW": update, "moving average": partial(average.update_after, 1000)}
+    plain = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def plain_update() -> None:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        plain.step()
+        plain.zero_grad(set_to_none=True)
+
+    average, plain_average = MovingAverage(model, 0.99), ModelEmaV3(model, 0.99, use_warmup=True)
+    return {
+        "clip and AdamW": update,
+        "the same by torch": plain_update,
+        "moving average": partial(average.update_after, 1000),
+        "the same by timm": partial(plain_average.update, model, step=1000),
+    }
 
 
 def shrunk(backbone: str) -> HeightRegressor:

@@ -73,10 +73,10 @@ def test_the_host_time_of_each_part_of_a_step_is_measured(release: Path) -> None
     parts = host.measure(arguments, "convnext_atto")
     assert {len(rate.each) for rate in parts.values()} == {1}
     assert list(parts) == [
-        *("forward", "backward", "clip and AdamW", "moving average"),
+        *("forward", "backward", "clip and AdamW", "the same by torch", "moving average", "the same by timm"),
         *("cached batch", "cached batch, augmented"),
     ]
-    assert host.table({"convnext_atto": parts}).row_count == 6
+    assert host.table({"convnext_atto": parts}).row_count == 8
 
 
 def test_a_cold_start_reads_each_image_once_in_one_pass_and_at_least_twice_in_two(

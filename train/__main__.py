@@ -87,9 +87,9 @@ def parse(argv: Sequence[str]) -> Arguments:
     try:
         arguments = _parse([*files, *argv])
     except InputError as error:
-        if "--release is missing" not in str(error) or not {"--resume", "--config"} & set(argv):
+        if "--release is missing" not in str(error) or not ("--resume" in argv or _values(argv, "--config")):
             raise
-        why = "to continue a run, name its folder: --resume RUN" if "--resume" in argv else "--config names none"
+        why = "to continue a run, name its folder: --resume RUN" if "--resume" in argv else "the --config names none"
         raise InputError(f"--release is missing; {why}") from None
     if run and arguments.out != Path(run):
         raise InputError(f"--resume {run} names the run folder, found --out {arguments.out} as well; leave out --out")

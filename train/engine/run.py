@@ -109,7 +109,8 @@ def _check_before_reading(config: Config, place: Place, paths: ReleasePaths, out
         return
     if config.init_from:
         checkpoint.check_exists(checkpoint_of(Path(config.init_from)))
-    refuse_few_held_out_scenes(paths, config.division(), config.data.holdout, MIN_SCENES_TO_CALIBRATE)
+    if place.is_rank_zero:  # one rank lists the files, and torchrun ends the others
+        refuse_few_held_out_scenes(paths, config.division(), config.data.holdout, MIN_SCENES_TO_CALIBRATE)
 
 
 def _report_labels(verdict: Verdict, paths: ReleasePaths, console: RunConsole, *, accept: bool) -> None:
@@ -184,7 +185,7 @@ def evaluate_best(run: FinishedRun) -> list[Predictions]:
     development = development_of(predictions)
     if development is None:
         minimum = MIN_SCENES_TO_CALIBRATE
-        run.console.note(f"not calibrated: fewer than {minimum} scenes were held out; raise --data.holdout")
+        run.console.note(f"not calibrated: fewer than {minimum} scenes were held out")
     else:
         trained = replace(trained, calibration=(calibration := fit_calibration(development)))
         save_checkpoint(best, {**checkpoint.load(best), "calib": calibration.to_dict()})

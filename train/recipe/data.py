@@ -27,6 +27,7 @@ from dali_pipes.samples.table import scene_of
 from dali_pipes.units import count
 
 HELD_OUT = "Tiles of the training split, from scenes that were held out of training."
+LARGEST_SHARE = 0.3  # of the scenes, for a calibration: with fewer scenes, training needs all that there are
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,6 @@ def load_datasets(
         training, development = training.select(~apart), training.select(apart)
     evaluated = {VALIDATION: validation} | ({DEVELOPMENT: development} if len(development) else {})
     return Datasets(training, evaluated, {VALIDATION: str(division), DEVELOPMENT: HELD_OUT}, select_on)
-
-
-LARGEST_SHARE = 0.3
-"""Share of the scenes that a calibration may cost: of a release with too few scenes, training needs all it can get."""
 
 
 def refuse_few_held_out_scenes(paths: ReleasePaths, division: Division, share: float, wanted: int) -> None:
