@@ -6,6 +6,7 @@ the same with a local file, and refuses one that lacks a tensor of the backbone.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ IMAGENET = "imagenet"
 def check_backbone(name: str, weights: str | Path | None) -> None:
     """Raise BackboneError if timm has no ConvNeXt `name`, or if `weights` is a file that does not exist."""
     if "convnext" not in name or not timm.is_model(name):
-        raise BackboneError(f"expected a ConvNeXt that timm knows, such as convnext_base, found {name!r}")
+        like = (get_close_matches(name, timm.list_models("*convnext*"), 1) or ["convnext_base"])[0]
+        raise BackboneError(f"expected a ConvNeXt that timm knows, such as {like}, found {name!r}")
     if weights is not None and weights != IMAGENET and not Path(weights).is_file():
         raise BackboneError(f"no weights at {weights}; put timm's model.safetensors of {name} there")
 

@@ -85,8 +85,8 @@ def test_every_convnext_from_atto_to_large_can_be_built(size: str) -> None:
 
 
 def test_an_unknown_backbone_is_refused() -> None:
-    for name in ("resnet50", "convnext_gigantic"):
-        with pytest.raises(BackboneError, match="expected a ConvNeXt that timm knows"):
+    for name, like in {"resnet50": "convnext_base", "convnext_tinny": "convnext_tiny"}.items():
+        with pytest.raises(BackboneError, match=f"expected a ConvNeXt that timm knows, such as {like}, found '{name}'"):
             HeightRegressor(name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -467,13 +468,15 @@ def test_a_run_ends_at_its_time_limit_and_resumes_alone_until_it_loses_patience(
         train.__main__.main(f"{recipe} {never_better}".split())
     assert end.value.code == 0
     sentence = f"stopped by --time-limit; the state is saved in {folder / 'last.pt'}: --resume {folder} continues"
-    assert sentence in capfd.readouterr().err
+    shown = capfd.readouterr()
+    assert sentence in shown.err
+    assert re.search(r"time limit +0\.001s", shown.out)
     assert checkpoint.load(folder / "last.pt")["epoch"] == 0
-    resumed = train.__main__.parse(f"--resume {folder} --time-limit 0 --epochs 9 --patience 1".split())
-    assert resumed.out is not None
+    resumed = train.__main__.parse(f"--resume {folder}/last.pt --time-limit 0 --epochs 9 --patience 1".split())
+    assert resumed.out == folder
     assert resumed.paths.index_cache == index
     console = Quiet()
-    train_without_report(resumed.config, resumed.paths, resumed.out, resume=True, console=console)
+    train_without_report(resumed.config, resumed.paths, folder, resume=True, console=console)
     out = console.text.getvalue()
     assert "9 epochs instead of 1: the plateau schedule goes on at 0.0e+00" in out
     assert "ending early: no lower RMSE in 1 epoch" in out

@@ -76,6 +76,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     --preset is read first, since it gives the other flags their defaults. Raises InputError.
     """
     argv, run = _without_resumed_run(argv)
+    run = str(Path(run).parent) if Path(run).name == "last.pt" else run  # as other trainers want it
     files = flags_of_run(Path(run)) if run else []
     for file in _values(argv, "--config"):
         flags = flags_of_file(Path(file))

@@ -17,6 +17,9 @@ from train.recipe.presets import fast
 Settings = Mapping[str, Any]
 """Values by the dotted names of their fields, such as {"optimizer.learning_rate": 1e-3}."""
 
+MIRRORED: Settings = {"data.hflip": 0.5, "model.mirror": True}
+SCENES: Settings = {"data.scene_group": 4, "optimizer.scene_loss": 1.0}
+
 OPTIONS: dict[str, tuple[str, ...]] = {
     "log-scale target": ("model.target",),
     "layer scale 1": ("model.layer_scale",),
@@ -32,22 +35,30 @@ TRIED: dict[str, Settings] = {
     "crop for the tile": {"data.view": "crop"},
     "crop beside the tile": {"data.view": "both"},
     "batch 64 of preset gpu": {"batch_size": 64, "optimizer.learning_rate": 6e-4, "optimizer.ema": 0.96},
+    "weight decay .05": {"optimizer.weight_decay": 0.05},
+    "drop path .3": {"model.drop_path": 0.3},
+    "EMA .999": {"optimizer.ema": 0.999},
+    "scenes": SCENES,
 }
-"""Options that were tried and are not part of ours; the last one is how preset gpu differs from preset fast."""
+"""Options that were tried and are not part of ours.
+
+The row of batch 64 is how preset gpu differs from preset fast. The rows after it may keep a network from fitting the
+training scenes over many epochs.
+"""
 
 ALIGNED: Settings = {"data.view": "aligned", "data.crop": 160}
+BESIDE: Settings = {"data.view": "tile+aligned"}
 VIEWS: dict[str, Settings] = {
     "aligned 160": {},
     "aligned 256": {"data.crop": 256},
     "aligned 160, mirrored": {"data.hflip": 0.5},
-    "aligned 160, mirrored, also to predict": {"data.hflip": 0.5, "model.mirror": True},
-    "aligned 160, scenes": {"data.scene_group": 4, "optimizer.scene_loss": 1.0},
-    "tile and aligned 160": {"data.view": "tile+aligned"},
-    "aligned 160, weight decay .05": {"optimizer.weight_decay": 0.05},
-    "aligned 160, drop path .3": {"model.drop_path": 0.3},
-    "aligned 160, EMA .999": {"optimizer.ema": 0.999},
+    "aligned 160, mirrored, also to predict": MIRRORED,
+    "aligned 160, scenes": SCENES,
+    "tile and aligned 160": BESIDE,
+    "tile and aligned 160, mirrored, also to predict": {**BESIDE, **MIRRORED},
+    "tile and aligned 160, scenes": {**BESIDE, **SCENES},
 }
-"""A window aligned with the polyline, and what may keep it from fitting the training scenes over many epochs."""
+"""A window aligned with the polyline, alone or beside the tile."""
 
 REFERENCE, OURS, THIRD = "reference", "ours", "ours, a third of the epochs"
 

@@ -35,6 +35,7 @@ def header(training: Training, datasets: Datasets, folder: RunFolder) -> dict[st
         "training": f"{_samples(datasets.training)}; {steps} an epoch, {count(config.epochs, 'epoch')}",
         **{name: "; ".join([_samples(table), *_uses(name, datasets)]) for name, table in datasets.evaluated.items()},
         **chosen("cache", "compilation", "compile mode"),
+        **({} if config.runtime.time_limit == "0" else {"time limit": config.runtime.time_limit}),
     }
 
 
