@@ -24,8 +24,8 @@ Float64 = NDArray[np.float64]
 class Calibration:
     """A fitted calibration; the default changes nothing and has no intervals.
 
-    Raises ValueError if `a` is 0, `tau` is not positive, a level is outside (0, 1), a quantile is negative, or a share
-    or the weighting is outside 0 to 1.
+    Raises ValueError if `a` is 0, `tau` or the reliability is not positive, a level is outside (0, 1), a quantile is
+    negative, or a share, the weighting or the reliability is outside 0 to 1.
     """
 
     a: float = 1.0
@@ -44,20 +44,26 @@ class Calibration:
     If unknown, both are 1: pooling then does not shrink sigma."""
     weighting: float = 1.0
     """γ of the weights within a scene, 0 to 1: 1 weights by precision, 0 not at all. Older checkpoints have none: 1."""
+    centre: float = 0.0
+    """Mean over scenes of ln(height ÷ length), metres per pixel, towards which the network's estimates are drawn."""
+    reliability: float = 1.0
+    """How far a polyline's estimate follows the truth, above 0 and at most 1: 1 if it is not drawn to `centre`. Older
+    checkpoints have none: 1."""
     scenes: int = 0
     """Number of development scenes that it was fitted on."""
 
     def __post_init__(self) -> None:
-        finite = all(map(math.isfinite, (self.a, self.b, self.tau)))
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, float)}
         if (
-            not finite
+            not all(map(math.isfinite, numbers.values()))
             or self.a == 0
             or self.tau <= 0
-            or not all(0 <= share <= 1 for share in (*self.shares, self.weighting))
+            or self.reliability <= 0
+            or not all(0 <= share <= 1 for share in (*self.shares, self.weighting, self.reliability))
         ):
+            found = ", ".join(f"{name}={value}" for name, value in numbers.items())
             raise ValueError(
-                f"expected a calibration with a ≠ 0, tau > 0 and shares within 0 to 1, found a={self.a}, b={self.b},"
-                f" tau={self.tau}, within_tile={self.within_tile}, between={self.between}, weighting={self.weighting}"
+                "expected a calibration with a ≠ 0, tau > 0, reliability > 0 and shares within 0 to 1, found " + found
             )
         for level, quantile in (*self.quantiles.items(), *self.pooled_quantiles.items()):
             if not (0 < level < 1 and quantile >= 0):  # also refuses NaN
@@ -67,6 +73,11 @@ class Calibration:
     def shares(self) -> tuple[float, float]:
         """`within_tile` and `between`, which pooling uses."""
         return self.within_tile, self.between
+
+    @property
+    def shrinkage(self) -> tuple[float, float]:
+        """`centre` and `reliability`, which pooling uses."""
+        return self.centre, self.reliability
 
     def __call__(self, mu: ArrayLike, sigma: ArrayLike) -> tuple[Float64, Float64]:
         """Predicted `mu`, `sigma` (N,) → calibrated mu', sigma' (N,) float64, all in metres."""
@@ -114,5 +125,7 @@ class Calibration:
             within_tile=float(values.get("within_tile", 1.0)),
             between=float(values.get("between", 1.0)),
             weighting=float(values.get("weighting", 1.0)),
+            centre=float(values.get("centre", 0.0)),
+            reliability=float(values.get("reliability", 1.0)),
             scenes=int(values.get("scenes", 0)),
         )

@@ -15,7 +15,16 @@ from model.calibration import Calibration
 from train.run.folder import save_checkpoint
 
 FITTED = Calibration(
-    a=1.1, b=-3.0, tau=1.5, quantiles={0.5: 0.7, 0.9: 1.8}, within_tile=0.8, between=0.25, weighting=0.5, scenes=14
+    a=1.1,
+    b=-3.0,
+    tau=1.5,
+    quantiles={0.5: 0.7, 0.9: 1.8},
+    within_tile=0.8,
+    between=0.25,
+    weighting=0.5,
+    centre=0.4,
+    reliability=0.8,
+    scenes=14,
 )
 
 
@@ -71,6 +80,9 @@ def test_without_a_share_within_tiles_the_polylines_of_a_tile_count_as_one() -> 
         {"a": 1.0, "b": 0.0, "tau": -1.0},
         {"between": 1.5},
         {"weighting": -0.1},
+        {"reliability": 0.0},
+        {"reliability": 1.1},
+        {"centre": math.inf},
         {"within_tile": -0.1},
         {"within_tile": math.nan},
         {"quantiles": {0.9: -1.0}},

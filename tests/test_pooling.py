@@ -87,11 +87,36 @@ def test_a_pooled_scene_equals_the_posterior_of_the_full_covariance(
     np.testing.assert_allclose(np.stack([mu, sigma]), in_metres(length, mean, expected), rtol=1e-8)
 
 
-@given(st.floats(2, 300), st.floats(0.1, 90), st.floats(0, 1), st.floats(0, 1))
-def test_a_polyline_that_is_alone_in_its_scene_does_not_change(
-    mu: float, sigma: float, within_tile: float, between: float
+@given(
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.floats(0, 0.99),
+    st.floats(0, 0.99),
+    st.floats(0.3, 0.99),
+    st.integers(0, 99),
+)
+def test_pooled_posterior_means_equal_the_posterior_given_all_polylines(
+    n: int, tiles: int, within_tile: float, between: float, reliability: float, seed: int
 ) -> None:
-    pooled = pool_by_scene([64.0, 30.0], [mu, 80.0], [sigma, 9.0], ["a_1", "b_1"], ["a", "b"], (within_tile, between))
+    """The prior of S is N(m, τ²); each x_i is S plus an error, and s_i its posterior mean if it were alone."""
+    random = np.random.default_rng(seed)
+    m, shares, tile = 0.4, (within_tile, between), random.integers(0, tiles, n).astype(str)
+    prior = 0.09
+    noise = covariance(np.full(n, prior * (1 - reliability) / reliability), tile, shares)
+    x = random.normal(m, 0.4, n)
+    gain = prior * np.linalg.inv(prior + noise).sum(axis=0)  # conditioning a Gaussian on x
+    mean, variance = m + gain @ (x - m), prior * (1 - gain.sum())
+    estimates, variances = m + reliability * (x - m), np.full(n, prior * (1 - reliability))
+    pooled = pool_log_scale(estimates, variances, tile, np.full(n, "a"), shares, 1.0, (m, reliability))
+    np.testing.assert_allclose(pooled, [np.full(n, mean), np.full(n, variance)], rtol=1e-8)
+
+
+@given(st.floats(2, 300), st.floats(0.1, 90), st.floats(0, 1), st.floats(0, 1), st.floats(0.3, 1))
+def test_a_polyline_that_is_alone_in_its_scene_does_not_change(
+    mu: float, sigma: float, within_tile: float, between: float, reliability: float
+) -> None:
+    names, shares = (["a_1", "b_1"], ["a", "b"]), (within_tile, between)
+    pooled = pool_by_scene([64.0, 30.0], [mu, 80.0], [sigma, 9.0], *names, shares, 1.0, (0.4, reliability))
     np.testing.assert_allclose(pooled, [[mu, 80.0], [sigma, 9.0]], rtol=1e-9)
 
 

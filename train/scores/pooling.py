@@ -36,6 +36,18 @@ instead of v_i. The weights are then proportional to v_i^−γ: γ = 1 is the we
 The scene's mean variance and a polyline that is alone do not change. γ is fitted by maximum likelihood together with
 the share that is common to the scene (`fit_weighting`); ρ and β are then fitted to the u_i.
 
+Shrinkage. The network learns to predict S from one polyline, so its estimate is a posterior mean, drawn towards the
+mean m of all scenes: s_i = m + k·(x_i − m), where x_i is S plus an error, and the reliability k is between 0 and 1. A
+mean of such estimates is drawn as much, although it is more precise: each of them counts the prior again. As in the
+Bayesian committee machine (Tresp 2000, Neural Computation 12:2719), it should count once. If a single estimate has the
+variance v = (1 − k)·τ², where τ² is the variance of S over scenes, and r = pooled variance ÷ h, S has the posterior
+
+    mean      m + B·(pooled mean − m)
+    variance  B·pooled variance          where B = 1 / (k + (1 − k)·r)
+
+A polyline that is alone has r = 1 and does not change. k = 1 is the flat prior. ρ and β describe the errors x_i − S. m
+and k are estimated on the development scenes: m is their mean, k the slope of s_i against S (calibrate.py).
+
 A Gaussian in metres and one of the log scale are converted into each other by the first two moments of the log-normal:
 v = ln(1 + (sigma/mu)²), s = ln(mu/length) − v/2. No metadata are used, and scenes are identified by name.
 """
@@ -63,15 +75,18 @@ def pool_by_scene(
     scene: ArrayLike,
     shares: tuple[float, float],
     weighting: float = 1.0,
+    shrinkage: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Float64, Float64]:
     """Predictions of polylines → the same, each estimated from all polylines of its scene.
 
     `length` (N,): in pixels or in another unit that is the same in all images of a scene; `mu`, `sigma` (N,): metres,
     calibrated, sigma positive; `tile`, `scene` (N,): names, where a tile belongs to one scene; `shares`: `within_tile`
-    and `between`, each 0 to 1; `weighting`: γ, 0 to 1. Returns mu, sigma (N,) float64 metres.
+    and `between`, each 0 to 1; `weighting`: γ, 0 to 1; `shrinkage`: m, for `length` in its unit, and k, above 0 and at
+    most 1. Returns mu, sigma (N,) float64 metres.
     """
     length = np.asarray(length, np.float64)
-    log_scale, variance = pool_log_scale(*to_log_scale(length, mu, sigma), tile, scene, shares, weighting)
+    log_scale, variance = to_log_scale(length, mu, sigma)
+    log_scale, variance = pool_log_scale(log_scale, variance, tile, scene, shares, weighting, shrinkage)
     mu = length * np.exp(log_scale + variance / 2)
     return mu, mu * np.sqrt(np.expm1(variance))
 
@@ -83,15 +98,19 @@ def pool_log_scale(
     scene: ArrayLike,
     shares: tuple[float, float],
     weighting: float = 1.0,
+    shrinkage: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Float64, Float64]:
     """Each polyline's estimate of S and its variance (N,) → those of its scene (N,)."""
     within_tile, between = shares
+    centre, reliability = shrinkage
     variance = levelled(variance, scene, weighting)
+    _, group = np.unique(np.asarray(scene), return_inverse=True)
+    of_one = np.bincount(group) / np.bincount(group, 1 / variance)  # h
     log_scale, variance, scene_of_tile = _combine_tiles(log_scale, variance, tile, scene, within_tile)
-    names, group = np.unique(scene_of_tile, return_inverse=True)
-    mean, pooled = _combine(log_scale, variance, group, between)
-    polyline = np.searchsorted(names, np.asarray(scene))
-    return mean[polyline], pooled[polyline]
+    _, group_of_tile = np.unique(scene_of_tile, return_inverse=True)
+    mean, pooled = _combine(log_scale, variance, group_of_tile, between)
+    stretch = 1 / (reliability + (1 - reliability) * pooled / of_one)  # B
+    return (centre + stretch * (mean - centre))[group], (stretch * pooled)[group]
 
 
 def to_log_scale(length: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> tuple[Float64, Float64]:
