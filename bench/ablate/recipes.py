@@ -47,18 +47,18 @@ training scenes over many epochs.
 """
 
 ALIGNED: Settings = {"data.view": "aligned", "data.crop": 160}
-BESIDE: Settings = {"data.view": "tile+aligned"}
+BOTH: Settings = {"data.view": "tile+aligned"}
 VIEWS: dict[str, Settings] = {
     "aligned 160": {},
     "aligned 256": {"data.crop": 256},
     "aligned 160, mirrored": {"data.hflip": 0.5},
     "aligned 160, mirrored, also to predict": MIRRORED,
     "aligned 160, scenes": SCENES,
-    "tile and aligned 160": BESIDE,
-    "tile and aligned 160, mirrored, also to predict": {**BESIDE, **MIRRORED},
-    "tile and aligned 160, scenes": {**BESIDE, **SCENES},
+    "tile and aligned 160": BOTH,
+    "tile and aligned 160, mirrored, also to predict": {**BOTH, **MIRRORED},
+    "tile and aligned 160, scenes": {**BOTH, **SCENES},
 }
-"""A window aligned with the polyline, alone or beside the tile."""
+"""A window aligned with the polyline, alone or with the tile."""
 
 REFERENCE, OURS, THIRD = "reference", "ours", "ours, a third of the epochs"
 
