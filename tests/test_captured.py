@@ -89,9 +89,35 @@ def test_a_resumed_run_is_bit_identical(release: Path, tmp_path: Path, monkeypat
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize(
+    ("reason", "error", "sentence"),
+    [
+        (
+            "operation not permitted\nwhen stream is capturing",
+            InputError,
+            r"here: operation not permitted; train again",
+        ),
+        ("CUDA out of memory. Tried to allocate 2 GiB", RuntimeError, r"^CUDA out of memory"),
+    ],
+)
+def test_a_refused_capture_ends_with_a_sentence_and_missing_memory_with_its_own(
+    reason: str, error: type[Exception], sentence: str
+) -> None:
+    class Refused(PlainCalls):
+        def capture(self, work: Callable[[], Tensor]) -> Tensor:
+            raise RuntimeError(reason)
+
+    captured = CapturedStep(*steps(), Refused())
+    for _ in range(WARM_UP):
+        captured(random_batch(32), ONE, 1)
+    with pytest.raises(error, match=sentence):
+        captured(random_batch(32), ONE, 1)
+
+
 def test_a_step_that_cannot_be_one_graph_is_refused_with_the_reason() -> None:
     cuda = torch.device("cuda")
     assert graph_fault(cuda, "bf16", 1, 1) == ""
+    assert choose_compile_mode("auto", "whole").value == "cudagraph"
     for found in ((CPU, "bf16", 1, 1), (cuda, "bf16", 2, 1), (cuda, "bf16", 1, 4), (cuda, "fp16", 1, 1)):
         with pytest.raises(InputError, match=r"cudagraph needs .*, found (cpu|2 ranks|4|fp16); use the mode default"):
             choose_compile_mode("cudagraph", "whole", graph_fault(*found))

@@ -17,7 +17,6 @@ from train.engine.average import MovingAverage
 from train.engine.captured import WARM_UP, CapturedStep, CudaGraph
 from train.engine.readout import Readout
 from train.engine.step import Forward, Step
-from train.machine.compilation import mark_graphs_tested
 
 pytestmark = [
     pytest.mark.gpu,
@@ -120,8 +119,6 @@ def test_a_captured_step_equals_the_eager_one_and_never_synchronises(precision: 
             torch.cuda.set_sync_debug_mode("default")
     rtol, atol = (0.05, 0.02) if precision == "bf16" else (1e-3, 1e-4)
     torch.testing.assert_close(torch.stack(losses[1]), torch.stack(losses[0]), rtol=rtol, atol=atol)
-    if (precision, compilation) == ("bf16", "whole"):  # the last of these tests; `auto` captures from now on
-        mark_graphs_tested()
 
 
 def test_a_loss_is_read_one_call_late_and_without_waiting() -> None:
@@ -151,5 +148,6 @@ def test_the_cache_on_the_device_gives_the_streamed_batches(release: Path) -> No
     streamed, cached = list(loader), list(loader)
     for first, second in zip(streamed, cached, strict=True):
         assert second.rgb.is_cuda
-        for name in ("rgb", "polyline", "padding", "length", "height", "sample"):
+        for name in ("polyline", "padding", "length", "height", "sample"):
             assert torch.equal(getattr(first, name), getattr(second, name)), name
+        assert_decoded_alike(first.rgb.cpu(), second.rgb)  # nvJPEG decodes one part of a batch in hardware

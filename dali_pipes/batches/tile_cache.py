@@ -1,9 +1,10 @@
 """Letterboxed tiles kept as uint8 between epochs: in host memory, in device memory, or on disk.
 
-A cached epoch only copies rows, and returns the same bytes as the graph. RGB is kept once per picture. At 224² the
-whole release takes 1.2 GB as whole tiles, because all samples of a tile share one picture; 1.6 GB as windows around
-polylines, one per sample; and 3.2 GB as both, because then each sample has its own picture of the tile, too. Polyline
-masks are drawn again and kept as their few pixels: see mask_cache.py.
+A cached epoch only copies rows, and returns the bytes that the graph gave. On a CPU the graph always gives the same.
+On a GPU, bytes may differ by a level or two: nvJPEG decodes one part of each batch in hardware. RGB is kept once per
+picture. At 224² the whole release takes 1.2 GB as whole tiles, because all samples of a tile share one picture; 1.6 GB
+as windows around polylines, one per sample; and 3.2 GB as both, because then each sample has its own picture of the
+tile, too. Polyline masks are drawn again and kept as their few pixels: see mask_cache.py.
 
 A run on a CPU that has just built the index already has its tiles: see first_pass.py. Otherwise:
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dali_pipes import Batch
+from dali_pipes.errors import InputError, first_line, lacks_memory
 
 from .average import MovingAverage
 from .step import Step
@@ -107,7 +108,10 @@ class CapturedStep:
         self._warm_ups = 0
 
     def __call__(self, batch: Batch, variance_weight: Tensor, completed: int) -> Tensor:
-        """The mean loss of the batch, 0-dim on the device, valid until the next call. `completed`: steps with this."""
+        """The mean loss of the batch, 0-dim on the device, valid until the next call. `completed`: steps with this.
+
+        Raises InputError if the GPU or its driver refuses the capture.
+        """
         if self._batch is None:
             self._batch = Batch(**{field.name: getattr(batch, field.name).clone() for field in fields(batch)})
         for field in fields(batch):
@@ -120,9 +124,20 @@ class CapturedStep:
             self._warm_ups += 1
             return self._graph.warm_up(self._work)
         if self._loss is None:
-            self._loss = self._graph.capture(self._work)
+            self._loss = self._capture()
         self._graph.replay()
         return self._loss
+
+    def _capture(self) -> Tensor:
+        try:
+            return self._graph.capture(self._work)
+        except RuntimeError as error:
+            if lacks_memory(error):
+                raise
+            raise InputError(
+                f"the step cannot be recorded as a CUDA graph here: {first_line(error)}; train again with"
+                " --runtime.compile-mode default"
+            ) from error
 
     def _work(self) -> Tensor:
         assert self._batch is not None

@@ -11,7 +11,7 @@ import torch
 from dali_pipes.choice import Choice as Choice
 from dali_pipes.errors import InputError
 
-from .compilation import compiler_fault, graphs_tested, set_compiler_cache
+from .compilation import compiler_fault, set_compiler_cache
 from .hardware import multiplies_bf16, versions
 
 
@@ -77,9 +77,9 @@ def choose_compile_mode(wanted: str, compilation: str, graph_fault: str = "") ->
     if wanted == "cudagraph" and graph_fault:
         raise InputError(f"--runtime.compile-mode cudagraph needs {graph_fault}; use the mode default")
     if wanted == "auto":
-        if not graph_fault and graphs_tested():
-            return Choice("cudagraph", "its tests have passed with this GPU and these versions")
-        return Choice("default", "starts fastest")
+        if graph_fault:
+            return Choice("default", "starts fastest")
+        return Choice("cudagraph", "the host starts the whole step by a single call")
     if wanted == "max-autotune" and compilation == "regional":
         return Choice("max-autotune-no-cudagraphs", "CUDA graphs need a step that is compiled whole")
     return Choice(wanted, "as requested")

@@ -18,7 +18,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
@@ -40,24 +39,6 @@ def set_compiler_cache() -> Path | None:
             return None
         os.environ[CACHE] = str(folder)
     return Path(os.environ[CACHE])
-
-
-def graphs_tested() -> bool:
-    """Whether the tests of the captured step have passed with the current GPU and these versions."""
-    return torch.cuda.is_available() and _graph_proof().exists()
-
-
-def mark_graphs_tested() -> None:
-    """Let `graphs_tested` return True from now on."""
-    _graph_proof().parent.mkdir(parents=True, exist_ok=True)
-    _graph_proof().touch()
-
-
-def _graph_proof() -> Path:
-    versions = (
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}, timm {timm.__version__}"
-    )
-    return _user_cache() / "cudagraph tested" / versions.replace("/", "-")
 
 
 def _user_cache() -> Path:

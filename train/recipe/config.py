@@ -211,7 +211,7 @@ class Runtime:
     """Mode of torch.compile.
     max-autotune: try several kernels for each operator, which takes minutes, and on a single GPU use CUDA graphs.
     cudagraph: the whole step, with optimizer and average, as one CUDA graph on a single GPU.
-    auto: cudagraph where its tests have passed with this GPU and these versions, else default."""
+    auto: cudagraph where it is possible, else default."""
 
     reduce: Literal["fp32", "bf16"] = "fp32"
     """Precision in which ranks sum their gradients.
