@@ -35,7 +35,7 @@ chromium:
 lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers $(WORKERS)
 
 .venv/installed: setup.cfg install/cuda12.txt install/cuda13.txt
 	$(PYTHON) -m install .venv $(if $(CUDA),--cuda $(CUDA))

@@ -62,14 +62,15 @@ def install_locked(python: Path, requested: str | None) -> None:
     """Install what is locked for the CUDA that fits, or for the `requested` one; every file is checked by its hash.
 
     pip cannot check the hash of this project itself, which is a folder. It is therefore installed by a second command,
-    which downloads nothing: the first one has installed setuptools, too.
+    which downloads nothing: the first one has installed setuptools, too. Python compiles a module when it is first
+    imported; pip would compile all 14,000 of them, which takes a minute.
     """
     cuda, reason = (requested, "as requested") if requested else choose(installed_gpus(), _output(python, OF_TORCH))
     print(f"torch and DALI for CUDA {cuda} (install/cuda{cuda}.txt): {reason}", flush=True)
     other = f"nvidia-dali-cuda{'13' if cuda == '12' else '12'}0"
     if _runs(python, f"from importlib.metadata import version; version({other!r})"):
         _pip(python, "uninstall", "--yes", other)  # both wheels have the same files, so only one may be there
-    _pip(python, "install", "--require-hashes", "--requirement", str(ROOT / f"install/cuda{cuda}.txt"))
+    _pip(python, "install", "--no-compile", "--require-hashes", "--requirement", f"{ROOT}/install/cuda{cuda}.txt")
     _pip(python, "install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
 
 

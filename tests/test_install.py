@@ -193,7 +193,7 @@ def test_the_other_wheel_of_dali_is_removed_before_the_one_that_fits_is_installe
     assert capsys.readouterr().out == "torch and DALI for CUDA 13 (install/cuda13.txt): of a reason\n"
     pip = [line.removeprefix("python -m pip ") for line in recorder.commands if line.startswith("python -m pip")]
     assert pip[0] == "uninstall --yes nvidia-dali-cuda120"
-    assert pip[1] == f"install --require-hashes --requirement {ROOT}/install/cuda13.txt"
+    assert pip[1] == f"install --no-compile --require-hashes --requirement {ROOT}/install/cuda13.txt"
     assert pip[2] == f"install --no-deps --no-build-isolation --editable {ROOT}"
     monkeypatch.setattr(subprocess, "run", recorder := Recorder(absent=("nvidia-dali",)))
     installation.install_locked(Path("python"), "12")
