@@ -17,6 +17,9 @@ Float64 = NDArray[np.float64]
 MARGIN = 1.25  # side of the window of a long polyline, in lengths of its box: an eighth more at each end
 
 
+ALONG_ONE_AXIS = 0.8  # length of the mean of unit vectors; polylines within 18° of their axis on average have more
+
+
 class Letterbox(NamedTuple):
     """Placement of an image in its square frame, in pixels of the frame."""
 
@@ -78,6 +81,27 @@ def aligned(points: ArrayLike, crop: float, size: int) -> Float64:
     axes_px = axes * (side / size)[..., None, None]
     centre = (axes @ ((low + high) / 2)[..., None]) - axes_px @ np.full((2, 1), (size - 1) / 2)
     return np.concatenate([axes_px, centre], axis=-1)
+
+
+def pointing_away(points: ArrayLike, scene: ArrayLike) -> NDArray[np.bool_]:
+    """Which polylines point away from the others of their scene, as if they were drawn from top to base: (N,) bool.
+
+    `points` (N, P, 2) px, base first; `scene` (N,), any names. In a scene everything vertical leans in one direction.
+    So the polylines of a scene lie along one axis, the mean of their doubled angles, if that mean is at least
+    `ALONG_ONE_AXIS` long. Then those that point the other way, and are fewer than half, are returned. Two polylines
+    cannot tell which of them is the wrong one.
+    """
+    points = np.asarray(points, np.float64)
+    angle = np.arctan2(*(points[:, -1] - points[:, 0]).T[::-1])
+    _, group = np.unique(np.asarray(scene), return_inverse=True)
+    doubled = _sums(np.exp(2j * angle), group) / np.bincount(group)
+    along = np.sign(np.cos(angle - np.angle(doubled)[group] / 2))
+    majority = np.sign(np.bincount(group, along))  # 0 if both ways are equally frequent
+    return (np.abs(doubled) >= ALONG_ONE_AXIS)[group] & (along * majority[group] < 0)
+
+
+def _sums(values: NDArray[np.complex128], group: NDArray[np.intp]) -> NDArray[np.complex128]:
+    return np.bincount(group, values.real) + 1j * np.bincount(group, values.imag)
 
 
 def without_padding(polyline: Float64) -> Float64:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -170,3 +171,16 @@ def test_only_the_mirror_is_left_as_augmentation() -> None:
             with pytest.raises(InputError, match=r"only --data\.hflip keeps what it shows"):
                 Data(view=view, **{option: 0.5})  # type: ignore[arg-type]
         assert Data(view=view, hflip=0.5).augmentation() == Augmentation(hflip=0.5)
+
+
+def test_polylines_drawn_from_top_to_base_are_warned_of_where_the_window_turns(release: Path) -> None:
+    table = SampleTable.from_release(release)
+    assert View("aligned").upside_down(table) == "", "the rendered ones are drawn from the base"
+    first = int(np.flatnonzero(table.scene == table.scene[0])[1])
+    polyline = table.polyline.copy()
+    polyline[first] = polyline[first, ::-1]
+    drawn = replace(table, polyline=polyline)
+    warning = View("tile+aligned").upside_down(drawn)
+    assert warning.startswith("drawn from top to base, as it seems: 1 polyline, which")
+    assert f"one on {table.tile[first]};" in warning
+    assert View("tile").upside_down(drawn) == ""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dali_pipes.geometry import closed_form_height, letterbox, normalised_length, polyline_length_px
+from dali_pipes.geometry import closed_form_height, letterbox, normalised_length, pointing_away, polyline_length_px
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,31 @@ def test_lengths_of_many_polylines_at_once() -> None:
     lines = np.array([[(0, 0), (3, 4)], [(0, 0), (0, 10)]], float)
     assert polyline_length_px(lines).tolist() == [5, 10]
     assert normalised_length(lines, [10, 20], [10, 20]).tolist() == [0.5, 0.5]
+
+
+@given(
+    lean=st.floats(-180, 180),
+    seed=st.integers(0, 999),
+    number=st.integers(3, 20),
+    wrong=st.integers(0, 9),
+    shift=st.floats(0, 99),
+)
+def test_polylines_against_the_lean_of_their_scene_are_found(
+    lean: float, seed: int, number: int, wrong: int, shift: float
+) -> None:
+    wrong = min(wrong, (number - 1) // 2)
+    rng = np.random.default_rng(seed)
+    angle = np.radians(lean + rng.uniform(-15, 15, number) + 180 * (np.arange(number) < wrong))
+    base = rng.uniform(0, 400, (number, 2)) + shift
+    drawn = np.stack([base, base + rng.uniform(17, 300, (number, 1)) * np.stack([np.cos(angle), np.sin(angle)], 1)], 1)
+    assert pointing_away(drawn, np.full(number, "a")).tolist() == [i < wrong for i in range(number)]
+    # Another scene that leans the other way changes nothing.
+    both = pointing_away(np.concatenate([drawn, drawn[:, ::-1]]), np.repeat(["a", "b"], number))
+    assert both.tolist() == [i < wrong for i in range(number)] * 2
+
+
+def test_polylines_without_a_common_axis_or_a_majority_are_left_alone() -> None:
+    up, down, right = [[0, 9], [0, 0]], [[0, 0], [0, 9]], [[0, 0], [9, 0]]
+    for drawn in ([up], [up, down], [up, down, up, down], [up, right, down], [[[3, 3], [3, 3]], up, down]):
+        assert not pointing_away(drawn, np.full(len(drawn), "a")).any()
+    assert pointing_away([up, down, up], np.full(3, "a")).tolist() == [False, True, False]

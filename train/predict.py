@@ -109,6 +109,8 @@ def predict(arguments: Arguments) -> None:
         heights.write(arguments.out)
     summary = f"{len(heights)} heights on {len(set(heights.table.tile.tolist()))} tiles: {arguments.out}"
     say(console, summary)
+    if warning := model.trained.view.upside_down(heights.table):
+        say(console, warning)
     if caveat := _caveat(model.trained.calibration, pooled=arguments.pool == "scene"):
         say(console, caveat)
 

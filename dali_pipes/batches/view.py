@@ -18,8 +18,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import Letterbox, Placement, aligned, letterbox, window
+from ..geometry import Letterbox, Placement, aligned, letterbox, pointing_away, window
 from ..samples.table import SampleTable
+from ..units import count
 
 ViewKind = Literal["tile", "crop", "aligned", "both", "tile+aligned"]
 SHOWN: dict[ViewKind, tuple[ViewKind, ...]] = {"both": ("tile", "crop"), "tile+aligned": ("tile", "aligned")}
@@ -63,6 +64,16 @@ class View:
     def turned(self) -> bool:
         """Whether a frame is turned; then an up-down flip or a quarter turn would no longer show what it does."""
         return "aligned" in self.shown
+
+    def upside_down(self, table: SampleTable) -> str:
+        """A warning about samples whose turned window is upside down, as it seems; empty if there are none."""
+        away = pointing_away(table.polyline, table.scene) if self.turned else np.zeros(len(table), bool)
+        if not away.any():
+            return ""
+        return (
+            f"drawn from top to base, as it seems: {count(int(away.sum()), 'polyline')}, which the network sees upside"
+            f" down, such as one on {table.tile[away][0]}; the others of the scene point the other way"
+        )
 
     def frames(self, table: SampleTable, size: int) -> Frames:
         """What each sample of `table` shows, in frames of `size` × `size` pixels."""

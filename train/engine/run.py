@@ -76,6 +76,9 @@ def train(
             datasets = _load_datasets(config, paths, console, first_pass)
         verdict = judge(datasets.by_name())
         _report_labels(verdict, paths, console, accept=config.data.accept_labels)
+        for name, table in datasets.by_name().items():
+            if warning := config.data.shown().upside_down(table):
+                console.note(f"{name}: {warning}")
         _warn_of_few_scenes(datasets, console)
         console.stage(f"building {config.backbone}")
         weights = config.pretrained(out)
