@@ -31,7 +31,7 @@ def backbone_of(state: Mapping[str, object]) -> str:
     }
     if not shapes:
         raise BackboneError("expected a network with the tensors of a ConvNeXt under backbone., found none")
-    names = [LIKELIEST, *(name for name in timm.list_models("convnext*") if name != LIKELIEST)]
+    names = [LIKELIEST, *(name for name in timm.list_models("*convnext*") if name != LIKELIEST)]
     distance = {}
     for name in names:
         expected = _shapes(name)
