@@ -80,7 +80,6 @@ def parse(
                 args=[_without_alias(argument, aliases) for argument in argv],
                 prog=prog,
                 description=_reflowed(description or "").replace(f"python -m {module}", prog),
-                config=(tyro.conf.FlagCreatePairsOff,),  # --resume without --no-resume
                 registry=_registry(),
                 **defaults,
             )

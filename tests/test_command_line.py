@@ -231,11 +231,11 @@ def test_a_configuration_in_yaml_or_json_gives_flags_that_the_command_line_overr
     file = tmp_path / "mine.yaml"
     file.write_text(
         "preset: fast\nrelease: D\nepochs: 7\nbatch-size: 4\nsplit: scene\noptimizer:\n  learning-rate: 1e-3\n"
-        "  ema: 0\nmodel.layer_scale: null\n"
+        "  ema: 0\nmodel.layer_scale: null\nmodel.mirror: false\n"
     )
     parsed = train.__main__.parse(["--config", str(file), "--epochs", "8"])
     optimizer = replace(fast().optimizer, learning_rate=1e-3, ema=0.0)
-    data, model = replace(fast().data, split="scene"), replace(fast().model, layer_scale=None)
+    data, model = replace(fast().data, split="scene"), replace(fast().model, layer_scale=None, mirror=False)
     expected = replace(fast(), epochs=8, batch_size=4, data=data, model=model, optimizer=optimizer)
     assert (parsed.config, str(parsed.paths.release), parsed.preset) == (expected, "D", "fast")
     (tmp_path / "config.json").write_text(json.dumps(asdict(expected)))

@@ -50,7 +50,8 @@ def flags_of(settings: Mapping[str, Any]) -> list[str]:
     for name, value in flatten(settings):
         name = PLAIN.get(name.replace("-", "_"), name).replace("_", "-")
         if isinstance(value, bool):
-            flags += [f"--{name}"] if value else []
+            group, dot, last = name.rpartition(".")
+            flags.append(f"--{group}{dot}{'' if value else 'no-'}{last}")
         elif isinstance(value, (list, tuple)):
             raise InputError(f"expected one value for {name}, found a list of {len(value)}")
         elif "\0" in f"{name}{value}":  # a command line cannot contain it
