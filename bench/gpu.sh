@@ -85,7 +85,7 @@ run_part() {
     epoch)
         needs_release
         record epoch 580 bench.epoch --release "$release" --device cuda --backbone convnext_tiny --batch-size 64 \
-            --samples 2560 --seeds 3 --backbones convnext_base convnext_tiny --target-size 224
+            --samples 1024 --repeats 3 --seeds 1 --backbones convnext_base convnext_tiny --target-size 224 --epochs 10
         ;;
     esac
 }

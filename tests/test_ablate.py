@@ -59,7 +59,7 @@ def test_recipes_of_one_seed_see_the_same_samples_and_seeds_differ() -> None:
 
 
 def test_named_recipes_run_on_every_split_of_every_release() -> None:
-    only = (REFERENCE, "ours + aligned 160, mirrored")
+    only = (REFERENCE, "ours + window mirrored in training only")
     runs = planned(Arguments((Path("town"), Path("coast")), seeds=1, only=only, epochs=24, size=128))
     assert [(run.release.name, run.split, run.recipe) for run in runs] == [
         (release, split, name) for release in ("town", "coast") for split in ("scene", "official") for name in only

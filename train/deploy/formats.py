@@ -42,7 +42,7 @@ def check_reference_layout(trained: Trained) -> None:
     if trained.mirror:
         raise InputError(
             "the reference's layout cannot say that a network predicts the mean for two mirror images, found one with"
-            " --model.mirror; use another --format, or train without it"
+            " --model.mirror; use another --format, or train with --model.no-mirror"
         )
     if trained.size != Data.size:
         raise InputError(

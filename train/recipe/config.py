@@ -119,7 +119,7 @@ class Data:
         if self.shown().turned and (self.vflip or self.rot90):
             raise InputError(
                 f"--data.view {self.view} shows polylines that point up, so only --data.hflip keeps what it shows; set"
-                " --data.vflip and --data.rot90 to 0"
+                " --data.vflip and --data.rot90 to 0, or use --data.view tile"
             )
         if self.select_on == "development" and not self.holdout:
             raise InputError(
