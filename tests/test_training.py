@@ -445,7 +445,7 @@ def test_compilation_depends_on_the_device_and_the_compiler(monkeypatch: pytest.
     assert choose_compilation("auto", cuda, world_size=2).value == "regional"
     assert choose_compilation("auto", cpu).value == "off"
     assert choose_compilation("on", cpu).value == "regional"
-    assert choose_compile_mode("auto", "whole").value == "default"
+    assert choose_compile_mode("auto", "whole", "a CUDA device, found cpu").value == "default"
     assert choose_compile_mode("max-autotune", "whole").value == "max-autotune"
     assert choose_compile_mode("max-autotune", "regional").value == "max-autotune-no-cudagraphs"
     monkeypatch.setattr("train.machine.choices.compiler_fault", lambda device: "no cc1plus")
