@@ -40,9 +40,9 @@ TRIED: dict[str, Settings] = {
     "window mirrored in training only": {"model.mirror": False},
     "window of 256, not mirrored": {**ONE_SIDED, "data.crop": 256},
     "window not mirrored, scenes": {**ONE_SIDED, **SCENES},
-    "tile beside the window": BOTH,
-    "tile beside the window, not mirrored": {**BOTH, **ONE_SIDED},
-    "tile beside the window, not mirrored, scenes": {**BOTH, **ONE_SIDED, **SCENES},
+    "tile next to the window": BOTH,
+    "tile next to the window, not mirrored": {**BOTH, **ONE_SIDED},
+    "tile next to the window, not mirrored, scenes": {**BOTH, **ONE_SIDED, **SCENES},
 }
 """Options that were tried and are not part of ours. Batch 64 is how preset gpu differs from preset fast."""
 
@@ -50,7 +50,7 @@ TRIED_ON_TILE: dict[str, Settings] = {
     "flips and quarter turns": {"data.hflip": 0.5, "data.vflip": 0.5, "data.rot90": 0.5},
     "brightness and contrast": {"data.brightness": 0.2, "data.contrast": 0.2},
     "crop for the tile": {"data.view": "crop"},
-    "crop beside the tile": {"data.view": "both"},
+    "crop next to the tile": {"data.view": "both"},
     "β-NLL .5": {"optimizer.beta": 0.5},
     "batch 64": TRIED["batch 64 of preset gpu"],
     "weight decay .05": {"optimizer.weight_decay": 0.05},
